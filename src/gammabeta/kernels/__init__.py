@@ -1,0 +1,86 @@
+"""Normalization kernels behind one dispatch.
+
+Layers call the four functions named here and nothing below them. Today each call goes to
+`eager` (PyTorch's own operators); a faster kernel joins by being chosen in `_path`, and no
+layer changes. `reference` is the oracle that every path is tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+from torch import Tensor
+
+from gammabeta.kernels import eager
+
+__all__ = ["batch_norm", "group_norm", "layer_norm", "rms_norm"]
+
+
+def _path(x: Tensor) -> ModuleType:
+    """Choose the kernels for ``x`` by device, dtype and layout; one path so far."""
+    return eager
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    training: bool,
+    momentum: float,
+    eps: float,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """``activation(batch_norm(x) + residual)``: x (N, C, ...), parameters and statistics (C,)."""
+    y: Tensor = _path(x).batch_norm(
+        x, running_mean, running_var, weight, bias, training, momentum, eps, activation, residual
+    )
+    return y
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """``activation(layer_norm(x) + residual)``: parameters have the shape ``normalized_shape``."""
+    y: Tensor = _path(x).layer_norm(x, normalized_shape, weight, bias, eps, activation, residual)
+    return y
+
+
+def group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """``activation(group_norm(x) + residual)``: x (N, C, ...), parameters (C,)."""
+    y: Tensor = _path(x).group_norm(x, num_groups, weight, bias, eps, activation, residual)
+    return y
+
+
+def rms_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None,
+    *,
+    eps: float | None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """``activation(rms_norm(x) + residual)``; ``eps=None`` is the machine epsilon of x's dtype."""
+    y: Tensor = _path(x).rms_norm(x, normalized_shape, weight, eps, activation, residual)
+    return y

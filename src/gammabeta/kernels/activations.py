@@ -1,0 +1,41 @@
+"""The activations a layer can apply after it normalizes, by PyTorch's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gammabeta.names import known
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "leaky_relu": F.leaky_relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+"""Name → function. ``None`` stands for no activation."""
+
+MODULES: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.SiLU: "silu",
+    nn.GELU: "gelu",
+    nn.Sigmoid: "sigmoid",
+    nn.Tanh: "tanh",
+}
+"""``torch.nn`` module type → the name used here."""
+
+
+def activate(x: Tensor, activation: str | None) -> Tensor:
+    """Apply the activation called ``activation`` to ``x``, elementwise; ``None`` returns ``x``."""
+    return x if activation is None else ACTIVATIONS[activation](x)
+
+
+def known_activation(activation: str | None) -> str | None:
+    """Return ``activation`` if it is ``None`` or known, else raise ``ValueError``."""
+    return None if activation is None else known("activation", activation, ACTIVATIONS)

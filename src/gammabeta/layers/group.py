@@ -1,0 +1,71 @@
+"""Group normalization (Wu & He 2018)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gammabeta import kernels
+from gammabeta.layers.epilogue import Epilogue
+
+
+class GroupNorm(Epilogue, nn.GroupNorm):
+    r"""Group normalization of (N, C, ...), with an optional residual and activation.
+
+    ``y = activation(γ · (x − μ) / √(σ² + ε) + β + residual)``, where μ and the biased σ² are
+    taken per example over C/G channels and all positions; γ and β are per channel. One group is
+    layer norm over (C, ...), C groups are instance norm.
+
+    It is a `torch.nn.GroupNorm`: same arguments, parameters and ``state_dict``.
+
+    Args:
+        num_groups: G; the paper's default is 32.
+        num_channels: C, a multiple of G.
+        eps: ε, added to the variance.
+        affine: whether γ and β are learned.
+        device: of the parameters.
+        dtype: of the parameters.
+        bias: whether there is a β.
+        activation: a name as in `BatchNorm1d`, or None.
+
+    Raises:
+        ValueError: C is no multiple of G; unknown ``activation``; in ``forward``, a residual not
+            shaped as x.
+
+    Source:
+        Wu & He 2018, arXiv:1803.08494, section 3.1.
+
+    Example:
+        >>> GroupNorm(2, 6, activation="relu")(torch.randn(1, 6, 4, 4)).shape
+        torch.Size([1, 6, 4, 4])
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
+        self._set_activation(activation)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``activation(group_norm(x) + residual)``; x: (N, C, ...)."""
+        self._check_residual(x, residual)
+        return kernels.group_norm(
+            x,
+            self.num_groups,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+            activation=self.activation,
+            residual=residual,
+        )

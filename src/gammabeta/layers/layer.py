@@ -1,0 +1,70 @@
+"""Layer normalization (Ba, Kiros & Hinton 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gammabeta import kernels
+from gammabeta.layers.epilogue import Epilogue
+
+
+class LayerNorm(Epilogue, nn.LayerNorm):
+    r"""Layer normalization over the last dims, with an optional residual and activation.
+
+    ``y = activation(γ · (x − μ) / √(σ² + ε) + β + residual)``, where μ and the biased σ² are
+    taken per example (or token) over the dims of ``normalized_shape``; the same in training and
+    evaluation, whatever the batch.
+
+    It is a `torch.nn.LayerNorm`: same arguments, parameters and ``state_dict``.
+
+    Args:
+        normalized_shape: the sizes of the last dims of x; an int for one dim.
+        eps: ε, added to the variance.
+        elementwise_affine: whether γ and β, shaped ``normalized_shape``, are learned.
+        bias: whether there is a β.
+        device: of the parameters.
+        dtype: of the parameters.
+        activation: a name as in `BatchNorm1d`, or None.
+
+    Raises:
+        ValueError: unknown ``activation``; in ``forward``, a residual not shaped as x.
+
+    Source:
+        Ba, Kiros & Hinton 2016, arXiv:1607.06450, equations 3 and 4.
+
+    Example:
+        >>> y = LayerNorm(16)(3 + 5 * torch.randn(2, 7, 16))
+        >>> bool(y.mean(-1).abs().max() < 1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)
+        self._set_activation(activation)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``activation(layer_norm(x) + residual)``; x: (..., *normalized_shape)."""
+        self._check_residual(x, residual)
+        return kernels.layer_norm(
+            x,
+            self.normalized_shape,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+            activation=self.activation,
+            residual=residual,
+        )

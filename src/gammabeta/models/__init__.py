@@ -1,0 +1,5 @@
+"""The networks of the story."""
+
+from gammabeta.models.stack import Stack
+
+__all__ = ["Stack"]

@@ -1,0 +1,143 @@
+"""Real data for the demonstrations: embedded digits, and Fashion-MNIST from local files."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gammabeta.names import known
+
+DATASETS = ("digits", "fashion-mnist")
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts its files."""
+
+_TEST_DIGITS = 360
+_SPLIT_SEED = 0
+
+
+class DataError(ValueError):
+    """Data that is missing or damaged; the message says which file and what would do."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images as rows of features, standardized by the training set's one mean and std.
+
+    Attributes:
+        name: as the person gave it.
+        train_x, test_x: (N, features) float32.
+        train_y, test_y: (N,) int64 class indices.
+        classes: number of classes.
+    """
+
+    name: str
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    classes: int
+
+
+def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
+    """Load a data set.
+
+    Args:
+        name: ``"digits"`` (embedded: 1,437 images to train on, 360 to test, 64 features) or
+            ``"fashion-mnist"`` (60,000 and 10,000, 784 features).
+        folder: of the four IDX files of Fashion-MNIST, gzipped or not.
+
+    Raises:
+        ValueError: unknown name.
+        DataError: a file is missing or damaged.
+
+    Source:
+        Digits: Alpaydin & Kaynak 1998, UCI repository, CC BY 4.0; the split is a fixed
+        permutation. Fashion-MNIST: Xiao, Rasul & Vollgraf 2017, its own split.
+
+    Example:
+        >>> digits = load("digits")
+        >>> digits.train_x.shape, digits.test_x.shape
+        (torch.Size([1437, 64]), torch.Size([360, 64]))
+    """
+    known("dataset", name, DATASETS)
+    if name == "digits":
+        with resources.files(__package__).joinpath("digits/digits.npz").open("rb") as file:
+            archive = np.load(file)
+            images, labels = archive["images"], archive["labels"]
+        order = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(len(images))
+        train, test = order[:-_TEST_DIGITS], order[-_TEST_DIGITS:]
+        return _standardize(name, images[train], labels[train], images[test], labels[test])
+    root = Path(folder) if folder is not None else FASHION_MNIST
+    parts = [
+        read_idx(_idx_file(root, stem))
+        for stem in (
+            "train-images-idx3-ubyte",
+            "train-labels-idx1-ubyte",
+            "t10k-images-idx3-ubyte",
+            "t10k-labels-idx1-ubyte",
+        )
+    ]
+    for images, labels in (parts[:2], parts[2:]):
+        if len(images) != len(labels) or images.ndim != 3 or labels.ndim != 1:
+            raise DataError(f"{root} holds {len(images)} images but {len(labels)} labels")
+    return _standardize(name, *parts)
+
+
+def read_idx(path: Path) -> npt.NDArray[np.uint8]:
+    """Read an IDX file of unsigned bytes, gzipped if its name ends in ``.gz``.
+
+    Raises:
+        DataError: it cannot be read, is not IDX, or is cut short.
+    """
+    try:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rb") as file:
+            raw = file.read()
+    except (OSError, EOFError) as e:
+        raise DataError(f"{path} cannot be read: {e}") from e
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
+        raise DataError(f"{path} is not an IDX file of unsigned bytes")
+    shape = tuple(int(size) for size in np.frombuffer(raw, ">u4", count=raw[3], offset=4))
+    data = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
+    if data.size != math.prod(shape):
+        raise DataError(f"{path} holds {data.size} bytes where its header says {math.prod(shape)}")
+    return data.reshape(shape)
+
+
+def _idx_file(root: Path, stem: str) -> Path:
+    for path in (root / f"{stem}.gz", root / stem):
+        if path.exists():
+            return path
+    raise DataError(
+        f"{root} has no {stem}.gz; give the folder of Fashion-MNIST's four IDX files with "
+        "--data-dir, or (on Debian) apt install dataset-fashion-mnist"
+    )
+
+
+def _standardize(
+    name: str,
+    train_x: npt.NDArray[np.uint8],
+    train_y: npt.NDArray[np.uint8],
+    test_x: npt.NDArray[np.uint8],
+    test_y: npt.NDArray[np.uint8],
+) -> Dataset:
+    train = torch.from_numpy(train_x.astype(np.float32)).flatten(1)
+    test = torch.from_numpy(test_x.astype(np.float32)).flatten(1)
+    mean, std = train.mean(), train.std()
+    return Dataset(
+        name,
+        (train - mean) / std,
+        torch.from_numpy(train_y.astype(np.int64)),
+        (test - mean) / std,
+        torch.from_numpy(test_y.astype(np.int64)),
+        classes=int(train_y.max()) + 1,
+    )
