@@ -27,14 +27,15 @@ def standardized(norm: nn.Module, x: Tensor) -> Tensor:
         TypeError: ``norm`` is not a layer whose x̂ is known.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    if isinstance(norm, _BatchNorm):
-        if norm.training or norm.running_mean is None or norm.running_var is None:
-            return F.batch_norm(x, None, None, training=True, eps=norm.eps)
-        return F.batch_norm(x, norm.running_mean, norm.running_var, eps=norm.eps)
-    if isinstance(norm, _InstanceNorm):
-        if norm.training or norm.running_mean is None or norm.running_var is None:
+    if isinstance(norm, _InstanceNorm) and channel_dim(norm, x) == 0:
+        return standardized(norm, x.unsqueeze(0)).squeeze(0)
+    if isinstance(norm, (_BatchNorm, _InstanceNorm)):
+        if not norm.training and norm.running_mean is not None and norm.running_var is not None:
+            mean, var = norm.running_mean.to(x.dtype), norm.running_var.to(x.dtype)
+            return F.batch_norm(x, mean, var, eps=norm.eps)
+        if isinstance(norm, _InstanceNorm):
             return F.instance_norm(x, eps=norm.eps)
-        return F.batch_norm(x, norm.running_mean, norm.running_var, eps=norm.eps)
+        return F.batch_norm(x, None, None, training=True, eps=norm.eps)
     if isinstance(norm, nn.GroupNorm):
         return F.group_norm(x, norm.num_groups, eps=norm.eps)
     if isinstance(norm, nn.LayerNorm):
@@ -42,3 +43,13 @@ def standardized(norm: nn.Module, x: Tensor) -> Tensor:
     if isinstance(norm, nn.RMSNorm):
         return F.rms_norm(x, list(norm.normalized_shape), eps=norm.eps)
     raise TypeError(f"norm is a {type(norm).__name__}; x̂ is known for torch's normalization layers")
+
+
+def channel_dim(norm: nn.Module, x: Tensor) -> int:
+    """Return the dim of ``x`` that indexes ``norm``'s features: −1, 1, or 0 without a batch dim."""
+    if isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
+        return -1
+    if isinstance(norm, _InstanceNorm):  # which alone takes (C, ...) for (1, C, ...)
+        without_batch: int = norm._get_no_batch_dim()  # type: ignore[no-untyped-call]
+        return 0 if x.dim() == without_batch else 1
+    return 1
