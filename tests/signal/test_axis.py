@@ -17,7 +17,7 @@ EDGES = axis.edges()
 
 def test_the_axis_is_frozen() -> None:
     """Recorded runs hold counts, not edges: another axis would move every recorded shape."""
-    assert (axis.LIMIT, axis.LINEAR, axis.BINS) == (100.0, 0.25, 256)
+    assert (axis.LIMIT, axis.LINEAR, axis.BINS) == (100.0, 0.5, 256)
 
 
 def test_edges() -> None:
@@ -26,12 +26,14 @@ def test_edges() -> None:
     assert (EDGES[0].item(), EDGES[128].item(), EDGES[256].item()) == (-100.0, 0.0, 100.0)
     assert bool((EDGES.diff() > 0).all())
     assert torch.equal(EDGES, -EDGES.flip(0))  # to the last bit: no drift between the two halves
-    # Equal steps of asinh(x / LINEAR); 1e-12 is rounding of numbers up to asinh(400) = 6.7.
-    u = np.arcsinh(EDGES.numpy() / 0.25)
-    np.testing.assert_allclose(np.diff(u), 2 * math.asinh(400) / 256, rtol=0, atol=1e-12)
-    # By hand: sinh(a/2) = √((cosh a − 1)/2), and cosh(asinh 400) = √160001, so the edge halfway
-    # along the upper half is 0.25 · √((400.00125 − 1)/2) = 3.531117.
-    assert EDGES[192].item() == pytest.approx(3.531117, abs=1e-6)
+    # Equal steps of asinh(x / LINEAR); 1e-12 is rounding of numbers up to asinh(200) = 6.
+    u = np.arcsinh(EDGES.numpy() / axis.LINEAR)
+    np.testing.assert_allclose(
+        np.diff(u), 2 * math.asinh(100 / axis.LINEAR) / 256, rtol=0, atol=1e-12
+    )
+    # By hand: sinh(a/2) = √((cosh a − 1)/2), and cosh(asinh 200) = √40001, so the edge halfway
+    # along the upper half is 0.5 · √((200.0025 − 1)/2) = 4.987516.
+    assert EDGES[192].item() == pytest.approx(4.987516, abs=1e-6)
 
 
 def place(x: float) -> int | str:

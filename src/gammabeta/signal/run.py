@@ -20,6 +20,12 @@ import torch
 from gammabeta.signal.record import APPLICATION_ID, FORMAT_VERSION, RecordError
 from gammabeta.signal.summary import Summary
 
+_SIGNALS = """
+SELECT probe, count, mean, std, p15, p50, p85, minimum, maximum, histogram, under, over, nonfinite,
+  zeros, saturated, dead, gradient
+FROM signal WHERE frame = ? ORDER BY probe
+"""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -198,12 +204,12 @@ class Run:
         for id_, arm, step, seconds in self._rows(
             "SELECT id, arm, step, seconds FROM frame WHERE id > ? ORDER BY id LIMIT ?", after, most
         ):
-            rows = self._rows("SELECT * FROM signal WHERE frame = ? ORDER BY probe", id_)
-            yield Frame(id_, arm, step, seconds, {row[1]: self._summary(row) for row in rows})
+            rows = self._rows(_SIGNALS, id_)
+            yield Frame(id_, arm, step, seconds, {row[0]: self._summary(row[1:]) for row in rows})
 
     def _summary(self, row: tuple[Any, ...]) -> Summary:
-        _frame, _probe, count, *moments = row[:10]
-        blob, under, over, nonfinite, zeros, saturated, dead, gradient = row[10:]
+        count, *moments = row[:8]
+        blob, under, over, nonfinite, zeros, saturated, dead, gradient = row[8:]
         try:
             mean, std, p15, p50, p85, minimum, maximum = (
                 math.nan if value is None else float(value) for value in moments
