@@ -60,11 +60,16 @@ class RecordError(ValueError):
 def record_path(path: str | os.PathLike[str]) -> Path:
     """Return ``path`` as the file of a record: ``.sqlite`` is added unless it ends so already.
 
+    Raises:
+        RecordError: it names no file.
+
     Example:
         >>> record_path("runs/v1.5").name
         'v1.5.sqlite'
     """
     path = Path(path)
+    if not path.name:
+        raise RecordError(f"'{path}' names no file; give one, such as runs/first{SUFFIX}")
     return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
 
 
