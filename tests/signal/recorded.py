@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from gammabeta.signal import Record, Run
@@ -71,3 +73,15 @@ def everything(path: Path) -> tuple[Any, ...]:
             run.scalars(),
             list(run.frames()),
         )
+
+
+def fill_the_disk(monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
+    """Let SQLite's files grow to ``pages`` pages and no more: "database or disk is full"."""
+    connect = sqlite3.connect
+
+    def limited(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*args, **kwargs)
+        connection.execute(f"PRAGMA max_page_count={pages}")
+        return connection
+
+    monkeypatch.setattr("gammabeta.signal.record.sqlite3.connect", limited)

@@ -14,7 +14,7 @@ import pytest
 
 from gammabeta.signal import Record, RecordError, Run
 from gammabeta.signal.record import APPLICATION_ID, FORMAT_VERSION, record_path
-from tests.signal.recorded import everything, fill, summary
+from tests.signal.recorded import everything, fill, fill_the_disk, summary
 
 
 def ends(what: Callable[[], Any], seconds: float = 20) -> None:
@@ -23,18 +23,6 @@ def ends(what: Callable[[], Any], seconds: float = 20) -> None:
     thread.start()
     thread.join(seconds)
     assert not thread.is_alive(), "it hangs"
-
-
-def fill_the_disk(monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
-    """Let SQLite's files grow to ``pages`` pages and no more: "database or disk is full"."""
-    connect = sqlite3.connect
-
-    def limited(*args: Any, **kwargs: Any) -> sqlite3.Connection:
-        connection: sqlite3.Connection = connect(*args, **kwargs)
-        connection.execute(f"PRAGMA max_page_count={pages}")
-        return connection
-
-    monkeypatch.setattr("gammabeta.signal.record.sqlite3.connect", limited)
 
 
 @pytest.mark.parametrize(

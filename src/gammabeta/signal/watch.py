@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gammabeta.kernels.activations import MODULES
 from gammabeta.layers.epilogue import Epilogue
-from gammabeta.layers.standardized import NORMS, standardized
+from gammabeta.layers.standardized import NORMS, channel_dim, standardized
 from gammabeta.signal.cadence import Cadence
 from gammabeta.signal.record import Record
 from gammabeta.signal.summary import Summary, saturation, summarize
@@ -31,7 +31,6 @@ STAGES = ("z", "normalized", "affine", "activation")
 """z; x̂; γx̂ + β; the activation's output."""
 
 _PRODUCERS = (nn.Linear, nn.modules.conv._ConvNd)
-_LAST_DIM_NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass
@@ -242,7 +241,7 @@ class Watch:
         x = args[0]
         layer, stage = self._recognize(x)
         if layer is None or layer.norm is not None or stage != "z":
-            layer = self._start(norm, x, -1 if isinstance(norm, _LAST_DIM_NORMS) else 1)
+            layer = self._start(norm, x, channel_dim(norm, x))
         if layer is None:
             return
         layer.norm = norm
@@ -259,12 +258,9 @@ class Watch:
 
     def _fused(self, layer: _Layer, norm: Epilogue, x_hat: Tensor, residual: Any) -> None:
         """A fused layer returns its activation; what enters it is rebuilt from x̂."""
-        shape = (1, -1, *(1,) * (x_hat.dim() - 2)) if layer.feature_dim == 1 else (-1,)
         weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-        if isinstance(norm, _LAST_DIM_NORMS):
-            shape = tuple(norm.normalized_shape)
-        y = x_hat if weight is None else x_hat * weight.reshape(shape)
-        y = y if bias is None else y + bias.reshape(shape)
+        y = x_hat if weight is None else x_hat * _along(norm, weight, x_hat)
+        y = y if bias is None else y + _along(norm, bias, x_hat)
         y = y if residual is None else y + residual
         layer.activation = norm.activation
         saturated, dead = saturation(y, layer.activation, layer.feature_dim)
@@ -281,13 +277,11 @@ class Watch:
         self._measure(layer, "affine", output)
         weight = getattr(norm, "weight", None)
         if output.requires_grad:
-            per_channel = weight is not None and not isinstance(norm, _LAST_DIM_NORMS)
 
             def normalized_gradient(gradient: Tensor) -> None:
                 # y = γx̂ + β, so ∂loss/∂x̂ = γ · ∂loss/∂y.
                 if weight is not None:
-                    shape = (1, -1, *(1,) * (gradient.dim() - 2)) if per_channel else weight.shape
-                    gradient = gradient * weight.detach().reshape(shape)
+                    gradient = gradient * _along(norm, weight.detach(), gradient)
                 layer.gradients["normalized"] = _norm_of(gradient)
 
             output.register_hook(normalized_gradient)  # type: ignore[no-untyped-call]
@@ -352,6 +346,12 @@ class Watch:
     ) -> None:
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         self.close("finished" if kind is None else "interrupted" if interrupted else "failed")
+
+
+def _along(norm: nn.Module, parameter: Tensor, x: Tensor) -> Tensor:
+    """View γ or β so that it broadcasts along the features of ``x``."""
+    dim = channel_dim(norm, x)
+    return parameter if dim == -1 else parameter.reshape(-1, *(1,) * (x.dim() - 1 - dim))
 
 
 def _norm_of(gradient: Tensor) -> float:
