@@ -79,6 +79,7 @@ def watch(
 
     Raises:
         RecordError: the file exists or cannot be created.
+        TypeError: ``model`` is no module.
 
     Numerics:
         Only forward passes in training mode are measured, the first of each step. x̂ is computed
@@ -99,6 +100,8 @@ def watch(
         >>> signal.steps
         3
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     owned = not isinstance(record, Record)
     if not isinstance(record, Record):
         record = Record(record, title or type(model).__name__, settings)
@@ -131,10 +134,7 @@ class Watch:
         self._inside: dict[nn.Module, _Layer] = {}  # called, not yet returned
         self._capturing = False
         self._captured = False
-        self._handles = [
-            model.register_forward_pre_hook(self._begin),
-            model.register_forward_hook(self._end),
-        ]
+        self._handles = [model.register_forward_pre_hook(self._begin)]
         for module in model.modules():
             if isinstance(module, _PRODUCERS):
                 self._handles.append(module.register_forward_hook(self._linear))
@@ -149,6 +149,8 @@ class Watch:
             elif type(module) in MODULES:
                 self._handles.append(module.register_forward_pre_hook(self._activation_input))
                 self._handles.append(module.register_forward_hook(self._activation_output))
+        # After all others: the model itself may be a layer.
+        self._handles.append(model.register_forward_hook(self._end))
 
     def step(self, loss: Tensor | float | None = None, **scalars: Tensor | float) -> None:
         """Close an optimizer step: record its scalars, and its frame where the cadence says so.
@@ -212,9 +214,12 @@ class Watch:
     # Hooks. Each returns at once unless this forward pass is being captured.
 
     def _begin(self, model: nn.Module, args: Any) -> None:
-        if model.training and not self._captured and self._cadence.due(self.steps + 1):
+        # Set either way: a pass that raised has left it on.
+        self._capturing = (
+            model.training and not self._captured and self._cadence.due(self.steps + 1)
+        )
+        if self._capturing:
             self._layers, self._seen, self._inside = {}, {}, {}
-            self._capturing = True
 
     def _end(self, model: nn.Module, args: Any, output: Any) -> None:
         if self._capturing:
@@ -236,11 +241,13 @@ class Watch:
         return layer
 
     def _norm_input(self, norm: nn.Module, args: Any, kwargs: Any) -> None:
-        if not self._capturing or not (args and isinstance(args[0], Tensor)):
+        x = args[0] if args else kwargs.get("input", kwargs.get("x"))
+        if not self._capturing or not isinstance(x, Tensor):
             return
-        x = args[0]
         layer, stage = self._recognize(x)
         if layer is None or layer.norm is not None or stage != "z":
+            if any(known.norm is norm for known in self._layers.values()):
+                return  # called before in this pass, as another layer's
             layer = self._start(norm, x, channel_dim(norm, x))
         if layer is None:
             return
