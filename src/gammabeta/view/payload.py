@@ -1,8 +1,8 @@
 """What a page is given of a run: plain JSON, the same live, exported and in a notebook.
 
 Rows are short arrays, named once in ``columns``. Numbers that are not finite become null, which is
-all JSON has for them; a histogram is the index of its first non-empty bin and the counts from
-there to the last.
+all JSON has for them (in the settings, text); a histogram is the index of its first non-empty bin
+and the counts from there to the last.
 """
 
 from __future__ import annotations
@@ -64,17 +64,28 @@ def _header(run: Run, status: str) -> Json:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "title": run.title or run.path.stem,
-        "note": str(settings.pop("note", "")),
+        "title": _plain(run.title or run.path.stem),
+        "note": _plain(str(settings.pop("note", ""))),
         "created": run.meta.get("created", ""),
         "status": status,
-        "settings": settings,
+        "settings": _plain(settings),
         "axis": run.meta.get("axis", {}),
         "columns": SIGNAL_COLUMNS,
         "saturation": {
             name: [_number(low), _number(high)] for name, (low, high) in SATURATION.items()
         },
     }
+
+
+def _plain(value: Any) -> Any:
+    """Return a person's own words and settings as JSON in UTF-8 can hold them."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()  # half a surrogate pair, of an odd file name
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
 def _frame(frame: Frame) -> Json:
