@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gammabeta.models.stack import ACTIVATIONS, NORMS
+from gammabeta.models.stack import ACTIVATIONS, GROUPS, NORMS
 from gammabeta.names import known
 from gammabeta.training.data import DATASETS
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
+MOST = 1e30
+"""Of a rate or scale: float32 must hold it, and what an optimizer multiplies it by."""
+MOST_EXAMPLES = 65_536
+"""Of a mini-batch, so that a slip of the finger does not fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Settings:
         known("optimizer", self.optimizer, OPTIMIZERS)
         for name in ("lr", "init_scale", "momentum"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}={value} must be a positive number")
+            if not 0 < value <= MOST:
+                raise ValueError(f"{name}={value} must be a positive number, at most {MOST:g}")
         if self.momentum > 1:
             raise ValueError(f"momentum={self.momentum} must be at most 1")
         for name, least, most in (
@@ -72,6 +75,10 @@ class Settings:
         if self.batch_size < least:
             why = " (batch norm needs two values to have a variance)" if least == 2 else ""
             raise ValueError(f"batch_size={self.batch_size} must be at least {least}{why}")
+        if self.batch_size > MOST_EXAMPLES:
+            raise ValueError(f"batch_size={self.batch_size} must be at most {MOST_EXAMPLES}")
+        if self.norm == "group" and self.width % GROUPS:
+            raise ValueError(f"width={self.width} must be a multiple of {GROUPS} for group norm")
 
     def with_changes(self, **changes: Any) -> Settings:
         """Return these settings with ``changes``; a change that is None is none."""
