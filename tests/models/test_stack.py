@@ -125,6 +125,6 @@ def test_options_reach_the_norms() -> None:
     ids=str,
 )
 def test_bad_arguments(arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match="must be|is not known") as caught:
+    with pytest.raises(ValueError, match=r"must be|is not known") as caught:
         Stack(**{"inputs": 8, "classes": 4, **arguments})
     assert str(caught.value) == said
