@@ -17,7 +17,7 @@ from gammabeta.signal.run import Run
 from gammabeta.view.payload import snapshot
 
 _STATIC = resources.files(__package__).joinpath("static")
-_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_TYPES = {".js": "text/javascript", ".css": "text/css"}
 
 
 def asset(name: str) -> tuple[bytes, str] | None:
@@ -34,14 +34,14 @@ def live_page() -> tuple[str, str]:
     digest = base64.b64encode(hashlib.sha256(imports.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; "
-        "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
     page = _fill(
         TITLE="gammabeta",
         POLICY="",
         STYLE='<link rel="stylesheet" href="./static/style.css">',
-        ICON="./static/icon.svg",
+        ICON=_icon(),  # a browser asks for it again at each change of the hash, run over or not
         IMPORTS=f'<script type="importmap">{imports}</script>',
         RUN="",
         MAIN='<script type="module" src="./static/main.js"></script>',
@@ -72,7 +72,7 @@ def exported_page(run: Run) -> str:
         TITLE=html.escape(f"{data['title']} · gammabeta"),
         POLICY=f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         STYLE=f"<style>{_read('style.css').decode()}</style>",
-        ICON=f"data:image/svg+xml;base64,{_base64(_read('icon.svg'))}",
+        ICON=_icon(),
         IMPORTS=f'<script type="importmap">{json.dumps({"imports": modules})}</script>',
         RUN=f'<script type="application/octet-stream" id="run">{_base64(packed)}</script>',
         MAIN='<script type="module">import "gammabeta/main.js";</script>',
@@ -126,6 +126,10 @@ def _names() -> list[str]:
 
 def _read(name: str) -> bytes:
     return _STATIC.joinpath(name).read_bytes()
+
+
+def _icon() -> str:
+    return f"data:image/svg+xml;base64,{_base64(_read('icon.svg'))}"
 
 
 def _base64(data: bytes) -> str:

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -36,18 +37,29 @@ _FRAMES_A_MESSAGE = 64
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
-def application(
-    path: Path, readers: set[object] | None = None, visits: list[float] | None = None
-) -> Starlette:
+@dataclass
+class Audience:
+    """Who is looking, as the server's thread tells the one that started it.
+
+    Attributes:
+        visits: requests for the run so far.
+        listeners: pages that listen for events now.
+        dismissed: set to end their streams.
+    """
+
+    visits: int = 0
+    listeners: int = 0
+    dismissed: bool = False
+
+
+def application(path: Path, audience: Audience | None = None) -> Starlette:
     """Return the ASGI application that shows the run at ``path``.
 
     Args:
         path: the run's file.
-        readers: gains an entry for as long as a page listens for events.
-        visits: gains the time of each request for the run.
+        audience: kept up to date.
     """
-    listening = readers if readers is not None else set()
-    seen = visits if visits is not None else []
+    audience = audience or Audience()
 
     def index(request: Request) -> Response:
         html, policy = page.live_page()
@@ -63,7 +75,7 @@ def application(
         try:
             with Run(path) as record:
                 response = JSONResponse(payload.snapshot(record), headers=_SAFE)
-            seen.append(time.monotonic())
+            audience.visits += 1
             return response
         except RecordError as e:
             return JSONResponse({"error": str(e)}, 503, headers=_SAFE)
@@ -86,7 +98,7 @@ def application(
         except ValueError:
             return JSONResponse({"error": f"after={last!r} is no cursor"}, 400, headers=_SAFE)
         return StreamingResponse(
-            _events(path, frame, scalar, listening),
+            _events(path, frame, scalar, audience),
             media_type="text/event-stream",
             headers=_SAFE,
         )
@@ -103,15 +115,12 @@ def application(
     )
 
 
-async def _events(
-    path: Path, frame: int, scalar: int, listening: set[object]
-) -> AsyncIterator[str]:
+async def _events(path: Path, frame: int, scalar: int, audience: Audience) -> AsyncIterator[str]:
     """Server-sent events: what is recorded after the cursor, until the run has ended."""
-    me = object()
-    listening.add(me)
+    audience.listeners += 1
     try:
         yield "retry: 1000\n\n"
-        while True:
+        while not audience.dismissed:
             try:
                 status, news = await run_in_threadpool(_news, path, frame, scalar)
             except RecordError as e:
@@ -129,7 +138,7 @@ async def _events(
                 yield ": still here\n\n"  # a comment: shows a dead connection to both sides
                 await asyncio.sleep(POLL_SECONDS)
     finally:
-        listening.discard(me)
+        audience.listeners -= 1
 
 
 def _news(path: Path, frame: int, scalar: int) -> tuple[str, payload.Json]:
@@ -176,10 +185,9 @@ class Server:
     def __init__(self, path: Path, port: int | None = None) -> None:
         self._socket = listen(port)
         self.url = f"http://{HOST}:{self._socket.getsockname()[1]}/"
-        self._readers: set[object] = set()
-        self._visits: list[float] = []
+        self._audience = Audience()
         config = uvicorn.Config(
-            application(path, self._readers, self._visits),
+            application(path, self._audience),
             log_level="error",
             lifespan="off",
             timeout_graceful_shutdown=1,
@@ -204,10 +212,10 @@ class Server:
             first: how long to wait for a first page, which was asked for but has not come yet.
         """
         begin = time.monotonic()
-        while not self._visits and time.monotonic() < begin + first:
+        while not self._audience.visits and time.monotonic() < begin + first:
             time.sleep(0.02)
         deadline = time.monotonic() + seconds
-        while self._readers and time.monotonic() < deadline:
+        while self._audience.listeners and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def wait(self) -> None:
@@ -217,6 +225,7 @@ class Server:
 
     def stop(self) -> None:
         """End the server and free its port."""
+        self._audience.dismissed = True
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(5)

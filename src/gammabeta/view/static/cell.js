@@ -42,6 +42,8 @@ export class Cell {
     this.canvas = document.createElement("canvas");
     this.canvas.className = "cell";
     this.canvas.setAttribute("role", "img");
+    this.canvas.dataset.layer = String(layer);
+    this.canvas.dataset.stage = stage;
     this.width = 0;
     this.height = 0;
     /** The trail, the zones and the pinned frame change only from frame to frame. */
@@ -146,7 +148,7 @@ export class Cell {
     for (let back = Math.min(TRAIL, frame); back >= 1; back--) {
       const signal = run.signal(probe, frame - back);
       if (!signal || signal.nonfinite === signal.count) continue;
-      outline(context, shapeOf(signal, run.axis), width, height, false);
+      outline(context, shapeOf(signal, run.axis), width, height, false, 2);
       context.globalAlpha = 0.34 * (1 - back / (TRAIL + 1));
       context.strokeStyle = palette.muted;
       context.stroke();
@@ -254,11 +256,12 @@ export class Cell {
  * @param {number} width
  * @param {number} height
  * @param {boolean} closed
+ * @param {number} [coarse] how many times fewer points than usual
  */
-function outline(context, shape, width, height, closed) {
+function outline(context, shape, width, height, closed, coarse = 1) {
   const base = height - FOOT;
   const tall = base - HEAD;
-  const stride = Math.max(1, Math.floor(shape.length / width / 0.75));
+  const stride = Math.max(1, Math.round((1.5 * shape.length) / width)) * coarse;
   context.beginPath();
   if (closed) context.moveTo(0, base);
   for (let i = 0; i < shape.length; i += stride) {

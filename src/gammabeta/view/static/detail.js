@@ -1,4 +1,4 @@
-// One layer opened: its stages large, its numbers in a table, for every arm.
+// One layer opened: its stages large, the numbers of each below it, for every arm.
 
 import { Cell } from "gammabeta/cell.js";
 import { element, icon } from "gammabeta/dom.js";
@@ -24,8 +24,8 @@ export class Detail {
     this.cells = [];
     /** @type {HTMLCanvasElement[]} */
     this.feet = [];
-    /** @type {{arm: number, body: HTMLElement}[]} */
-    this.tables = [];
+    /** @type {{probe: import("gammabeta/run.js").Probe, list: HTMLElement}[]} */
+    this.numbers = [];
     this.written = "";
   }
 
@@ -34,7 +34,7 @@ export class Detail {
     this.layer = layer;
     this.cells = [];
     this.feet = [];
-    this.tables = [];
+    this.numbers = [];
     this.written = "";
     this.element.hidden = layer === null;
     this.element.replaceChildren();
@@ -46,36 +46,33 @@ export class Detail {
     const shut = element("button", { type: "button", class: "icon", "aria-label": "Close layer" }, icon("close"));
     shut.addEventListener("click", () => this.close());
     this.element.append(element("header", {}, element("h2", {}, heading), element("code", {}, probe?.name ?? ""), shut));
-    for (const arm of run.arms) {
-      const stages = run.stages(arm.id).filter((stage) => run.probe(arm.id, layer, stage));
-      if (stages.length === 0) continue;
+    const arms = run.arms.filter((arm) => run.probes.some((p) => p.arm === arm.id && p.layer === layer));
+    const panels = element("div", { class: "panels" });
+    panels.style.setProperty("--columns", arms.map((arm) => `minmax(0, ${run.stages(arm.id).length}fr)`).join(" "));
+    for (const arm of arms) {
       const hue = hueOf(run, arm.id);
-      const section = element("section", { class: `arm shown ${hue}`, "aria-label": `${heading}, ${arm.name}` });
-      section.append(element("header", {}, element("h3", {}, arm.name)));
-      const table = element("div", { class: "stages" });
-      for (const stage of stages) {
+      const section = element("section", { class: `arm ${hue}`, "aria-label": `${heading}, ${arm.name}` });
+      const columns = element("div", { class: "stages" });
+      for (const stage of run.stages(arm.id)) {
+        const probe = run.probe(arm.id, layer, stage);
+        if (!probe) continue;
         const cell = new Cell(arm.id, layer, stage, hue);
         cell.preactivation = run.preactivation(arm.id, layer);
+        cell.canvas.removeAttribute("role"); // its numbers stand below it
+        cell.canvas.setAttribute("aria-hidden", "true");
         const foot = element("canvas", { class: "foot", "aria-hidden": "true" });
+        const name = STAGE_NAMES[stage] ?? stage;
+        const numbers = element("dl", { class: "numbers" });
+        const head = element("div", { class: "head" }, element("b", {}, name), element("small", {}, STAGE_WORDS[stage] ?? ""));
         this.cells.push(cell);
         this.feet.push(foot);
-        table.append(
-          element(
-            "div",
-            { class: "stage" },
-            element("div", { class: "head" }, element("b", {}, STAGE_NAMES[stage] ?? stage), element("small", {}, STAGE_WORDS[stage] ?? "")),
-            cell.canvas,
-            foot,
-          ),
-        );
+        this.numbers.push({ probe, list: numbers });
+        columns.append(element("div", { class: "stage", role: "group", "aria-label": `${name}, ${arm.name}` }, head, cell.canvas, foot, numbers));
       }
-      const body = element("tbody");
-      this.tables.push({ arm: arm.id, body });
-      const head = element("tr", {}, element("td"), ...stages.map((stage) => element("th", { scope: "col" }, STAGE_NAMES[stage] ?? stage)));
-      const numbers = element("table", { class: "numbers" }, element("thead", {}, head), body);
-      section.append(table, element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `Numbers, ${arm.name}` }, numbers));
-      this.element.append(section);
+      section.append(element("header", {}, element("h3", {}, arm.name)), columns);
+      panels.append(section);
     }
+    this.element.append(panels);
     this.element.focus({ preventScroll: true });
   }
 
@@ -95,39 +92,10 @@ export class Detail {
     const key = `${scene.moment.frame} ${scene.run.length}`;
     if (key === this.written) return;
     this.written = key;
-    for (const { arm, body } of this.tables) body.replaceChildren(...this.rows(scene, arm));
+    for (const { probe, list } of this.numbers) {
+      const signal = scene.run.signal(probe, scene.moment.frame);
+      const rows = signal ? signalRows(signal) : [];
+      list.replaceChildren(...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+    }
   }
-
-  /**
-   * @param {Scene} scene
-   * @param {number} arm
-   */
-  rows(scene, arm) {
-    const { run } = scene;
-    const layer = this.layer ?? 0;
-    const columns = run
-      .stages(arm)
-      .map((stage) => run.probe(arm, layer, stage))
-      .filter((probe) => probe !== undefined)
-      .map((probe) => new Map(signalRowsOf(run, probe, scene.moment.frame)));
-    const names = [...new Set(columns.flatMap((column) => [...column.keys()]))];
-    return names.map((name) =>
-      element(
-        "tr",
-        {},
-        element("th", { scope: "row" }, name),
-        ...columns.map((column) => element("td", {}, column.get(name) ?? "–")),
-      ),
-    );
-  }
-}
-
-/**
- * @param {Run} run
- * @param {import("gammabeta/run.js").Probe} probe
- * @param {number} frame
- */
-function signalRowsOf(run, probe, frame) {
-  const signal = run.signal(probe, frame);
-  return signal ? signalRows(signal) : [];
 }

@@ -40,11 +40,10 @@ export function listen(hands) {
       g: hands.pin,
       "?": hands.help,
     };
-    const inTable = target.closest(".scroll") && event.key.startsWith("Arrow");
     const paging = event.key.startsWith("Page") && !target.closest("[role=slider]");
     const digit = /^[1-9]$/.test(event.key) ? Number(event.key) : 0;
     const action = digit && digit <= hands.depth() ? () => hands.open(digit) : actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (!action || inTable || paging) return;
+    if (!action || paging) return;
     event.preventDefault();
     action();
   });
@@ -57,7 +56,7 @@ export function helpDialog() {
   const dialog = element(
     "dialog",
     { class: "help", "aria-label": "Keys and reading the picture" },
-    element("header", {}, element("h2", {}, "Keys"), shut),
+    element("div", { class: "row" }, element("h2", {}, "Keys"), shut),
     list,
     element("h2", {}, "Reading the picture"),
     element(

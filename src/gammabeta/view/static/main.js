@@ -85,18 +85,19 @@ function start(run) {
 
   const app = document.getElementById("app");
   if (!app) return;
-  app.replaceChildren(head, ...(run.note ? [note] : []), element("main", {}, grid.element, detail.element, strips.element, transport), help);
+  app.replaceChildren(head, element("main", {}, ...(run.note ? [note] : []), grid.element, detail.element, strips.element, transport), help);
   document.title = `${run.title} · gammabeta`;
 
+  /** What had the focus when a layer was opened, to give it back. @type {HTMLElement | null} */
+  let opener = null;
   /** @param {number | null} layer */
   function open(layer) {
-    const was = detail.layer;
+    if (layer === detail.layer) return;
+    if (detail.layer === null) opener = /** @type {HTMLElement | null} */ (document.activeElement);
     detail.open(layer);
     grid.element.hidden = layer !== null;
     measure();
-    if (layer === null && was !== null) {
-      /** @type {HTMLElement | null} */ (grid.element.querySelector(`.arm.shown .layer[aria-label^="Open layer ${was},"]`))?.focus({ preventScroll: true });
-    }
+    if (layer === null) opener?.focus({ preventScroll: true });
     remember();
   }
 

@@ -29,6 +29,10 @@ export class Strips {
     /** What does not move with the playhead. */
     this.backdrop = document.createElement("canvas");
     this.key = "";
+    /** Decades of the loss. @type {[number, number] | null} */
+    this.range = null;
+    /** Where the playhead was drawn. @type {number | null} */
+    this.playhead = null;
     this.left = 56;
     this.right = 118;
     this.width = 0;
@@ -118,30 +122,47 @@ export class Strips {
       this.canvas.style.height = `${this.height}px`;
       this.drawBackdrop(scene);
     }
-    const context = fit(this.canvas, this.width, this.height);
-    context.clearRect(0, 0, this.width, this.height);
-    context.drawImage(this.backdrop, 0, 0, this.width, this.height);
     const x = this.x(moment.frame + moment.blend);
-    context.fillStyle = palette.ink;
-    context.fillRect(x - 0.75, TOP, 1.5, this.height - FOOT - TOP);
-    context.beginPath();
-    context.arc(x, TOP + 1, 4, 0, 7);
-    context.fill();
+    this.drawPlayhead(scene, x);
     const step = run.steps[moment.frame] ?? 0;
-    for (const arm of run.arms) {
-      const loss = run.scalar(arm.id, "loss", step);
-      const range = this.lossRange();
-      if (loss && range) this.dot(context, x, lossY(loss, range), palette[hueOf(run, arm.id)], palette.paper);
-      const accuracy = run.scalar(arm.id, "accuracy", step);
-      if (accuracy !== undefined && accuracy !== null) {
-        this.dot(context, x, accuracyY(accuracy), palette[hueOf(run, arm.id)], palette.paper);
-      }
-    }
     const last = run.steps[run.length - 1] ?? 0;
     this.slider.setAttribute("aria-valuemin", "0");
     this.slider.setAttribute("aria-valuemax", String(Math.max(0, run.length - 1)));
     this.slider.setAttribute("aria-valuenow", String(moment.frame));
     this.slider.setAttribute("aria-valuetext", `step ${step} of ${last}`);
+  }
+
+  /**
+   * Move the playhead: only what it leaves and where it comes to is drawn again.
+   * @param {Scene} scene
+   * @param {number} x
+   */
+  drawPlayhead({ run, palette, moment }, x) {
+    const context = fit(this.canvas, this.width, this.height);
+    const whole = this.playhead === null;
+    const from = whole ? 0 : Math.floor(Math.min(x, this.playhead ?? 0) - 8);
+    const to = whole ? this.width : Math.ceil(Math.max(x, this.playhead ?? 0) + 8);
+    this.playhead = x;
+    context.save();
+    context.beginPath();
+    context.rect(from, 0, to - from, this.height);
+    context.clip();
+    context.clearRect(from, 0, to - from, this.height);
+    context.drawImage(this.backdrop, 0, 0, this.width, this.height);
+    context.fillStyle = palette.ink;
+    context.fillRect(x - 0.75, TOP, 1.5, this.height - FOOT - TOP);
+    context.beginPath();
+    context.arc(x, TOP, 4, 0, 7);
+    context.fill();
+    const step = run.steps[moment.frame] ?? 0;
+    for (const arm of run.arms) {
+      const colour = palette[hueOf(run, arm.id)];
+      const loss = along(run.curve(arm.id, "loss"), step);
+      if (loss !== null && this.range) this.dot(context, x, lossY(loss, this.range), colour, palette.paper);
+      const accuracy = along(run.curve(arm.id, "accuracy"), step);
+      if (accuracy !== null) this.dot(context, x, accuracyY(accuracy), colour, palette.paper);
+    }
+    context.restore();
   }
 
   /**
@@ -185,7 +206,8 @@ export class Strips {
     context.font = "10px system-ui, sans-serif";
     context.textBaseline = "middle";
     const right = this.width - this.right;
-    const range = this.lossRange();
+    const range = (this.range = this.lossRange());
+    this.playhead = null;
     if (range) {
       this.frame(context, palette, "loss", TOP, LOSS);
       const every = Math.ceil((range[1] - range[0]) / 3);
@@ -433,6 +455,22 @@ function lossY(loss, [low, high]) {
 /** @param {number} accuracy */
 function accuracyY(accuracy) {
   return TOP + LOSS + GAP + ACCURACY * (1 - accuracy);
+}
+
+/**
+ * The height of a drawn curve at a step: between two measurements, on the line that joins them.
+ * @param {Series | undefined} series
+ * @param {number} step
+ */
+function along(series, step) {
+  if (!series) return null;
+  const { steps, values } = series;
+  const i = lastAtOrBefore(steps.length, (k) => /** @type {number} */ (steps[k]), step);
+  const here = values[i] ?? null;
+  const next = values[i + 1] ?? null;
+  if (here === null || next === null) return here;
+  const a = steps[i] ?? 0;
+  return here + ((next - here) * (step - a)) / ((steps[i + 1] ?? 0) - a);
 }
 
 /**
