@@ -95,10 +95,10 @@ def export(run: Run, path: str | os.PathLike[str], overwrite: bool = False) -> P
             existing file is replaced whole or not at all.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise RecordError(f"{path} exists; give another path, or move it away")
-    document = exported_page(run)
     try:
+        if path.exists() and not overwrite:
+            raise RecordError(f"{path} exists; give another path, or move it away")
+        document = exported_page(run)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

@@ -95,6 +95,8 @@ def application(path: Path, audience: Audience | None = None) -> Starlette:
         last = request.headers.get("last-event-id") or request.query_params.get("after", "0:0")
         try:
             frame, scalar = (int(part) for part in last.split(":"))
+            if not (0 <= frame < 2**63 and 0 <= scalar < 2**63):  # what SQLite can count to
+                raise ValueError
         except ValueError:
             return JSONResponse({"error": f"after={last!r} is no cursor"}, 400, headers=_SAFE)
         return StreamingResponse(
