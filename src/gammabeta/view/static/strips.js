@@ -334,6 +334,9 @@ export class Strips {
     const depth = this.layers(arm);
     const top = this.mapRow(index);
     const columnWidth = this.x(1) - this.x(0);
+    const scale = this.backdrop.width / this.width;
+    /** @param {number} x */
+    const whole = (x) => Math.round(x * scale) / scale;
     for (let layer = depth; layer >= 1; layer--) {
       const probe = run.probe(arm, layer, run.preactivation(arm, layer));
       const y = top + (depth - layer) * rowHeight;
@@ -342,9 +345,9 @@ export class Strips {
         if (!signal) continue;
         context.globalAlpha = signal.std === null ? 1 : shade(signal.std);
         context.fillStyle = signal.std === null ? palette.bad : colour;
-        // Whole pixels: overlapping translucent columns would draw a grid.
-        const from = Math.round(Math.max(this.left, this.x(frame) - columnWidth / 2));
-        const to = Math.round(Math.min(this.width - this.right, this.x(frame) + columnWidth / 2));
+        // Whole pixels of the screen: overlapping translucent columns would draw a grid.
+        const from = whole(Math.max(this.left, this.x(frame) - columnWidth / 2));
+        const to = whole(Math.min(this.width - this.right, this.x(frame) + columnWidth / 2));
         context.fillRect(from, y, to - from, rowHeight - (rowHeight > 3 ? 1 : 0));
       }
     }
