@@ -8,9 +8,16 @@ PUBLIC = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "Cadence",
     "GroupNorm",
     "LayerNorm",
     "RMSNorm",
+    "Record",
+    "RecordError",
+    "Run",
+    "Watch",
+    "export",
+    "watch",
 ]
 
 

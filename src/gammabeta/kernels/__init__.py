@@ -81,6 +81,6 @@ def rms_norm(
     activation: str | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """``activation(rms_norm(x) + residual)``; ``eps=None`` is the machine epsilon of x's dtype."""
+    """``activation(rms_norm(x) + residual)``; ``eps=None``: see `RMSNorm`."""
     y: Tensor = _path(x).rms_norm(x, normalized_shape, weight, eps, activation, residual)
     return y

@@ -21,7 +21,8 @@ class RMSNorm(Epilogue, nn.RMSNorm):
 
     Args:
         normalized_shape: the sizes of the last dims of x; an int for one dim.
-        eps: ε, added to the mean square; None for the machine epsilon of x's dtype.
+        eps: ε, added to the mean square; None for the machine epsilon of the arithmetic: x's dtype,
+            but float32 for float16 and bfloat16.
         elementwise_affine: whether γ, shaped ``normalized_shape``, is learned.
         device: of the parameter.
         dtype: of the parameter.
