@@ -5,6 +5,7 @@ Every error a person can cause ends here as one line and exit code 2; Ctrl-C is 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -35,8 +36,13 @@ def _help(context: typer.Context) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="replace")  # a terminal without σ must not end a run
     try:
         code = app(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that has gone is no error
     except _ParserError as e:
         code = complain(e.format_message())
     except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell

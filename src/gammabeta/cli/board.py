@@ -62,7 +62,7 @@ def layers(run: Run) -> Table:
             row.append(_percent(signal.saturated if signal else None))
         for arm in normalized:
             x_hat = found.get((arm, layer, "normalized"))
-            row.append(f"{x_hat.mean + 0.0:z.3f} ± {x_hat.std:.3f}" if x_hat else NONE)
+            row.append(f"{_short(x_hat.mean)} ± {_short(x_hat.std)}" if x_hat else NONE)
         table.add_row(str(layer), *row)
     return table
 
@@ -83,6 +83,10 @@ def _last(curve: list[tuple[int, float]]) -> float | None:
 
 def _percent(fraction: float | None) -> str:
     return NONE if fraction is None or math.isnan(fraction) else f"{fraction:.1%}"
+
+
+def _short(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}" if abs(value) < 1000 else f"{value:.3g}"  # no −0.000
 
 
 def _loss(curve: list[tuple[int, float]]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -106,6 +108,8 @@ def demo(
     )
     # A preset's sentence is about its own settings; with others it might be untrue.
     note = chosen.sentence if settings == chosen.settings else ""
+    if data_dir is not None and settings.dataset == "digits":
+        raise ValueError(f"data_dir={data_dir} is not for the digits; add --dataset fashion-mnist")
     data = load(settings.dataset, data_dir)
     path, page = _free(out)
     console = Console(highlight=False, soft_wrap=True)
@@ -116,20 +120,23 @@ def demo(
         if live is not None:
             live.stop()
         raise
-    console.print(settings.title(), markup=False)
-    if note:
-        console.print(note, markup=False)
-    opened = False
-    if live is not None:
-        live.start()
-        console.print(f"live page: {live.url}", markup=False)
-        opened = browser.wanted(open_browser)
-        if opened:
-            browser.open_page(live.url)
-    pair = Pair(settings, data, record)
     step = 0
     status = "failed"
+    opened = False
     try:
+        console.print(settings.title(), markup=False)
+        if note:
+            console.print(note, markup=False)
+        if live is not None:
+            live.start()
+            console.print(f"live page: {live.url}", markup=False)
+            opened = browser.wanted(open_browser)
+            if opened:
+                browser.open_page(live.url)
+        # The tensors are small: a second thread only waits for the first, and beside a browser or
+        # on a busy machine that wait would be most of the time.
+        torch.set_num_threads(1)
+        pair = Pair(settings, data, record)
         with _progress(console) as progress:
             task = progress.add_task("training", total=settings.steps)
             for step in pair.train():
@@ -140,8 +147,10 @@ def demo(
     finally:
         record.close(status)
         if live is not None:
-            if status == "finished":
-                live.drain(seconds=3, first=_FIRST_VISIT_SECONDS if opened else 0)
+            ended = status == "finished"
+            with contextlib.suppress(KeyboardInterrupt):  # it ends the waiting, nothing else
+                # A page that listens is told how it ended, and need not look for us any more.
+                live.drain(3 if ended else 1, first=_FIRST_VISIT_SECONDS if ended and opened else 0)
             live.stop()
     if record.error is not None:
         raise RecordError(f"{path} could not be written to the end: {record.error}")

@@ -37,7 +37,8 @@ def view(
     """Show a recorded run: finished, still running, or left behind by a killed process."""
     console = Console(highlight=False, soft_wrap=True)
     with Run(file) as run:  # every complaint about the file comes before the server starts
-        title = run.title
+        # A stranger's words may hold what a terminal would obey.
+        title = "".join(c if c.isprintable() else "�" for c in run.title)
         if html is not None:
             path = export(run, html)
             console.print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)", markup=False)

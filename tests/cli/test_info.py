@@ -1,0 +1,65 @@
+"""``gammabeta``, ``gammabeta info``, and the help of every command."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+import torch
+
+from gammabeta.training.presets import PRESETS
+from tests.cli.command import Shell, gammabeta
+
+
+def test_what_a_bug_report_needs(tmp_path: Path) -> None:
+    lines = gammabeta("info", folder=tmp_path).ok().splitlines()
+    rows = [(line[:14].rstrip(), line[15:]) for line in lines]
+    names = [name for name, _ in rows]
+    assert names == [
+        *("gammabeta", "python", "platform", "torch", "threads", "vector unit", "accelerators"),
+        *("kernels", "sqlite", "fashion-mnist"),
+    ]
+    values = dict(rows)
+    assert values["gammabeta"] == "0.1.0"
+    assert (
+        values["python"]
+        == f"{platform.python_version()} ({platform.python_implementation().lower()})"
+    )
+    assert values["platform"] == platform.platform()
+    assert values["torch"] == torch.__version__
+    assert int(values["threads"]) >= 1
+    assert values["vector unit"] == torch.backends.cpu.get_cpu_capability()
+    assert (values["accelerators"] == "none") == (not torch.accelerator.is_available())
+    assert values["kernels"] == "torch's own operators"
+    assert values["sqlite"] == sqlite3.sqlite_version
+    data = Path("/usr/share/datasets/fashion-mnist")
+    assert values["fashion-mnist"] == (str(data) if data.is_dir() else "not found")
+    assert list(tmp_path.iterdir()) == []
+
+
+OPTIONS = {
+    (): {"--help"},
+    ("info",): {"--help"},
+    ("view",): {"--help", "--port", "--open", "--no-open", "--html"},
+    ("demo",): {
+        *("--help", "--preset", "--dataset", "--data-dir", "--lr", "--init-scale", "--activation"),
+        *("--depth", "--width", "--norm", "--batch-size", "--optimizer", "--momentum", "--steps"),
+        *("--seed", "--out", "--port", "--server", "--no-server", "--open", "--no-open"),
+    },
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_names_every_option(shell: Shell, tmp_path: Path, command: tuple[str, ...]) -> None:
+    text = shell(*command, "--help", folder=tmp_path).ok()
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) == OPTIONS[command]
+    assert max(map(len, text.splitlines())) <= 80
+    if command == ():
+        assert re.findall(r"^│ (demo|view|info)\b", text, re.MULTILINE) == ["demo", "view", "info"]
+        assert shell(folder=tmp_path).ok() == text  # no command asks for help
+    if command == ("demo",):
+        words = " ".join(re.sub(r"[│\n]", " ", text).split())
+        assert f"{', '.join(PRESETS)}." in words
