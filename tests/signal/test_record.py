@@ -334,3 +334,16 @@ def test_a_new_record_takes_nothing_from_a_wal_left_behind(tmp_path: Path) -> No
         fill(record, 1, ("new",))
     _, _, status, arms, _, _, frames = everything(record.path)
     assert (status, arms, [f.step for f in frames]) == ("finished", {0: "new"}, [1])
+
+
+def test_a_reader_that_looks_in_does_not_leave_the_record_in_pieces(tmp_path: Path) -> None:
+    """A live page reads while the record is closed; the record must still end as one plain file."""
+    record = Record(tmp_path / "run")
+    record.arm("one")
+    record.flush()
+    reader = sqlite3.connect(record.path, check_same_thread=False)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM arm").fetchone()  # holds the WAL open
+    threading.Timer(0.3, reader.close).start()
+    record.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["run.sqlite"]

@@ -673,3 +673,12 @@ def test_layers_left_out_of_some_passes(path: Path) -> None:
         (n, name, s) for n, name in enumerate("abc", 1) for s in ("z", "activation")
     }
     assert [len(f.signals) for f in frames_of(path)] == [6, 4, 6]
+
+
+def test_two_models_cannot_share_an_arm(tmp_path: Path) -> None:
+    with Record(tmp_path / "shared") as record, watch(nn.Linear(2, 2), record, arm="a"):
+        with pytest.raises(ValueError, match="arm='a' is in this record already"):
+            watch(nn.Linear(2, 2), record, arm="a")
+        watch(nn.Linear(2, 2), record, arm="b").close()
+    with Run(record.path) as run:
+        assert list(run.arms().values()) == ["a", "b"]

@@ -14,6 +14,7 @@ import platform
 import queue
 import sqlite3
 import threading
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,6 +147,11 @@ class Record:
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
             raise RecordError(f"{self.path} cannot be written: {self.error}") from self.error
 
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms so far."""
+        return tuple(self._arms)
+
     def arm(self, name: str) -> int:
         """Return the id of the arm called ``name``, adding it the first time."""
         with self._lock:
@@ -254,13 +260,9 @@ class Record:
                 self._queue.task_done()
         self._queue.task_done()  # the None
         if connection is not None:
-            try:
-                if self.error is None:
-                    connection.execute("PRAGMA journal_mode=DELETE")  # one plain file again
-            except sqlite3.Error:
-                pass  # somebody is reading it: the WAL stays beside it, and both are valid
-            finally:
-                connection.close()
+            if self.error is None:
+                _make_plain(connection)
+            connection.close()
 
     def __enter__(self) -> Record:
         return self
@@ -275,6 +277,21 @@ class Record:
             self.close()
         else:
             self.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+
+
+def _make_plain(connection: sqlite3.Connection) -> None:
+    """Leave the WAL mode, so that the record is one plain file again.
+
+    That needs a moment in which nobody reads; a live page reads several times a second, each time
+    briefly. If somebody keeps the file open the WAL stays beside it, and both are valid.
+    """
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        try:
+            connection.execute("PRAGMA journal_mode=DELETE")
+            return
+        except sqlite3.Error:
+            time.sleep(0.01)
 
 
 _INSERT_SIGNAL = f"INSERT INTO signal VALUES({', '.join('?' * 18)})"

@@ -79,6 +79,7 @@ def watch(
 
     Raises:
         RecordError: the file exists or cannot be created.
+        ValueError: the shared record already has an arm of that name.
         TypeError: ``model`` is no module.
 
     Numerics:
@@ -105,6 +106,10 @@ def watch(
     owned = not isinstance(record, Record)
     if not isinstance(record, Record):
         record = Record(record, title or type(model).__name__, settings)
+    elif arm in record.arms:
+        raise ValueError(
+            f"arm={arm!r} is in this record already; give each watched model a name of its own"
+        )
     return Watch(model, record, arm, cadence or Cadence(), owned)
 
 

@@ -47,14 +47,15 @@ function state(run, arm, frame, step) {
   }
   const broken = layers.find(({ signal }) => signal.nonfinite > 0);
   if (broken) {
-    const share = percent(broken.signal.nonfinite / broken.signal.count);
-    return { badness: 4, words: `Layer ${broken.layer} ${arm.name}: ${share} of its values are not finite.`, short };
+    const part = percent(broken.signal.nonfinite / broken.signal.count);
+    return { badness: 4, words: `Layer ${broken.layer} ${arm.name}: ${part} of its values are not finite.`, short };
   }
   const first = layers[0]?.signal.gradient;
   const last = layers[layers.length - 1]?.signal.gradient;
   const ratio = first && last ? last / first : null;
-  const fading = ratio !== null && ratio >= 10 ? `the gradient that reaches layer 1 is 1/${number(Math.round(ratio))} of layer ${depth}'s` : "";
-  if (saturated !== null && saturated > 0.2) {
+  const share = ratio !== null && ratio >= 1e6 ? "less than a millionth" : `1/${number(Math.round(ratio ?? 1))}`;
+  const fading = ratio !== null && ratio >= 10 ? `the gradient that reaches layer 1 is ${share} of layer ${depth}'s` : "";
+  if (saturated !== null && saturated > remarkable(run, arm.id, most.layer)) {
     const tail = fading ? `; ${fading}` : "";
     return { badness: 1 + saturated, words: `Layer ${most.layer} ${arm.name}: ${percent(saturated)} saturated${tail}.`, short };
   }
@@ -64,6 +65,18 @@ function state(run, arm, frame, step) {
     return { badness: 0.5, words: `Layer ${drift.layer} ${arm.name}: σ is ${number(drift.signal.std)}.`, short: "" };
   }
   return { badness: 0.1, words: spread(name, layers), short: spread(name, layers) };
+}
+
+/**
+ * From which saturated fraction on there is something to say: half of a ReLU's inputs are below 0
+ * in health, while a sigmoid's or tanh's should be saturated rarely.
+ * @param {Run} run
+ * @param {number} arm
+ * @param {number} layer
+ */
+function remarkable(run, arm, layer) {
+  const activation = run.probe(arm, layer, run.preactivation(arm, layer))?.activation ?? "";
+  return run.saturation[activation]?.includes(null) ? 0.9 : 0.2;
 }
 
 /**

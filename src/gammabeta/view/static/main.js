@@ -214,13 +214,13 @@ function start(run) {
   grid.build();
   if (wanted.layer !== undefined && wanted.layer >= 1 && wanted.layer <= run.depth) open(wanted.layer);
   measure();
-  if (wanted.step !== undefined) player.seek(Math.max(0, strips.frameOf(wanted.step)));
+  if (wanted.step !== undefined) player.seek(Math.max(0, strips.time.frameOf(wanted.step)));
   else if (still.matches) player.seek(run.running ? Infinity : 0);
   else player.play();
 
   addEventListener("hashchange", () => {
     const there = address.read();
-    if (there.step !== undefined) player.seek(strips.frameOf(there.step));
+    if (there.step !== undefined) player.seek(strips.time.frameOf(there.step));
     if ((there.layer ?? null) !== detail.layer) open(there.layer ?? null);
   });
 
