@@ -1,0 +1,257 @@
+"""Batch renormalization over 1, 2 and 3 spatial dims (Ioffe 2017)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gammabeta import kernels
+from gammabeta.layers.batch import _FusedBatchNorm
+
+
+class _BatchRenorm(_FusedBatchNorm):
+    """What the three batch renorms share: the schedule, one forward, the moving averages."""
+
+    # An instance of nn.BatchNorm1d/2d/3d, because parameters, buffers and inference are batch
+    # norm's: third-party code may freeze it, exempt it from weight decay or fold it into the
+    # convolution before it, and is right to. The exception is
+    # nn.SyncBatchNorm.convert_sync_batchnorm, which turns it into plain synchronized batch norm.
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.01,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        r_max: float = 3.0,
+        d_max: float = 5.0,
+        warmup_steps: int = 5_000,
+        r_steps: int = 40_000,
+        d_steps: int = 25_000,
+        activation: str | None = None,
+    ) -> None:
+        if not track_running_stats:
+            raise ValueError(
+                "track_running_stats=False: batch renormalization corrects towards the running "
+                "statistics; give True, or use BatchNorm"
+            )
+        if not 1 <= r_max < math.inf:
+            raise ValueError(f"r_max={r_max}: it bounds r in [1 / r_max, r_max]; give 1 or more")
+        if not 0 <= d_max < math.inf:
+            raise ValueError(f"d_max={d_max}: it bounds d in [-d_max, d_max]; give 0 or more")
+        for name, end in (("r_steps", r_steps), ("d_steps", d_steps)):
+            if not 0 <= warmup_steps <= end:
+                raise ValueError(
+                    f"warmup_steps={warmup_steps}, {name}={end}: the bounds widen from the first "
+                    f"to the second, so give 0 <= warmup_steps <= {name}"
+                )
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            bias=bias,
+            activation=activation,
+        )
+        self.r_max, self.d_max = r_max, d_max
+        self.warmup_steps, self.r_steps, self.d_steps = warmup_steps, r_steps, d_steps
+
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """Return the bounds r_max and d_max of the next training batch, two scalars (float32)."""
+        return (
+            1 + (self.r_max - 1) * self._progress(self.r_steps),
+            self.d_max * self._progress(self.d_steps),
+        )
+
+    def _progress(self, end: int) -> Tensor:
+        """How far the schedule is from ``warmup_steps`` (0) to ``end`` (1)."""
+        # A tensor, not a number: reading it on the host would wait for the device at every step.
+        seen = self.num_batches_tracked
+        if not isinstance(seen, Tensor):  # only after somebody deleted the buffer
+            raise TypeError("num_batches_tracked is None; the schedule counts batches in it")
+        if end == self.warmup_steps:
+            return (seen >= end).float()
+        return ((seen - self.warmup_steps).float() / (end - self.warmup_steps)).clamp(0, 1)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``activation(batch_renorm(x) + residual)``.
+
+        Args:
+            x: (N, C, ...) as torch's batch norm of the same number of dims takes it.
+            residual: added before the activation; the shape of ``x``.
+
+        Raises:
+            ValueError: wrong number of dims or of features, a residual of another shape, or (in
+                training) one value per feature.
+        """
+        self._check_input_dim(x)  # type: ignore[no-untyped-call]
+        self._check_residual(x, residual)
+        running_mean, running_var = self.running_mean, self.running_var
+        if x.shape[1] != self.num_features:
+            raise ValueError(
+                f"x has {x.shape[1]} features (shape {tuple(x.shape)}); the layer was made for "
+                f"num_features={self.num_features}"
+            )
+        if running_mean is None or running_var is None:
+            raise TypeError("running_mean or running_var is None; the correction needs both")
+        per_feature = x.numel() // max(self.num_features, 1)
+        if not self.training or per_feature == 0:  # an empty batch has nothing to average
+            return kernels.batch_norm(
+                x,
+                running_mean,
+                running_var,
+                self.weight,
+                self.bias,
+                training=False,
+                momentum=0.0,
+                eps=self.eps,
+                activation=self.activation,
+                residual=residual,
+            )
+        if per_feature == 1:
+            raise ValueError(
+                f"x has one value per feature (shape {tuple(x.shape)}), whose variance says "
+                "nothing; train on more than one example, or call eval()"
+            )
+        with torch.no_grad():  # r and d are constants of the backward pass (stop_gradient)
+            exact = torch.promote_types(x.dtype, torch.float32)
+            var, mean = torch.var_mean(x.to(exact), (0, *range(2, x.dim())), correction=0)
+            std = (var + self.eps).sqrt()
+            running_std = (running_var.to(exact) + self.eps).sqrt()
+            r_max, d_max = self.limits()
+            r = (std / running_std).clamp(1 / r_max, r_max)
+            d = ((mean - running_mean) / running_std).clamp(-d_max, d_max)
+        # γ (x̂ r + d) + β = (γ r) x̂ + (γ d + β): batch norm's own kernel with another γ and β.
+        weight = r if self.weight is None else self.weight * r
+        bias = d if self.weight is None else self.weight * d
+        y = kernels.batch_norm(
+            x,
+            None,
+            None,
+            weight.to(running_var.dtype),
+            (bias if self.bias is None else bias + self.bias).to(running_var.dtype),
+            training=True,
+            momentum=0.0,
+            eps=self.eps,
+            activation=self.activation,
+            residual=residual,
+        )
+        self._average(mean, std, running_std)
+        return y
+
+    @torch.no_grad()
+    def _average(self, mean: Tensor, std: Tensor, running_std: Tensor) -> None:
+        """Move the averages of μ_B and σ_B; a non-finite batch leaves them and the count alone."""
+        running_mean, running_var, seen = (
+            self.running_mean,
+            self.running_var,
+            self.num_batches_tracked,
+        )
+        if running_mean is None or running_var is None or seen is None:
+            return
+        finite = torch.isfinite(mean).all() & torch.isfinite(std).all()
+        seen.add_(finite)
+        factor = 1 / seen.clamp(min=1) if self.momentum is None else self.momentum
+        running_mean.add_(torch.where(finite, factor * (mean - running_mean), 0.0))
+        # The paper averages σ, not σ². Its square less ε is kept, so that evaluation, which
+        # divides by √(running_var + ε), divides by exactly the averaged σ.
+        moved = running_std + torch.where(finite, factor * (std - running_std), 0.0)
+        running_var.copy_((moved**2 - self.eps).clamp(min=0))
+
+    def extra_repr(self) -> str:
+        """Batch norm's description, and the bounds."""
+        return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}"
+
+
+class BatchRenorm1d(_BatchRenorm, nn.BatchNorm1d):
+    r"""Batch renormalization of (N, C) or (N, C, L), with an optional residual and activation.
+
+    In training ``y = activation(γ · ((x − μ_B) / σ_B · r + d) + β + residual)`` with
+    ``r = clip(σ_B / σ, 1/r_max, r_max)`` and ``d = clip((μ_B − μ) / σ, −d_max, d_max)``, both
+    constants of the backward pass. Unclipped, that is ``γ · (x − μ) / σ + β``: what evaluation
+    computes, whatever the rest of the batch. μ_B, σ_B = √(σ²_B + ε) are the mini-batch's; μ, σ
+    their moving averages before this batch.
+
+    **Schedule.** The bounds are 1 and 0 (plain batch norm) for the first ``warmup_steps`` training
+    batches, then widen linearly, r's until batch ``r_steps`` and d's until batch ``d_steps``.
+    ``num_batches_tracked`` counts, so a checkpoint resumes the schedule, and
+    ``reset_running_stats`` restarts it: rightly, for there is nothing to correct towards.
+
+    It is a `torch.nn.BatchNorm1d`: same parameters, buffers, ``state_dict`` and evaluation.
+
+    Args:
+        num_features: C.
+        eps: ε, added to the variance.
+        momentum: α, weight of the newest batch in the moving averages; None for a cumulative one.
+        affine: whether γ and β are learned.
+        track_running_stats: True; there for batch norm's signature.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
+        bias: whether there is a β.
+        r_max: final bound of r, 1 or more.
+        d_max: final bound of d, 0 or more.
+        warmup_steps: training batches of plain batch norm.
+        r_steps: training batch at which r's bound is ``r_max``.
+        d_steps: training batch at which d's bound is ``d_max``.
+        activation: a name as in `BatchNorm1d`, or None.
+
+    Raises:
+        ValueError: an argument outside the ranges above; ``track_running_stats=False``.
+
+    Numerics:
+        As in the paper, σ is the average of σ_B, which uses the biased variance; ``running_var``
+        holds σ² − ε. Torch's batch norm instead averages the unbiased variance, so the two
+        layers' ``running_var`` differ by about m/(m − 1): with small batches that factor is what
+        would make r differ from 1 for no reason. r, d and the averages are computed in float32
+        or wider. A batch is a training forward pass: with gradient accumulation the schedule
+        counts micro-batches. A batch with a NaN or infinity leaves averages and schedule alone.
+
+    Source:
+        Ioffe 2017, arXiv:1702.03275, Algorithm 1. The bounds 3 and 5, reached at 40k and 25k
+        steps after 5k steps of batch norm, are those of the paper's ImageNet experiment as four
+        independent public implementations give them (chainer's pull request 2302 among them);
+        α = 0.01 is what TensorFlow's default ``renorm_momentum`` of 0.99 says; ε is torch's. So
+        long a schedule suits a run as long as that: scale it to yours.
+
+    Example:
+        >>> layer = BatchRenorm1d(3, warmup_steps=0, r_steps=0, d_steps=0)
+        >>> x = torch.randn(8, 3)
+        >>> evaluated = layer.eval()(x)
+        >>> torch.allclose(layer.train()(x), evaluated, atol=1e-6)
+        True
+    """
+
+
+class BatchRenorm2d(_BatchRenorm, nn.BatchNorm2d):
+    r"""Batch renormalization of (N, C, H, W), with an optional residual and activation.
+
+    One μ, σ, r, d, γ and β a feature map, over batch and positions. Arguments, formula and
+    numerics are those of `BatchRenorm1d`; it is a `torch.nn.BatchNorm2d`.
+
+    Example:
+        >>> layer = BatchRenorm2d(4, warmup_steps=10, r_steps=20, d_steps=20)
+        >>> layer(torch.randn(2, 4, 5, 5)).shape, [float(v) for v in layer.limits()]
+        (torch.Size([2, 4, 5, 5]), [1.0, 0.0])
+    """
+
+
+class BatchRenorm3d(_BatchRenorm, nn.BatchNorm3d):
+    r"""Batch renormalization of (N, C, D, H, W), with an optional residual and activation.
+
+    Arguments, formula and numerics are those of `BatchRenorm1d`; it is a `torch.nn.BatchNorm3d`.
+
+    Example:
+        >>> BatchRenorm3d(4)(torch.randn(2, 4, 3, 5, 5)).shape
+        torch.Size([2, 4, 3, 5, 5])
+    """
