@@ -142,7 +142,7 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
         # Decided on the device: reading the count on the host would wait for it at every step.
         enters = (count > 1) & torch.isfinite(mean).all() & torch.isfinite(var).all()
         seen.add_(enters)
-        factor = 1 / seen.clamp(min=1) if self.momentum is None else self.momentum
-        unbiased = var * (count / (count - 1).clamp(min=1))
+        factor = 1 / seen.clamp(min=1).to(mean.dtype) if self.momentum is None else self.momentum
+        unbiased = var * count / (count - 1).clamp(min=1)
         running_mean.add_(torch.where(enters, factor * (mean - running_mean), 0.0))
         running_var.add_(torch.where(enters, factor * (unbiased - running_var), 0.0))

@@ -67,22 +67,22 @@ class _BatchRenorm(_FusedBatchNorm):
         self.r_max, self.d_max = r_max, d_max
         self.warmup_steps, self.r_steps, self.d_steps = warmup_steps, r_steps, d_steps
 
-    def limits(self) -> tuple[Tensor, Tensor]:
-        """Return the bounds r_max and d_max of the next training batch, two scalars (float32)."""
+    def limits(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Return the bounds r_max and d_max of the next training batch, two scalars."""
         return (
-            1 + (self.r_max - 1) * self._progress(self.r_steps),
-            self.d_max * self._progress(self.d_steps),
+            1 + (self.r_max - 1) * self._progress(self.r_steps, dtype),
+            self.d_max * self._progress(self.d_steps, dtype),
         )
 
-    def _progress(self, end: int) -> Tensor:
+    def _progress(self, end: int, dtype: torch.dtype) -> Tensor:
         """How far the schedule is from ``warmup_steps`` (0) to ``end`` (1)."""
         # A tensor, not a number: reading it on the host would wait for the device at every step.
         seen = self.num_batches_tracked
         if not isinstance(seen, Tensor):  # only after somebody deleted the buffer
             raise TypeError("num_batches_tracked is None; the schedule counts batches in it")
         if end == self.warmup_steps:
-            return (seen >= end).float()
-        return ((seen - self.warmup_steps).float() / (end - self.warmup_steps)).clamp(0, 1)
+            return (seen >= end).to(dtype)
+        return ((seen - self.warmup_steps).to(dtype) / (end - self.warmup_steps)).clamp(0, 1)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``activation(batch_renorm(x) + residual)``.
@@ -129,7 +129,7 @@ class _BatchRenorm(_FusedBatchNorm):
             var, mean = torch.var_mean(x.to(exact), (0, *range(2, x.dim())), correction=0)
             std = (var + self.eps).sqrt()
             running_std = (running_var.to(exact) + self.eps).sqrt()
-            r_max, d_max = self.limits()
+            r_max, d_max = self.limits(exact)
             r = (std / running_std).clamp(1 / r_max, r_max)
             d = ((mean - running_mean) / running_std).clamp(-d_max, d_max)
         # γ (x̂ r + d) + β = (γ r) x̂ + (γ d + β): batch norm's own kernel with another γ and β.
@@ -162,7 +162,7 @@ class _BatchRenorm(_FusedBatchNorm):
             return
         finite = torch.isfinite(mean).all() & torch.isfinite(std).all()
         seen.add_(finite)
-        factor = 1 / seen.clamp(min=1) if self.momentum is None else self.momentum
+        factor = 1 / seen.clamp(min=1).to(mean.dtype) if self.momentum is None else self.momentum
         running_mean.add_(torch.where(finite, factor * (mean - running_mean), 0.0))
         # The paper averages σ, not σ². Its square less ε is kept, so that evaluation, which
         # divides by √(running_var + ε), divides by exactly the averaged σ.

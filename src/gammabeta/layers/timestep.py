@@ -127,7 +127,7 @@ class TimestepBatchNorm(nn.Module):
             finite = torch.isfinite(batch_mean).all(2) & torch.isfinite(batch_var).all(2)
             statistics = Statistics(
                 batch_mean.detach().squeeze(1),
-                (batch_var * (n / (n - 1).clamp(min=1))).detach().squeeze(1),
+                (batch_var * n / (n - 1).clamp(min=1)).detach().squeeze(1),
                 (several.squeeze(2) & finite).squeeze(1),
             )
         y = (exact - mean) * torch.rsqrt(var + self.eps) * self.weight
@@ -143,7 +143,7 @@ class TimestepBatchNorm(nn.Module):
         seen = self.num_batches_tracked[:length]
         seen.add_(enters)
         factor = (
-            1 / seen.clamp(min=1).unsqueeze(1)
+            1 / seen.clamp(min=1).unsqueeze(1).to(mean.dtype)
             if self.momentum is None
             else torch.full_like(mean[:, :1], self.momentum)
         )
