@@ -207,9 +207,7 @@ def test_batches_of_one_and_none_in_training_mode():
             "residual has shape",
         ),
         (
-            lambda: FrozenBatchNorm2d.from_batch_norm(
-                nn.BatchNorm2d(3, track_running_stats=False)
-            ),
+            lambda: FrozenBatchNorm2d.from_batch_norm(nn.BatchNorm2d(3, track_running_stats=False)),
             "no statistics to freeze",
         ),
     ],

@@ -232,9 +232,7 @@ def test_memory_layout_is_kept():
     x = normal(4, 5, 3, dtype=torch.float32).transpose(1, 2)  # (N, C, L) as a view of (N, L, C)
     y = MaskedBatchNorm1d(3)(x, MASK)
     assert y.stride() == x.stride()
-    torch.testing.assert_close(
-        y, MaskedBatchNorm1d(3)(x.contiguous(), MASK), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(y, MaskedBatchNorm1d(3)(x.contiguous(), MASK), rtol=1e-5, atol=1e-5)
 
 
 def test_empty_batch():
