@@ -1,4 +1,4 @@
-"""Frozen batch norm: batch norm's evaluation to the bit, whatever is done to the model around it."""
+"""Frozen batch norm: batch norm's evaluation to the bit, whatever is done to the model."""
 
 from __future__ import annotations
 

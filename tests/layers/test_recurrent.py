@@ -324,11 +324,9 @@ def test_a_sequence_that_outlives_all_others_is_normalized_by_the_running_statis
     part = lstm.norm_ih_l0
     live = torch.arange(5).unsqueeze(1) < lengths
     z = x @ lstm.weight_ih_l0.T
-    mean, var = before["norm_ih_l0.running_mean"][4], before["norm_ih_l0.running_var"][4]
-    normalized, _ = part(
-        z, before["norm_ih_l0.running_mean"][:5], before["norm_ih_l0.running_var"][:5], live
-    )
-    expected = (z[4, 0] - mean) / (var + part.eps).sqrt() * part.weight
+    means, variances = (before[f"norm_ih_l0.running_{name}"][:5] for name in ("mean", "var"))
+    normalized, _ = part(z, means, variances, live)
+    expected = (z[4, 0] - means[4]) / (variances[4] + part.eps).sqrt() * part.weight
     torch.testing.assert_close(normalized[4, 0], expected, **EXACT)
 
 
@@ -507,7 +505,7 @@ def test_one_sequence_cannot_train():
     lstm = batch_lstm(3, 4)
     before = snapshot(lstm)
     for x in (X[:, :1], X[:, 0], pack_sequence([X[:, 0]])):
-        with pytest.raises(ValueError, match="input has one sequence.*call eval"):
+        with pytest.raises(ValueError, match=r"input has one sequence.*call eval"):
             lstm(x)
     assert same(snapshot(lstm), before)
     assert layer_lstm(3, 4)(X[:, :1])[0].shape == (6, 1, 4)
