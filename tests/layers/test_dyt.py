@@ -160,3 +160,11 @@ def test_agrees_with_the_formula_for_any_shape(shape, scale, alpha, seed):
     layer = DynamicTanh(shape[-1], alpha=alpha, dtype=torch.float64)
     expected = reference_family.dynamic_tanh(x, layer.alpha, layer.weight, layer.bias)
     torch.testing.assert_close(layer(x), expected, **EXACT)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_on_another_device(training):
+    # The meta device refuses to be mixed with any other: nothing is made on the wrong one.
+    layer = DynamicTanh(3, device="meta").train(training)
+    y = layer(torch.empty(2, 3, device="meta"))
+    assert (y.shape, y.device.type) == ((2, 3), "meta")

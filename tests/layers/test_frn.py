@@ -240,3 +240,13 @@ def test_agrees_with_the_formula_for_any_shape_and_scale(shape, scale, seed):
         layer.bias.copy_(bias)
     expected = reference_family.filter_response_norm(x, weight, bias)
     torch.testing.assert_close(layer(x), expected, **EXACT)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_on_another_device(training):
+    # The meta device refuses to be mixed with any other: nothing is made on the wrong one.
+    layer = (
+        nn.Sequential(FilterResponseNorm2d(3, learned_eps=True), TLU(3)).to("meta").train(training)
+    )
+    y = layer(torch.empty(2, 3, 4, 4, device="meta"))
+    assert (y.shape, y.device.type) == ((2, 3, 4, 4), "meta")

@@ -239,3 +239,11 @@ def test_agrees_with_the_formula_for_any_statistics(shape, var, mean, seed):
     expected = reference.batch_norm_inference(x, frozen.running_mean, frozen.running_var)
     # (x − μ) / σ = x/σ − μ/σ cancels 1e6 / 1e-5^½ = 3e8 to values of order 1: nine digits gone.
     torch.testing.assert_close(frozen(x), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_on_another_device(training):
+    # The meta device refuses to be mixed with any other: nothing is made on the wrong one.
+    layer = FrozenBatchNorm1d(3, device="meta").train(training)
+    y = layer(torch.empty(2, 3, device="meta"))
+    assert (y.shape, y.device.type) == ((2, 3), "meta")

@@ -238,3 +238,11 @@ def test_a_batch_of_one_raises_as_batch_norm_does():
 def test_bad_arguments(size):
     with pytest.raises(ValueError, match=f"virtual_batch_size={size}.*give 1 or more"):
         GhostBatchNorm2d(3, virtual_batch_size=size)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_on_another_device(training):
+    # The meta device refuses to be mixed with any other: nothing is made on the wrong one.
+    layer = GhostBatchNorm2d(3, virtual_batch_size=1, device="meta").train(training)
+    y = layer(torch.empty(2, 3, 4, 4, device="meta"))
+    assert (y.shape, y.device.type) == ((2, 3, 4, 4), "meta")

@@ -278,3 +278,11 @@ def test_agrees_with_the_formula_for_any_lengths(lengths, scale, offset, seed):
     expected = reference_family.masked_batch_norm(x, mask, layer.weight, layer.bias)
     # A mean of 1e6 scales costs six of the sixteen digits, more where two values nearly agree.
     torch.testing.assert_close(layer(x, mask), expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_on_another_device(training):
+    # The meta device refuses to be mixed with any other: nothing is made on the wrong one.
+    layer = MaskedBatchNorm1d(3, device="meta").train(training)
+    y = layer(torch.empty(2, 3, 5, device="meta"), torch.ones(2, 5, device="meta") > 0)
+    assert (y.shape, y.device.type) == ((2, 3, 5), "meta")

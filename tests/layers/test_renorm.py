@@ -351,3 +351,31 @@ def test_agrees_with_the_formula_for_any_shape_and_scale(shape, scale, offset, s
     )[0]
     # A mean of 1e6 scales costs six of the sixteen digits.
     torch.testing.assert_close(layer(x), expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_on_another_device(training):
+    # The meta device refuses to be mixed with any other: nothing is made on the wrong one.
+    layer = BatchRenorm2d(3, device="meta").train(training)
+    y = layer(torch.empty(2, 3, 4, 4, device="meta"))
+    assert (y.shape, y.device.type) == ((2, 3, 4, 4), "meta")
+
+
+def test_a_training_step_leaves_earlier_evaluations_differentiable():
+    layer, x = BatchRenorm1d(3), normal(4, 3, dtype=torch.float32).requires_grad_()
+    evaluated = layer.eval()(x)
+    layer.train()(x)
+    evaluated.sum().backward()  # as with torch's batch norm: nothing it saved was changed
+    assert bool((x.grad != 0).all())
+
+
+def test_update_bn_recomputes_the_averages():
+    layer = BatchRenorm1d(3, momentum=0.3, dtype=torch.float64)
+    batches = [normal(6, 3, seed=s) * 2 + 5 for s in range(3)]
+    layer(batches[0])
+    torch.optim.swa_utils.update_bn(batches, layer)
+    means = torch.stack([x.mean(0) for x in batches])
+    stds = torch.stack([(x.var(0, correction=0) + layer.eps).sqrt() for x in batches])
+    torch.testing.assert_close(layer.running_mean, means.mean(0), **EXACT)
+    torch.testing.assert_close((layer.running_var + layer.eps).sqrt(), stds.mean(0), **EXACT)
+    assert layer.momentum == 0.3

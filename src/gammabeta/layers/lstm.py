@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -41,10 +42,11 @@ class NormalizedLSTM(nn.Module):
                 raise ValueError(f"{name}={size}; give 1 or more")
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout={dropout}: it is a probability; give 0 to 1")
-        if dropout > 0 and num_layers == 1:
-            raise ValueError(
+        if dropout > 0 and num_layers == 1:  # a warning, as nn.LSTM's: configurations rely on it
+            warnings.warn(
                 f"dropout={dropout} comes between layers, and num_layers=1 has no between; give "
-                "dropout=0 or more layers"
+                "dropout=0 or more layers",
+                stacklevel=3,
             )
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, dropout
@@ -220,12 +222,11 @@ class NormalizedLSTM(nn.Module):
             new_c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             new_h = o.sigmoid() * normalize_cell(new_c, t).tanh()
             if live is None:
-                h, c, output = new_h, new_c, new_h
+                h, c = new_h, new_c
             else:
                 runs = live[t].unsqueeze(1)
-                output = torch.where(runs, new_h, 0)
                 h, c = torch.where(runs, new_h, h), torch.where(runs, new_c, c)
-            outputs.append(output)
+            outputs.append(h)
         return torch.stack(outputs), h, c
 
     def extra_repr(self) -> str:

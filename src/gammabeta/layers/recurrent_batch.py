@@ -43,7 +43,7 @@ class RecurrentBatchNormLSTM(NormalizedLSTM):
         momentum: weight of the newest batch in the running averages; None for a cumulative one.
 
     Raises:
-        ValueError: a size below 1, ``dropout`` no probability or without a second layer, ``gamma``
+        ValueError: a size below 1, ``dropout`` no probability, ``gamma``
             not above 0; in ``forward``, a wrong shape or dtype or, in training, one sequence.
 
     Numerics:

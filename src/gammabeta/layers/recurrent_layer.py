@@ -38,7 +38,7 @@ class LayerNormLSTM(NormalizedLSTM):
         eps: ε, added to the variances.
 
     Raises:
-        ValueError: a size below 1, ``dropout`` no probability or without a second layer; in
+        ValueError: a size below 1, ``dropout`` no probability; in
             ``forward``, a wrong shape or dtype.
 
     Numerics:

@@ -77,9 +77,7 @@ class _BatchRenorm(_FusedBatchNorm):
     def _progress(self, end: int, dtype: torch.dtype) -> Tensor:
         """How far the schedule is from ``warmup_steps`` (0) to ``end`` (1)."""
         # A tensor, not a number: reading it on the host would wait for the device at every step.
-        seen = self.num_batches_tracked
-        if not isinstance(seen, Tensor):  # only after somebody deleted the buffer
-            raise TypeError("num_batches_tracked is None; the schedule counts batches in it")
+        seen = self._averages()[2]
         if end == self.warmup_steps:
             return (seen >= end).to(dtype)
         return ((seen - self.warmup_steps).to(dtype) / (end - self.warmup_steps)).clamp(0, 1)
@@ -97,20 +95,17 @@ class _BatchRenorm(_FusedBatchNorm):
         """
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         self._check_residual(x, residual)
-        running_mean, running_var = self.running_mean, self.running_var
         if x.shape[1] != self.num_features:
             raise ValueError(
                 f"x has {x.shape[1]} features (shape {tuple(x.shape)}); the layer was made for "
                 f"num_features={self.num_features}"
             )
-        if running_mean is None or running_var is None:
-            raise TypeError("running_mean or running_var is None; the correction needs both")
         per_feature = x.numel() // max(self.num_features, 1)
         if not self.training or per_feature == 0:  # an empty batch has nothing to average
             return kernels.batch_norm(
                 x,
-                running_mean,
-                running_var,
+                self.running_mean,
+                self.running_var,
                 self.weight,
                 self.bias,
                 training=False,
@@ -124,50 +119,68 @@ class _BatchRenorm(_FusedBatchNorm):
                 f"x has one value per feature (shape {tuple(x.shape)}), whose variance says "
                 "nothing; train on more than one example, or call eval()"
             )
-        with torch.no_grad():  # r and d are constants of the backward pass (stop_gradient)
-            exact = torch.promote_types(x.dtype, torch.float32)
-            var, mean = torch.var_mean(x.to(exact), (0, *range(2, x.dim())), correction=0)
-            std = (var + self.eps).sqrt()
-            running_std = (running_var.to(exact) + self.eps).sqrt()
-            r_max, d_max = self.limits(exact)
-            r = (std / running_std).clamp(1 / r_max, r_max)
-            d = ((mean - running_mean) / running_std).clamp(-d_max, d_max)
+        mean, std, r, d = self.correction(x)
         # γ (x̂ r + d) + β = (γ r) x̂ + (γ d + β): batch norm's own kernel with another γ and β.
         weight = r if self.weight is None else self.weight * r
         bias = d if self.weight is None else self.weight * d
+        dtype = self._averages()[0].dtype
         y = kernels.batch_norm(
             x,
             None,
             None,
-            weight.to(running_var.dtype),
-            (bias if self.bias is None else bias + self.bias).to(running_var.dtype),
+            weight.to(dtype),
+            (bias if self.bias is None else bias + self.bias).to(dtype),
             training=True,
             momentum=0.0,
             eps=self.eps,
             activation=self.activation,
             residual=residual,
         )
-        self._average(mean, std, running_std)
+        self._average(mean, std)
         return y
 
+    @torch.no_grad()  # r and d are constants of the backward pass (stop_gradient)
+    def correction(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return μ_B, σ_B = √(σ²_B + ε), r and d for the mini-batch ``x``, each (C,).
+
+        They are float32 or wider, and nothing is changed.
+        """
+        running_mean, running_var, _ = self._averages()
+        exact = torch.promote_types(x.dtype, torch.float32)
+        var, mean = torch.var_mean(x.to(exact), (0, *range(2, x.dim())), correction=0)
+        std, running_std = (var + self.eps).sqrt(), (running_var.to(exact) + self.eps).sqrt()
+        r_max, d_max = self.limits(exact)
+        r = (std / running_std).clamp(1 / r_max, r_max)
+        d = ((mean - running_mean) / running_std).clamp(-d_max, d_max)
+        return mean, std, r, d
+
     @torch.no_grad()
-    def _average(self, mean: Tensor, std: Tensor, running_std: Tensor) -> None:
+    def _average(self, mean: Tensor, std: Tensor) -> None:
         """Move the averages of μ_B and σ_B; a non-finite batch leaves them and the count alone."""
-        running_mean, running_var, seen = (
-            self.running_mean,
-            self.running_var,
-            self.num_batches_tracked,
-        )
-        if running_mean is None or running_var is None or seen is None:
-            return
+        running_mean, running_var, seen = self._averages()
         finite = torch.isfinite(mean).all() & torch.isfinite(std).all()
         seen.add_(finite)
         factor = 1 / seen.clamp(min=1).to(mean.dtype) if self.momentum is None else self.momentum
-        running_mean.add_(torch.where(finite, factor * (mean - running_mean), 0.0))
+        moved_mean = running_mean + torch.where(finite, factor * (mean - running_mean), 0.0)
         # The paper averages σ, not σ². Its square less ε is kept, so that evaluation, which
         # divides by √(running_var + ε), divides by exactly the averaged σ.
-        moved = running_std + torch.where(finite, factor * (std - running_std), 0.0)
-        running_var.copy_((moved**2 - self.eps).clamp(min=0))
+        running_std = (running_var.to(std.dtype) + self.eps).sqrt()
+        moved_std = running_std + factor * (std - running_std)
+        moved_var = torch.where(finite, (moved_std**2 - self.eps).clamp(min=0), running_var)
+        # By ``.data``, as torch's own update: the version counters stay, so that a backward pass
+        # through an earlier evaluation still runs.
+        running_mean.data.copy_(moved_mean)
+        running_var.data.copy_(moved_var)
+
+    def _averages(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return running mean, running variance and count, which this layer always has."""
+        mean, var, seen = self.running_mean, self.running_var, self.num_batches_tracked
+        if mean is None or var is None or seen is None:
+            raise TypeError(
+                "running_mean, running_var or num_batches_tracked was set to None; the correction "
+                "needs them"
+            )
+        return mean, var, seen
 
     def extra_repr(self) -> str:
         """Batch norm's description, and the bounds."""
