@@ -98,7 +98,8 @@ class Guarded(nn.Module):
         if not updates or self.on_nonfinite == "accept" or mean is None or var is None:
             return mean, var
         # Meta has no values. An exported or traced graph is matched by others against torch's.
-        if mean.is_meta or torch.compiler.is_exporting() or torch.jit.is_tracing():
+        traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if mean.is_meta or traced or torch.compiler.is_exporting():
             return mean, var
         return mean.clone(), var.clone()
 

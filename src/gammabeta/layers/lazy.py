@@ -49,11 +49,11 @@ class LazyBatchNorm1d(_Lazy, batch._FusedForward, nn.LazyBatchNorm1d):
         ValueError: unknown ``activation`` or ``on_nonfinite``.
 
     Example:
+        >>> import torch
         >>> layer = LazyBatchNorm1d(activation="relu")
         >>> _ = layer(torch.randn(8, 5))
-        >>> layer
-        BatchNorm1d(5, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True, \
-activation='relu')
+        >>> type(layer).__name__, layer.num_features, layer.activation
+        ('BatchNorm1d', 5, 'relu')
     """
 
     cls_to_become = batch.BatchNorm1d
