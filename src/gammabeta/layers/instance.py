@@ -46,6 +46,21 @@ class _FusedForward(Guarded, Epilogue, _InstanceNorm):
 
     def _guarded(self, batch: Tensor, residual: Tensor | None) -> Tensor:
         own = self.training or not self.track_running_stats
+        if batch.size(0) == 0:
+            # No example, no statistics. torch's instance norm indexes γ out of range here; its
+            # batch norm gives the empty output, and zero gradients.
+            return kernels.batch_norm(
+                batch,
+                None,
+                None,
+                self.weight,
+                self.bias,
+                training=True,
+                momentum=0.0,
+                eps=self.eps,
+                activation=self.activation,
+                residual=residual,
+            )
         updates = own and self.running_mean is not None
         mean, var = self._statistics(updates)
         y = kernels.instance_norm(
