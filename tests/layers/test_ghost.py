@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gammabeta.kernels import reference, reference_family
-from gammabeta.layers import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
+from gammabeta.layers import (
+    GhostBatchNorm1d,
+    GhostBatchNorm2d,
+    GhostBatchNorm3d,
+    NonFiniteBatchError,
+    NonFiniteBatchWarning,
+)
 
 # Float64 against float64: a few hundred values a sum, some 1e-14 relative to values of order 1.
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -246,3 +252,24 @@ def test_on_another_device(training):
     layer = GhostBatchNorm2d(3, virtual_batch_size=1, device="meta").train(training)
     y = layer(torch.empty(2, 3, 4, 4, device="meta"))
     assert (y.shape, y.device.type) == ((2, 3, 4, 4), "meta")
+
+
+def test_state_is_untouched_when_the_second_virtual_batch_raises():
+    layer = GhostBatchNorm1d(3, virtual_batch_size=2, on_nonfinite="raise")
+    before = snapshot(layer)
+    x = normal(4, 3, dtype=torch.float32)
+    x[3, 0] = float("nan")
+    with pytest.raises(NonFiniteBatchError):
+        layer(x)
+    assert same(snapshot(layer), before)
+
+
+def test_only_the_virtual_batch_that_is_not_finite_is_kept_out():
+    layer, twin = (GhostBatchNorm1d(3, virtual_batch_size=2) for _ in range(2))
+    x = normal(4, 3, dtype=torch.float32)
+    twin(x[:2])
+    x[3, 0] = float("nan")
+    with pytest.warns(NonFiniteBatchWarning):
+        layer(x)
+    assert same(snapshot(layer), snapshot(twin))
+    assert layer.refused_batches == 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gammabeta.kernels import reference_family
-from gammabeta.layers import MaskedBatchNorm1d
+from gammabeta.layers import MaskedBatchNorm1d, NonFiniteBatchWarning
 
 # Float64 against float64: tens of values a sum, 1e-15 relative to values of order 1.
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -159,8 +159,10 @@ def test_a_non_finite_real_value_leaves_the_statistics_alone():
     before = snapshot(layer)
     x = normal(4, 3, 5)
     x[0, 1, 0] = float("inf")
-    y = layer(x, MASK)
+    with pytest.warns(NonFiniteBatchWarning):
+        y = layer(x, MASK)
     assert bool(y[0, 1].isnan().any())
+    assert layer.refused_batches == 1
     assert bool(y[0, 0].isfinite().all())
     assert same(snapshot(layer), before)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gammabeta.kernels import reference, reference_family
-from gammabeta.layers import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from gammabeta.layers import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d, NonFiniteBatchWarning
 
 # Float64 against float64: a few hundred values a sum, so some 1e-14 relative to values of order
 # 1; the square root and the square of σ in running_var cost another digit.
@@ -283,7 +283,10 @@ def test_non_finite_batch_leaves_averages_and_schedule_alone():
     before = snapshot(layer)
     x = torch.randn(4, 2)
     x[1, 0] = float("nan")
-    assert bool(layer(x)[:, 0].isnan().all())  # the output says so, as torch's does
+    with pytest.warns(NonFiniteBatchWarning):
+        y = layer(x)
+    assert bool(y[:, 0].isnan().all())  # the output says so, as torch's does
+    assert layer.refused_batches == 1
     assert same(snapshot(layer), before)
 
 

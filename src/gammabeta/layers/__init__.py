@@ -6,7 +6,17 @@ from gammabeta.layers.frn import TLU, FilterResponseNorm2d
 from gammabeta.layers.frozen import FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d
 from gammabeta.layers.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from gammabeta.layers.group import GroupNorm
+from gammabeta.layers.guard import NonFiniteBatchError, NonFiniteBatchWarning, guard_statistics
+from gammabeta.layers.instance import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from gammabeta.layers.layer import LayerNorm
+from gammabeta.layers.lazy import (
+    LazyBatchNorm1d,
+    LazyBatchNorm2d,
+    LazyBatchNorm3d,
+    LazyInstanceNorm1d,
+    LazyInstanceNorm2d,
+    LazyInstanceNorm3d,
+)
 from gammabeta.layers.masked import MaskedBatchNorm1d
 from gammabeta.layers.recurrent_batch import RecurrentBatchNormLSTM
 from gammabeta.layers.recurrent_layer import LayerNormLSTM
@@ -30,9 +40,21 @@ __all__ = [
     "GhostBatchNorm2d",
     "GhostBatchNorm3d",
     "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "LayerNorm",
     "LayerNormLSTM",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "LazyInstanceNorm1d",
+    "LazyInstanceNorm2d",
+    "LazyInstanceNorm3d",
     "MaskedBatchNorm1d",
+    "NonFiniteBatchError",
+    "NonFiniteBatchWarning",
     "RMSNorm",
     "RecurrentBatchNormLSTM",
+    "guard_statistics",
 ]

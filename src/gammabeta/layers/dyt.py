@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta.kernels.eager import finish
-from gammabeta.layers.epilogue import Epilogue
+from gammabeta.layers.epilogue import Epilogue, check_residual
 
 
 class DynamicTanh(Epilogue):
@@ -103,7 +103,7 @@ class DynamicTanh(Epilogue):
                 f"x has shape {tuple(x.shape)}; its last dims need to be normalized_shape="
                 f"{self.normalized_shape}"
             )
-        self._check_residual(x, residual)
+        check_residual(x, residual)
         y = torch.tanh(self.alpha * x.to(torch.promote_types(x.dtype, torch.float32)))
         if self.weight is not None:
             y = y * self.weight

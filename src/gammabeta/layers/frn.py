@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta.kernels.eager import finish
-from gammabeta.layers.epilogue import Epilogue
+from gammabeta.layers.epilogue import Epilogue, check_residual
 
 
 class FilterResponseNorm2d(Epilogue):
@@ -95,7 +95,7 @@ class FilterResponseNorm2d(Epilogue):
                 f"x has shape {tuple(x.shape)}; filter response normalization takes (N, C, H, W) "
                 f"with C = num_features = {self.num_features}"
             )
-        self._check_residual(x, residual)
+        check_residual(x, residual)
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         eps = self.eps if self.eps_l is None else self.eps + self.eps_l.abs()
         y = exact * torch.rsqrt(exact.square().mean((2, 3), keepdim=True) + eps)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta import kernels
-from gammabeta.layers.epilogue import Epilogue
+from gammabeta.layers.epilogue import Epilogue, check_residual
 
 _Frozen = TypeVar("_Frozen", bound="FrozenBatchNorm")
 
@@ -84,21 +84,21 @@ class FrozenBatchNorm(Epilogue):
         frozen.load_state_dict(norm.state_dict())
         return frozen.train(norm.training)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Return ``activation(γ · (x − μ) / √(σ² + ε) + β + residual)``; all but x is fixed.
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``activation(γ · (x − μ) / √(σ² + ε) + β + residual)`` of ``input``, x.
 
         Raises:
             ValueError: wrong number of dims or of features, or a residual of another shape.
         """
-        if x.dim() not in self._input_dims or x.shape[1] != self.num_features:
+        if input.dim() not in self._input_dims or input.shape[1] != self.num_features:
             dims = " or ".join(str(d) for d in self._input_dims)
             raise ValueError(
-                f"x has shape {tuple(x.shape)}; {type(self).__name__} takes (N, C, ...) of {dims} "
-                f"dims with C = num_features = {self.num_features}"
+                f"input has shape {tuple(input.shape)}; {type(self).__name__} takes (N, C, ...) of "
+                f"{dims} dims with C = num_features = {self.num_features}"
             )
-        self._check_residual(x, residual)
+        check_residual(input, residual)
         return kernels.batch_norm(
-            x,
+            input,
             self.running_mean,
             self.running_var,
             self.weight,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta.layers.batch import _FusedBatchNorm
+from gammabeta.layers.epilogue import check_residual
 
 
 class _GhostBatchNorm(_FusedBatchNorm):
@@ -31,6 +32,7 @@ class _GhostBatchNorm(_FusedBatchNorm):
         bias: bool = True,
         virtual_batch_size: int = 32,
         activation: str | None = None,
+        on_nonfinite: str = "refuse",
     ) -> None:
         if virtual_batch_size < 1:
             raise ValueError(
@@ -47,6 +49,7 @@ class _GhostBatchNorm(_FusedBatchNorm):
             dtype,
             bias=bias,
             activation=activation,
+            on_nonfinite=on_nonfinite,
         )
         self.virtual_batch_size = virtual_batch_size
 
@@ -64,42 +67,51 @@ class _GhostBatchNorm(_FusedBatchNorm):
         size, larger = divmod(batch_size, number)
         return [size + 1] * larger + [size] * (number - larger)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Return ``activation(ghost_batch_norm(x) + residual)``.
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``activation(ghost_batch_norm(input) + residual)``.
 
         Args:
-            x: (N, C, ...) as torch's batch norm of the same number of dims takes it.
-            residual: added before the activation; the shape of ``x``.
+            input: (N, C, ...) as torch's batch norm of the same number of dims takes it.
+            residual: added before the activation; the shape of ``input``.
 
         Raises:
             ValueError: wrong number of dims or of features, a residual of another shape, or (in
                 training) a virtual batch with one value per feature.
         """
         if not self.training and self.running_mean is not None:
-            return super().forward(x, residual)
+            return super().forward(input, residual)
         # Every check comes before the first virtual batch moves the running statistics.
-        self._check_input_dim(x)  # type: ignore[no-untyped-call]
-        self._check_residual(x, residual)
-        if x.shape[1] != self.num_features:
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        check_residual(input, residual)
+        if input.shape[1] != self.num_features:
             raise ValueError(
-                f"x has {x.shape[1]} features (shape {tuple(x.shape)}); the layer was made for "
-                f"num_features={self.num_features}"
+                f"input has {input.shape[1]} features (shape {tuple(input.shape)}); the layer was "
+                f"made for num_features={self.num_features}"
             )
-        sizes = self.virtual_batches(x.shape[0])
+        sizes = self.virtual_batches(input.shape[0])
         if len(sizes) == 1:
-            return super().forward(x, residual)
-        if self.training and sizes[-1] * x[0, 0].numel() == 1:
+            return super().forward(input, residual)
+        if self.training and sizes[-1] * input[0, 0].numel() == 1:
             raise ValueError(
-                f"virtual_batch_size={self.virtual_batch_size} leaves one value per feature of x "
-                f"(shape {tuple(x.shape)}), whose variance says nothing; give 2 or more"
+                f"virtual_batch_size={self.virtual_batch_size} leaves one value per feature of "
+                f"input (shape {tuple(input.shape)}), whose variance says nothing; give 2 or more"
             )
         residuals = [None] * len(sizes) if residual is None else torch.split(residual, sizes)
-        return torch.cat(
-            [
-                super(_GhostBatchNorm, self).forward(part, part_residual)
-                for part, part_residual in zip(torch.split(x, sizes), residuals, strict=True)
-            ]
-        )
+        buffers = list(self.buffers(recurse=False)) if self.training else []
+        before = [buffer.clone() for buffer in buffers]
+        try:
+            return torch.cat(
+                [
+                    super(_GhostBatchNorm, self).forward(part, part_residual)
+                    for part, part_residual in zip(
+                        torch.split(input, sizes), residuals, strict=True
+                    )
+                ]
+            )
+        except BaseException:  # whatever it was, earlier virtual batches have moved the averages
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.data.copy_(value)
+            raise
 
     def extra_repr(self) -> str:
         """Batch norm's description, and the virtual batch size."""
@@ -130,6 +142,7 @@ class GhostBatchNorm1d(_GhostBatchNorm, nn.BatchNorm1d):
         virtual_batch_size: most examples in a virtual batch. A batch that it does not divide is
             cut as evenly as may be (33 at 32 is 17 + 16, not 32 + 1); see `virtual_batches`.
         activation: a name as in `BatchNorm1d`, or None.
+        on_nonfinite: what to do with a batch that is not finite, as in `BatchNorm1d`.
 
     Raises:
         ValueError: ``virtual_batch_size`` below 1; unknown ``activation``.

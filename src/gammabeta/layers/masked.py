@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gammabeta.kernels.eager import finish
 from gammabeta.layers.batch import _FusedBatchNorm
+from gammabeta.layers.epilogue import check_residual
 
 
 class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
@@ -31,6 +32,7 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
         dtype: of parameters and buffers.
         bias: whether there is a β.
         activation: a name as in `BatchNorm1d`, or None.
+        on_nonfinite: what to do with a batch that is not finite, as in `BatchNorm1d`.
 
     Raises:
         ValueError: unknown ``activation``.
@@ -60,14 +62,14 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
 
     # The mask belongs to x, so it comes before the residual.
     def forward(  # type: ignore[override]
-        self, x: Tensor, mask: Tensor | None = None, residual: Tensor | None = None
+        self, input: Tensor, mask: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """Return ``activation(batch_norm(x) + residual)`` where ``mask`` is True, 0 elsewhere.
+        """Return ``activation(batch_norm(input) + residual)`` where ``mask`` is True, 0 elsewhere.
 
         Args:
-            x: (N, C, L) or (N, C).
-            mask: bool, (N, L) or (N,), True where x is real; None for everywhere.
-            residual: added before the activation; the shape of ``x``.
+            input: (N, C, L) or (N, C).
+            mask: bool, (N, L) or (N,), True where input is real; None for everywhere.
+            residual: added before the activation; the shape of ``input``.
 
         Raises:
             TypeError: ``mask`` is not bool.
@@ -75,15 +77,15 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
                 or (in training) room for one value per feature only.
         """
         if mask is None:
-            return super().forward(x, residual)
-        self._check_input_dim(x)
-        self._check_residual(x, residual)
-        self._check_mask(x, mask)
+            return super().forward(input, residual)
+        self._check_input_dim(input)
+        check_residual(input, residual)
+        self._check_mask(input, mask)
         real = mask.unsqueeze(1)  # (N, 1, L) or (N, 1)
-        dims = (0, 2) if x.dim() == 3 else (0,)
-        shape = (1, -1, 1) if x.dim() == 3 else (1, -1)
+        dims = (0, 2) if input.dim() == 3 else (0,)
+        shape = (1, -1, 1) if input.dim() == 3 else (1, -1)
         # Padding is replaced, not multiplied by 0: NaN · 0 is NaN, in the backward pass too.
-        values = torch.where(real, x, 0).to(torch.promote_types(x.dtype, torch.float32))
+        values = torch.where(real, input, 0).to(torch.promote_types(input.dtype, torch.float32))
         if self.training or self.running_mean is None or self.running_var is None:
             count = real.sum()
             m = count.clamp(min=1)
@@ -105,44 +107,43 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
             y = y + self.bias.view(shape)
         if residual is not None:
             residual = torch.where(real, residual, 0)
-        return torch.where(real, finish(y.to(x.dtype), self.activation, residual), 0)
+        return torch.where(real, finish(y.to(input.dtype), self.activation, residual), 0)
 
-    def _check_mask(self, x: Tensor, mask: Tensor) -> None:
-        """Raise unless ``mask`` says of each position of ``x`` whether it is real."""
+    def _check_mask(self, input: Tensor, mask: Tensor) -> None:
+        """Raise unless ``mask`` says of each position of ``input`` whether it is real."""
         if mask.dtype != torch.bool:
             raise TypeError(
-                f"mask has dtype {mask.dtype}; give bool, True where x is real, such as mask.bool()"
+                f"mask has dtype {mask.dtype}; give bool, True where input is real, such as "
+                "mask.bool()"
             )
-        expected = (x.shape[0], *x.shape[2:])
+        expected = (input.shape[0], *input.shape[2:])
         if tuple(mask.shape) != expected:
             raise ValueError(
-                f"mask has shape {tuple(mask.shape)}; x of shape {tuple(x.shape)} needs {expected}"
+                f"mask has shape {tuple(mask.shape)}; input of shape {tuple(input.shape)} needs "
+                f"{expected}"
             )
-        if x.shape[1] != self.num_features:
+        if input.shape[1] != self.num_features:
             raise ValueError(
-                f"x has {x.shape[1]} features (shape {tuple(x.shape)}); the layer was made for "
-                f"num_features={self.num_features}"
+                f"input has {input.shape[1]} features (shape {tuple(input.shape)}); the layer was "
+                f"made for num_features={self.num_features}"
             )
         if self.training and mask.numel() == 1:
             raise ValueError(
-                f"x has one value per feature (shape {tuple(x.shape)}), whose variance says "
-                "nothing; train on more than one value, or call eval()"
+                f"input has one value per feature (shape {tuple(input.shape)}), whose variance "
+                "says nothing; train on more than one value, or call eval()"
             )
 
     @torch.no_grad()
     def _average(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
-        """Move the running averages, unless the batch has no finite mean and variance to give."""
-        running_mean, running_var, seen = (
-            self.running_mean,
-            self.running_var,
-            self.num_batches_tracked,
-        )
+        """Move the running averages, if there are two values; the guard refuses non-finite ones."""
+        running_mean, running_var = self._statistics(True)
+        seen = self.num_batches_tracked
         if running_mean is None or running_var is None or seen is None:
             return
         # Decided on the device: reading the count on the host would wait for it at every step.
-        enters = (count > 1) & torch.isfinite(mean).all() & torch.isfinite(var).all()
-        seen.add_(enters)
-        factor = 1 / seen.clamp(min=1).to(mean.dtype) if self.momentum is None else self.momentum
+        several = count > 1
+        factor = 1 / (seen + 1).to(mean.dtype) if self.momentum is None else self.momentum
         unbiased = var * count / (count - 1).clamp(min=1)
-        running_mean.add_(torch.where(enters, factor * (mean - running_mean), 0.0))
-        running_var.add_(torch.where(enters, factor * (unbiased - running_var), 0.0))
+        running_mean.add_(torch.where(several, factor * (mean - running_mean), 0.0))
+        running_var.add_(torch.where(several, factor * (unbiased - running_var), 0.0))
+        seen.add_(several * self._commit(running_mean, running_var))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gammabeta import kernels
 from gammabeta.layers.batch import _FusedBatchNorm
+from gammabeta.layers.epilogue import check_residual
 
 
 class _BatchRenorm(_FusedBatchNorm):
@@ -37,6 +38,7 @@ class _BatchRenorm(_FusedBatchNorm):
         r_steps: int = 40_000,
         d_steps: int = 25_000,
         activation: str | None = None,
+        on_nonfinite: str = "refuse",
     ) -> None:
         if not track_running_stats:
             raise ValueError(
@@ -63,6 +65,7 @@ class _BatchRenorm(_FusedBatchNorm):
             dtype,
             bias=bias,
             activation=activation,
+            on_nonfinite=on_nonfinite,
         )
         self.r_max, self.d_max = r_max, d_max
         self.warmup_steps, self.r_steps, self.d_steps = warmup_steps, r_steps, d_steps
@@ -82,28 +85,28 @@ class _BatchRenorm(_FusedBatchNorm):
             return (seen >= end).to(dtype)
         return ((seen - self.warmup_steps).to(dtype) / (end - self.warmup_steps)).clamp(0, 1)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Return ``activation(batch_renorm(x) + residual)``.
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``activation(batch_renorm(input) + residual)``.
 
         Args:
-            x: (N, C, ...) as torch's batch norm of the same number of dims takes it.
-            residual: added before the activation; the shape of ``x``.
+            input: (N, C, ...) as torch's batch norm of the same number of dims takes it.
+            residual: added before the activation; the shape of ``input``.
 
         Raises:
             ValueError: wrong number of dims or of features, a residual of another shape, or (in
                 training) one value per feature.
         """
-        self._check_input_dim(x)  # type: ignore[no-untyped-call]
-        self._check_residual(x, residual)
-        if x.shape[1] != self.num_features:
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        check_residual(input, residual)
+        if input.shape[1] != self.num_features:
             raise ValueError(
-                f"x has {x.shape[1]} features (shape {tuple(x.shape)}); the layer was made for "
-                f"num_features={self.num_features}"
+                f"input has {input.shape[1]} features (shape {tuple(input.shape)}); the layer was "
+                f"made for num_features={self.num_features}"
             )
-        per_feature = x.numel() // max(self.num_features, 1)
+        per_feature = input.numel() // max(self.num_features, 1)
         if not self.training or per_feature == 0:  # an empty batch has nothing to average
             return kernels.batch_norm(
-                x,
+                input,
                 self.running_mean,
                 self.running_var,
                 self.weight,
@@ -116,16 +119,16 @@ class _BatchRenorm(_FusedBatchNorm):
             )
         if per_feature == 1:
             raise ValueError(
-                f"x has one value per feature (shape {tuple(x.shape)}), whose variance says "
-                "nothing; train on more than one example, or call eval()"
+                f"input has one value per feature (shape {tuple(input.shape)}), whose variance "
+                "says nothing; train on more than one example, or call eval()"
             )
-        mean, std, r, d = self.correction(x)
+        mean, std, r, d = self.correction(input)
         # γ (x̂ r + d) + β = (γ r) x̂ + (γ d + β): batch norm's own kernel with another γ and β.
         weight = r if self.weight is None else self.weight * r
         bias = d if self.weight is None else self.weight * d
         dtype = self._averages()[0].dtype
         y = kernels.batch_norm(
-            x,
+            input,
             None,
             None,
             weight.to(dtype),
@@ -156,21 +159,21 @@ class _BatchRenorm(_FusedBatchNorm):
 
     @torch.no_grad()
     def _average(self, mean: Tensor, std: Tensor) -> None:
-        """Move the averages of μ_B and σ_B; a non-finite batch leaves them and the count alone."""
-        running_mean, running_var, seen = self._averages()
-        finite = torch.isfinite(mean).all() & torch.isfinite(std).all()
-        seen.add_(finite)
-        factor = 1 / seen.clamp(min=1).to(mean.dtype) if self.momentum is None else self.momentum
-        moved_mean = running_mean + torch.where(finite, factor * (mean - running_mean), 0.0)
+        """Move the averages of μ_B and σ_B; the guard says whether the batch enters."""
+        seen = self._averages()[2]
+        running_mean, running_var = self._statistics(True)
+        if running_mean is None or running_var is None:
+            return
+        factor = 1 / (seen + 1).to(mean.dtype) if self.momentum is None else self.momentum
         # The paper averages σ, not σ². Its square less ε is kept, so that evaluation, which
         # divides by √(running_var + ε), divides by exactly the averaged σ.
         running_std = (running_var.to(std.dtype) + self.eps).sqrt()
         moved_std = running_std + factor * (std - running_std)
-        moved_var = torch.where(finite, (moved_std**2 - self.eps).clamp(min=0), running_var)
         # By ``.data``, as torch's own update: the version counters stay, so that a backward pass
         # through an earlier evaluation still runs.
-        running_mean.data.copy_(moved_mean)
-        running_var.data.copy_(moved_var)
+        running_mean.data.copy_(running_mean + factor * (mean - running_mean))
+        running_var.data.copy_((moved_std**2 - self.eps).clamp(min=0))
+        seen.add_(self._commit(running_mean, running_var))
 
     def _averages(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return running mean, running variance and count, which this layer always has."""
@@ -218,6 +221,7 @@ class BatchRenorm1d(_BatchRenorm, nn.BatchNorm1d):
         r_steps: training batch at which r's bound is ``r_max``.
         d_steps: training batch at which d's bound is ``d_max``.
         activation: a name as in `BatchNorm1d`, or None.
+        on_nonfinite: what to do with a batch that is not finite, as in `BatchNorm1d`.
 
     Raises:
         ValueError: an argument outside the ranges above; ``track_running_stats=False``.
