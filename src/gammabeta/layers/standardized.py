@@ -32,24 +32,24 @@ def standardized(norm: nn.Module, x: Tensor) -> Tensor:
         TypeError: ``norm`` is not a layer whose x̂ is known.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    if isinstance(norm, FrozenBatchNorm):
-        return F.batch_norm(x, norm.running_mean, norm.running_var, eps=norm.eps)
-    if isinstance(norm, _BatchNorm):
-        if norm.training or norm.running_mean is None or norm.running_var is None:
-            if isinstance(norm, _GhostBatchNorm):
-                parts = torch.split(x, norm.virtual_batches(x.shape[0]))
-                return torch.cat(
-                    [F.batch_norm(p, None, None, training=True, eps=norm.eps) for p in parts]
-                )
-            if isinstance(norm, _BatchRenorm):
-                _, _, r, d = norm.correction(x)
-                return F.batch_norm(x, None, None, r, d, training=True, eps=norm.eps)
-            return F.batch_norm(x, None, None, training=True, eps=norm.eps)
-        return F.batch_norm(x, norm.running_mean, norm.running_var, eps=norm.eps)
-    if isinstance(norm, _InstanceNorm):
-        if norm.training or norm.running_mean is None or norm.running_var is None:
+    if isinstance(norm, _InstanceNorm) and channel_dim(norm, x) == 0:
+        return standardized(norm, x.unsqueeze(0)).squeeze(0)
+    if isinstance(norm, (_BatchNorm, _InstanceNorm, FrozenBatchNorm)):
+        fixed = not norm.training or isinstance(norm, FrozenBatchNorm)
+        if fixed and norm.running_mean is not None and norm.running_var is not None:
+            mean, var = norm.running_mean.to(x.dtype), norm.running_var.to(x.dtype)
+            return F.batch_norm(x, mean, var, eps=norm.eps)
+        if isinstance(norm, _InstanceNorm):
             return F.instance_norm(x, eps=norm.eps)
-        return F.batch_norm(x, norm.running_mean, norm.running_var, eps=norm.eps)
+        if isinstance(norm, _GhostBatchNorm):
+            parts = torch.split(x, norm.virtual_batches(x.shape[0]))
+            return torch.cat(
+                [F.batch_norm(part, None, None, training=True, eps=norm.eps) for part in parts]
+            )
+        if isinstance(norm, _BatchRenorm):
+            _, _, r, d = norm.correction(x)
+            return F.batch_norm(x, None, None, r, d, training=True, eps=norm.eps)
+        return F.batch_norm(x, None, None, training=True, eps=norm.eps)
     if isinstance(norm, nn.GroupNorm):
         return F.group_norm(x, norm.num_groups, eps=norm.eps)
     if isinstance(norm, nn.LayerNorm):
@@ -57,3 +57,13 @@ def standardized(norm: nn.Module, x: Tensor) -> Tensor:
     if isinstance(norm, nn.RMSNorm):
         return F.rms_norm(x, list(norm.normalized_shape), eps=norm.eps)
     raise TypeError(f"norm is a {type(norm).__name__}; x̂ is known for torch's normalization layers")
+
+
+def channel_dim(norm: nn.Module, x: Tensor) -> int:
+    """Return the dim of ``x`` that indexes ``norm``'s features: −1, 1, or 0 without a batch dim."""
+    if isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
+        return -1
+    if isinstance(norm, _InstanceNorm):  # which alone takes (C, ...) for (1, C, ...)
+        without_batch: int = norm._get_no_batch_dim()  # type: ignore[no-untyped-call]
+        return 0 if x.dim() == without_batch else 1
+    return 1

@@ -23,6 +23,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
 }
 NORMS = ("none", "batch", "layer", "group", "rms")
+GROUPS = 8
+"""G of group norm, unless asked otherwise."""
 
 
 class StackLayer(nn.Module):
@@ -85,7 +87,7 @@ class Stack(nn.Module):
         init_scale: float = 1.0,
         seed: int = 0,
         momentum: float = 0.1,
-        groups: int = 8,
+        groups: int = GROUPS,
     ) -> None:
         super().__init__()
         for argument, value in (
@@ -93,6 +95,7 @@ class Stack(nn.Module):
             ("classes", classes),
             ("depth", depth),
             ("width", width),
+            ("groups", groups),
         ):
             if value < 1:
                 raise ValueError(f"{argument}={value} must be at least 1")

@@ -14,16 +14,18 @@ from torch import Tensor
 
 LIMIT = 100.0
 """Largest magnitude on the axis."""
-LINEAR = 0.25
+LINEAR = 0.5
 """Where the axis turns from linear to logarithmic: small enough to give the outputs of a sigmoid,
-[0, 1], a sixth of half the axis, large enough that a unit normal still looks like one hump."""
+[0, 1], an eighth of the axis, large enough that a unit normal still looks like one hump."""
 BINS = 256
 
 
 def edges() -> Tensor:
     """Return the ``BINS + 1`` bin edges in x, float64, ascending from −LIMIT to LIMIT."""
     reach = math.asinh(LIMIT / LINEAR)
-    return LINEAR * torch.sinh(torch.linspace(-reach, reach, BINS + 1, dtype=torch.float64))
+    half = LINEAR * torch.sinh(torch.linspace(0, reach, BINS // 2 + 1, dtype=torch.float64))
+    half[-1] = LIMIT
+    return torch.cat([-half.flip(0)[:-1], half])  # mirrored, so that 0 is an edge to the last bit
 
 
 _EDGES = edges()

@@ -58,22 +58,32 @@ class RecordError(ValueError):
 
 
 def record_path(path: str | os.PathLike[str]) -> Path:
-    """Return ``path`` as the file of a record: ``.sqlite`` is added where it has no suffix."""
+    """Return ``path`` as the file of a record: ``.sqlite`` is added unless it ends so already.
+
+    Raises:
+        RecordError: it names no file.
+
+    Example:
+        >>> record_path("runs/v1.5").name
+        'v1.5.sqlite'
+    """
     path = Path(path)
-    return path if path.suffix else path.with_suffix(SUFFIX)
+    if not path.name:
+        raise RecordError(f"'{path}' names no file; give one, such as runs/first{SUFFIX}")
+    return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
 
 
 class Record:
     """A run being recorded. Close it, or use it as a context manager.
 
     Args:
-        path: the file to create; ``.sqlite`` is added where there is no suffix. Missing folders
-            are made.
+        path: the file to create, see `record_path`. Missing folders are made.
         title: what the page calls the run.
         settings: what the run was started with; anything JSON can hold.
 
     Raises:
         RecordError: the file exists, or cannot be created.
+        TypeError: ``settings`` hold what JSON cannot.
 
     Writing happens in a background thread. An error there (a full disk, say) ends the recording,
     not the training: it is kept in `error`, and later writes are dropped.
@@ -87,6 +97,12 @@ class Record:
     ) -> None:
         self.path = record_path(path)
         self.error: Exception | None = None
+        try:
+            json.dumps(dict(settings or {}))
+        except (TypeError, ValueError) as e:
+            raise TypeError(
+                f"settings cannot be kept as JSON: {e}; give text, numbers, lists and dicts"
+            ) from e
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Exclusive creation: two runs started at once cannot take the same file.
@@ -124,7 +140,10 @@ class Record:
         ready.wait()
         if self.error is not None:
             self._closed = True
-            self.path.unlink(missing_ok=True)
+            self._queue.put(None)
+            self._writer.join()
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
             raise RecordError(f"{self.path} cannot be written: {self.error}") from self.error
 
     def arm(self, name: str) -> int:
@@ -219,7 +238,7 @@ class Record:
             for key, value in meta.items():
                 connection.execute(*_set_meta(key, value))
             connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as e:
+        except Exception as e:  # whatever it is, somebody is waiting for `ready`
             self.error = e
         ready.set()
         while (rows := self._queue.get()) is not None:
@@ -229,10 +248,11 @@ class Record:
                     for sql, values in rows:
                         connection.execute(sql, values)
                     connection.execute("COMMIT")
-            except (sqlite3.Error, OSError) as e:
+            except Exception as e:  # a thread that dies would leave training at a full queue
                 self.error = e
             finally:
                 self._queue.task_done()
+        self._queue.task_done()  # the None
         if connection is not None:
             try:
                 if self.error is None:

@@ -20,6 +20,12 @@ import torch
 from gammabeta.signal.record import APPLICATION_ID, FORMAT_VERSION, RecordError
 from gammabeta.signal.summary import Summary
 
+_SIGNALS = """
+SELECT probe, count, mean, std, p15, p50, p85, minimum, maximum, histogram, under, over, nonfinite,
+  zeros, saturated, dead, gradient
+FROM signal WHERE frame = ? ORDER BY probe
+"""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -107,17 +113,18 @@ class Run:
                 if "unable to open" in str(e) and mode == "mode=ro":
                     continue
                 raise self._readable(e) from e
-            except sqlite3.DatabaseError as e:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as e:
                 connection.close()
                 raise self._readable(e) from e
             return connection
         raise RecordError(f"{self.path} cannot be opened")
 
-    def _readable(self, error: sqlite3.Error) -> RecordError:
+    def _readable(self, error: Exception) -> RecordError:
         text = str(error)
         if "locked" in text:
             return RecordError(f"{self.path} is locked by another process; close that one first")
-        if "malformed" in text or "disk image" in text or "not a database" in text:
+        damage = ("malformed", "disk image", "not a database", "UTF-8", "utf-8")
+        if any(word in text for word in damage):
             return RecordError(f"{self.path} is damaged or cut short ({text}); use a copy of it")
         return RecordError(f"{self.path} cannot be read: {text}")
 
@@ -131,6 +138,11 @@ class Run:
                 f"{self.path} has format {version}, newer than the {FORMAT_VERSION} this gammabeta "
                 "reads; upgrade gammabeta"
             )
+        # SQLite reads a last page that is cut short as if zeros followed. While there is a log,
+        # what the file lacks may be in it.
+        log = Path(f"{self.path}-wal")
+        if self.path.stat().st_size % self._one("PRAGMA page_size") and not log.exists():
+            raise RecordError(f"{self.path} is cut short; use a copy of it")
 
     def _one(self, sql: str) -> Any:
         return self._rows(sql)[0][0]
@@ -138,11 +150,15 @@ class Run:
     def _rows(self, sql: str, *values: Any) -> list[Any]:
         try:
             return self._connection.execute(sql, values).fetchall()
-        except sqlite3.DatabaseError as e:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as e:
             raise self._readable(e) from e
 
     def _read_meta(self) -> dict[str, Any]:
-        return {key: json.loads(value) for key, value in self._rows("SELECT key, value FROM meta")}
+        rows = self._rows("SELECT key, value FROM meta")
+        try:
+            return {key: json.loads(value) for key, value in rows}
+        except (TypeError, ValueError) as e:
+            raise RecordError(f"{self.path} is damaged: its description cannot be read") from e
 
     @property
     def title(self) -> str:
@@ -188,19 +204,19 @@ class Run:
         for id_, arm, step, seconds in self._rows(
             "SELECT id, arm, step, seconds FROM frame WHERE id > ? ORDER BY id LIMIT ?", after, most
         ):
-            rows = self._rows("SELECT * FROM signal WHERE frame = ? ORDER BY probe", id_)
-            yield Frame(id_, arm, step, seconds, {row[1]: self._summary(row) for row in rows})
+            rows = self._rows(_SIGNALS, id_)
+            yield Frame(id_, arm, step, seconds, {row[0]: self._summary(row[1:]) for row in rows})
 
     def _summary(self, row: tuple[Any, ...]) -> Summary:
-        _frame, _probe, count, *moments = row[:10]
-        blob, under, over, nonfinite, zeros, saturated, dead, gradient = row[10:]
-        mean, std, p15, p50, p85, minimum, maximum = (
-            math.nan if value is None else float(value) for value in moments
-        )
+        count, *moments = row[:8]
+        blob, under, over, nonfinite, zeros, saturated, dead, gradient = row[8:]
         try:
+            mean, std, p15, p50, p85, minimum, maximum = (
+                math.nan if value is None else float(value) for value in moments
+            )
             counts = np.frombuffer(zlib.decompress(blob), dtype=np.uint32).astype(np.int64)
-        except (zlib.error, ValueError) as e:
-            raise RecordError(f"{self.path} is damaged: a histogram cannot be read ({e})") from e
+        except (zlib.error, TypeError, ValueError) as e:
+            raise RecordError(f"{self.path} is damaged: a signal cannot be read ({e})") from e
         return Summary(
             count=count,
             mean=mean,

@@ -12,7 +12,8 @@ from gammabeta.signal import axis
 
 SAMPLE = 1 << 18
 """Percentiles and histogram of a larger signal are taken from every k-th value, k the smallest
-stride that leaves at most this many; mean, std, extremes and fractions always from all."""
+stride coprime to its size that leaves at most this many; mean, std, extremes and fractions always
+from all."""
 
 SATURATION: dict[str, tuple[float, float]] = {
     "sigmoid": (-4.0, 4.0),
@@ -82,7 +83,7 @@ def summarize(x: Tensor) -> Summary:
     mean = precise.mean()
     std = (precise - mean).square().mean().sqrt()
     low, high = precise.aminmax()
-    sample = precise[:: max(1, math.ceil(values.numel() / SAMPLE))]
+    sample = precise[:: _stride(values.numel())]
     p15, p50, p85 = torch.quantile(
         sample, torch.tensor([0.15, 0.5, 0.85], dtype=torch.float64, device=sample.device)
     ).tolist()
@@ -104,6 +105,14 @@ def summarize(x: Tensor) -> Summary:
         saturated=None,
         dead=None,
     )
+
+
+def _stride(count: int) -> int:
+    """Coprime to ``count``, and so to every dim: a stride of 4 would skip 3 features of 4."""
+    stride = max(1, math.ceil(count / SAMPLE))
+    while math.gcd(stride, count) > 1:
+        stride += 1
+    return stride
 
 
 def saturation(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gammabeta.kernels.activations import MODULES
 from gammabeta.layers.epilogue import Epilogue
-from gammabeta.layers.standardized import NORMS, standardized
+from gammabeta.layers.standardized import NORMS, channel_dim, standardized
 from gammabeta.signal.cadence import Cadence
 from gammabeta.signal.record import Record
 from gammabeta.signal.summary import Summary, saturation, summarize
@@ -31,7 +31,6 @@ STAGES = ("z", "normalized", "affine", "activation")
 """z; x̂; γx̂ + β; the activation's output."""
 
 _PRODUCERS = (nn.Linear, nn.modules.conv._ConvNd)
-_LAST_DIM_NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass
@@ -80,6 +79,7 @@ def watch(
 
     Raises:
         RecordError: the file exists or cannot be created.
+        TypeError: ``model`` is no module.
 
     Numerics:
         Only forward passes in training mode are measured, the first of each step. x̂ is computed
@@ -100,6 +100,8 @@ def watch(
         >>> signal.steps
         3
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     owned = not isinstance(record, Record)
     if not isinstance(record, Record):
         record = Record(record, title or type(model).__name__, settings)
@@ -132,10 +134,7 @@ class Watch:
         self._inside: dict[nn.Module, _Layer] = {}  # called, not yet returned
         self._capturing = False
         self._captured = False
-        self._handles = [
-            model.register_forward_pre_hook(self._begin),
-            model.register_forward_hook(self._end),
-        ]
+        self._handles = [model.register_forward_pre_hook(self._begin)]
         for module in model.modules():
             if isinstance(module, _PRODUCERS):
                 self._handles.append(module.register_forward_hook(self._linear))
@@ -150,6 +149,8 @@ class Watch:
             elif type(module) in MODULES:
                 self._handles.append(module.register_forward_pre_hook(self._activation_input))
                 self._handles.append(module.register_forward_hook(self._activation_output))
+        # After all others: the model itself may be a layer.
+        self._handles.append(model.register_forward_hook(self._end))
 
     def step(self, loss: Tensor | float | None = None, **scalars: Tensor | float) -> None:
         """Close an optimizer step: record its scalars, and its frame where the cadence says so.
@@ -213,9 +214,12 @@ class Watch:
     # Hooks. Each returns at once unless this forward pass is being captured.
 
     def _begin(self, model: nn.Module, args: Any) -> None:
-        if model.training and not self._captured and self._cadence.due(self.steps + 1):
+        # Set either way: a pass that raised has left it on.
+        self._capturing = (
+            model.training and not self._captured and self._cadence.due(self.steps + 1)
+        )
+        if self._capturing:
             self._layers, self._seen, self._inside = {}, {}, {}
-            self._capturing = True
 
     def _end(self, model: nn.Module, args: Any, output: Any) -> None:
         if self._capturing:
@@ -237,12 +241,14 @@ class Watch:
         return layer
 
     def _norm_input(self, norm: nn.Module, args: Any, kwargs: Any) -> None:
-        if not self._capturing or not (args and isinstance(args[0], Tensor)):
+        x = args[0] if args else kwargs.get("input", kwargs.get("x"))
+        if not self._capturing or not isinstance(x, Tensor):
             return
-        x = args[0]
         layer, stage = self._recognize(x)
         if layer is None or layer.norm is not None or stage != "z":
-            layer = self._start(norm, x, -1 if isinstance(norm, _LAST_DIM_NORMS) else 1)
+            if any(known.norm is norm for known in self._layers.values()):
+                return  # called before in this pass, as another layer's
+            layer = self._start(norm, x, channel_dim(norm, x))
         if layer is None:
             return
         layer.norm = norm
@@ -259,12 +265,9 @@ class Watch:
 
     def _fused(self, layer: _Layer, norm: Epilogue, x_hat: Tensor, residual: Any) -> None:
         """A fused layer returns its activation; what enters it is rebuilt from x̂."""
-        shape = (1, -1, *(1,) * (x_hat.dim() - 2)) if layer.feature_dim == 1 else (-1,)
         weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-        if isinstance(norm, _LAST_DIM_NORMS):
-            shape = tuple(norm.normalized_shape)
-        y = x_hat if weight is None else x_hat * weight.reshape(shape)
-        y = y if bias is None else y + bias.reshape(shape)
+        y = x_hat if weight is None else x_hat * _along(norm, weight, x_hat)
+        y = y if bias is None else y + _along(norm, bias, x_hat)
         y = y if residual is None else y + residual
         layer.activation = norm.activation
         saturated, dead = saturation(y, layer.activation, layer.feature_dim)
@@ -281,13 +284,11 @@ class Watch:
         self._measure(layer, "affine", output)
         weight = getattr(norm, "weight", None)
         if output.requires_grad:
-            per_channel = weight is not None and not isinstance(norm, _LAST_DIM_NORMS)
 
             def normalized_gradient(gradient: Tensor) -> None:
                 # y = γx̂ + β, so ∂loss/∂x̂ = γ · ∂loss/∂y.
                 if weight is not None:
-                    shape = (1, -1, *(1,) * (gradient.dim() - 2)) if per_channel else weight.shape
-                    gradient = gradient * weight.detach().reshape(shape)
+                    gradient = gradient * _along(norm, weight.detach(), gradient)
                 layer.gradients["normalized"] = _norm_of(gradient)
 
             output.register_hook(normalized_gradient)  # type: ignore[no-untyped-call]
@@ -352,6 +353,12 @@ class Watch:
     ) -> None:
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         self.close("finished" if kind is None else "interrupted" if interrupted else "failed")
+
+
+def _along(norm: nn.Module, parameter: Tensor, x: Tensor) -> Tensor:
+    """View γ or β so that it broadcasts along the features of ``x``."""
+    dim = channel_dim(norm, x)
+    return parameter if dim == -1 else parameter.reshape(-1, *(1,) * (x.dim() - 1 - dim))
 
 
 def _norm_of(gradient: Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import zlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -86,9 +87,7 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
             "t10k-labels-idx1-ubyte",
         )
     ]
-    for images, labels in (parts[:2], parts[2:]):
-        if len(images) != len(labels) or images.ndim != 3 or labels.ndim != 1:
-            raise DataError(f"{root} holds {len(images)} images but {len(labels)} labels")
+    _check(root, *parts)
     return _standardize(name, *parts)
 
 
@@ -102,7 +101,7 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as file:
             raw = file.read()
-    except (OSError, EOFError) as e:
+    except (OSError, EOFError, zlib.error) as e:
         raise DataError(f"{path} cannot be read: {e}") from e
     if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
         raise DataError(f"{path} is not an IDX file of unsigned bytes")
@@ -121,6 +120,36 @@ def _idx_file(root: Path, stem: str) -> Path:
         f"{root} has no {stem}.gz; give the folder of Fashion-MNIST's four IDX files with "
         "--data-dir, or (on Debian) apt install dataset-fashion-mnist"
     )
+
+
+def _check(
+    root: Path,
+    train_x: npt.NDArray[np.uint8],
+    train_y: npt.NDArray[np.uint8],
+    test_x: npt.NDArray[np.uint8],
+    test_y: npt.NDArray[np.uint8],
+) -> None:
+    """Raise `DataError` unless the four arrays go together."""
+    for images, labels in ((train_x, train_y), (test_x, test_y)):
+        if images.ndim != 3:
+            raise DataError(f"{root} holds images of shape {images.shape}; need (N, height, width)")
+        if labels.ndim != 1:
+            raise DataError(f"{root} holds labels of shape {labels.shape}; need (N,)")
+        if len(images) != len(labels):
+            raise DataError(f"{root} holds {len(images)} images but {len(labels)} labels")
+        if images.size == 0:
+            raise DataError(f"{root} holds no images to train on or to test on")
+    (height, width), (test_height, test_width) = train_x.shape[1:], test_x.shape[1:]
+    if (height, width) != (test_height, test_width):
+        raise DataError(
+            f"{root} holds images of {height} × {width} to train on but {test_height} × "
+            f"{test_width} to test on"
+        )
+    if test_y.max() > train_y.max():
+        raise DataError(
+            f"{root} holds label {test_y.max()} to test on; the largest to train on is "
+            f"{train_y.max()}"
+        )
 
 
 def _standardize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -106,19 +107,31 @@ class Pair:
         if not math.isfinite(arm.losses[-1]):
             arm.diverged = step
 
+    def evaluate_in_training_mode(self, arm: Arm) -> float:
+        """Return the test accuracy of ``arm`` normalizing by the test mini-batches themselves.
 
-@torch.no_grad()
+        A copy is used: in training mode a layer moves its running statistics.
+        """
+        model = copy.deepcopy(arm.model).train()
+        return _accuracy(model, self.data)
+
+
 def evaluate(model: nn.Module, data: Dataset) -> float:
     """Return the fraction of test images ``model`` gets right in evaluation mode."""
     was_training = model.training
     model.eval()
     try:
-        right = 0
-        for start in range(0, len(data.test_y), 2048):
-            chosen = slice(start, start + 2048)
-            right += int((model(data.test_x[chosen]).argmax(1) == data.test_y[chosen]).sum())
+        return _accuracy(model, data)
     finally:
         model.train(was_training)
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, data: Dataset) -> float:
+    right = 0
+    for start in range(0, len(data.test_y), 2048):
+        chosen = slice(start, start + 2048)
+        right += int((model(data.test_x[chosen]).argmax(1) == data.test_y[chosen]).sum())
     return right / len(data.test_y)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gammabeta.models.stack import ACTIVATIONS, NORMS
+from gammabeta.models.stack import ACTIVATIONS, GROUPS, NORMS
 from gammabeta.names import known
 from gammabeta.training.data import DATASETS
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
+MOST = 1e30
+"""Of a rate or scale: float32 must hold it, and what an optimizer multiplies it by."""
+MOST_EXAMPLES = 65_536
+"""Of a mini-batch, so that a slip of the finger does not fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Settings:
     """
 
     dataset: str = "digits"
-    lr: float = 1.0
-    init_scale: float = 1.0
+    lr: float = 2.0
+    init_scale: float = 3.0
     activation: str = "tanh"
     depth: int = 4
     width: int = 64
@@ -55,8 +58,8 @@ class Settings:
         known("optimizer", self.optimizer, OPTIMIZERS)
         for name in ("lr", "init_scale", "momentum"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}={value} must be a positive number")
+            if not 0 < value <= MOST:
+                raise ValueError(f"{name}={value} must be a positive number, at most {MOST:g}")
         if self.momentum > 1:
             raise ValueError(f"momentum={self.momentum} must be at most 1")
         for name, least, most in (
@@ -72,6 +75,10 @@ class Settings:
         if self.batch_size < least:
             why = " (batch norm needs two values to have a variance)" if least == 2 else ""
             raise ValueError(f"batch_size={self.batch_size} must be at least {least}{why}")
+        if self.batch_size > MOST_EXAMPLES:
+            raise ValueError(f"batch_size={self.batch_size} must be at most {MOST_EXAMPLES}")
+        if self.norm == "group" and self.width % GROUPS:
+            raise ValueError(f"width={self.width} must be a multiple of {GROUPS} for group norm")
 
     def with_changes(self, **changes: Any) -> Settings:
         """Return these settings with ``changes``; a change that is None is none."""
@@ -82,7 +89,7 @@ class Settings:
 
         Example:
             >>> Settings().title()
-            'digits · 4 × 64 tanh · lr 1 · init × 1'
+            'digits · 4 × 64 tanh · lr 2 · init × 3'
         """
         return (
             f"{self.dataset} · {self.depth} × {self.width} {self.activation} · "
@@ -98,32 +105,37 @@ class Preset:
     settings: Settings
 
 
-DEFAULT = "bold-lr"
+DEFAULT = "bold"
 
 PRESETS: dict[str, Preset] = {
+    "bold": Preset(
+        "Bold weights and a bold rate: the plain network's signal drifts into saturation and stays "
+        "there; batch norm brings it back at every layer.",
+        Settings(),
+    ),
     "healthy": Preset(
         "A rate and weights that suit the plain network: both arms learn, and the picture is calm.",
-        Settings(lr=0.1),
+        Settings(lr=0.1, init_scale=1.0),
     ),
     "bold-lr": Preset(
-        "Ten times the healthy learning rate: the plain network's signal drifts into saturation.",
-        Settings(lr=1.0),
+        "Twenty times the healthy rate: the plain network's signal drifts into saturation.",
+        Settings(lr=2.0, init_scale=1.0),
     ),
     "bold-init": Preset(
-        "Weights ten times too large: the plain network starts saturated and has to climb out.",
+        "Weights ten times the usual: the plain network starts out saturated and learns slowly.",
         Settings(lr=1.0, init_scale=10.0),
     ),
     "saturating": Preset(
-        "Sigmoids: in the plain network they squash the signal until hardly any gradient is left.",
-        Settings(activation="sigmoid", lr=1.0),
+        "Sigmoids: in the plain network each layer hands on less gradient than it was given.",
+        Settings(activation="sigmoid", lr=1.0, init_scale=1.0),
     ),
     "batch-of-two": Preset(
         "Mini-batches of two, where batch norm fails: x̂ can only be +1 or −1, whatever z was.",
-        Settings(lr=0.1, batch_size=2),
+        Settings(lr=0.1, init_scale=1.0, batch_size=2),
     ),
     "stale-statistics": Preset(
         "Running statistics that lag behind: batch norm trains well and fails in evaluation.",
-        Settings(lr=1.0, momentum=0.001, steps=200),
+        Settings(activation="sigmoid", lr=1.0, init_scale=1.0, momentum=0.001, steps=200),
     ),
 }
 

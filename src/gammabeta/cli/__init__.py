@@ -1,0 +1,55 @@
+"""The command line: ``gammabeta demo | view | info``.
+
+Every error a person can cause ends here as one line and exit code 2; Ctrl-C is exit code 130.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from gammabeta.cli.demo import demo
+from gammabeta.cli.info import info
+from gammabeta.cli.view import view
+
+app = typer.Typer(name="gammabeta", add_completion=False, pretty_exceptions_enable=False)
+app.command()(demo)
+app.command()(view)
+app.command()(info)
+
+# The base of the parser's own complaints. Newer Typer carries a Click of its own, which it does not
+# name in public; its public exceptions know their ancestors.
+_ParserError: type[typer.BadParameter] = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+)
+
+
+@app.callback(invoke_without_command=True)
+def _help(context: typer.Context) -> None:
+    """Steady the signal in PyTorch networks."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        code = app(standalone_mode=False)
+    except _ParserError as e:
+        code = complain(e.format_message())
+    except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except (ValueError, TypeError, OSError) as e:
+        code = complain(str(e))
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def complain(message: str) -> int:
+    """Print one line of error and return the exit code."""
+    print(f"gammabeta: {' '.join(message.split())}", file=sys.stderr)
+    return 2

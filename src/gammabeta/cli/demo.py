@@ -1,0 +1,201 @@
+"""``gammabeta demo``: train the stack with and without normalization, and show it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gammabeta.cli import board, browser
+from gammabeta.cli.parse import number, whole
+from gammabeta.signal.record import Record, RecordError, record_path
+from gammabeta.signal.run import Run
+from gammabeta.training.data import Dataset, load
+from gammabeta.training.pair import Pair
+from gammabeta.training.presets import DEFAULT, PRESETS, preset
+from gammabeta.view import Server, export
+
+DEFAULT_OUT = Path("runs/demo")
+_FIRST_VISIT_SECONDS = 8.0
+"""How long a browser that was opened may take to come, should the run be over before it does."""
+
+_PRESET_HELP = "Settings to start from: " + ", ".join(PRESETS) + "."
+
+
+def demo(
+    preset_name: Annotated[
+        str, typer.Option("--preset", help=_PRESET_HELP, metavar="NAME")
+    ] = DEFAULT,
+    dataset: Annotated[
+        str | None, typer.Option(help="digits (embedded) or fashion-mnist (local IDX files).")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of Fashion-MNIST's four IDX files.")
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(parser=number, metavar="NUMBER", help="Learning rate, of both arms."),
+    ] = None,
+    init_scale: Annotated[
+        float | None,
+        typer.Option(
+            parser=number, metavar="NUMBER", help="Multiplies the Glorot std of the weights."
+        ),
+    ] = None,
+    activation: Annotated[str | None, typer.Option(help="sigmoid, tanh, relu or gelu.")] = None,
+    depth: Annotated[
+        int | None, typer.Option(parser=whole, metavar="COUNT", help="Number of layers.")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(parser=whole, metavar="COUNT", help="Units a layer.")
+    ] = None,
+    norm: Annotated[
+        str | None, typer.Option(help="Of the second arm: batch, layer, group or rms.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(parser=whole, metavar="COUNT", help="Examples a mini-batch.")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, momentum or adam.")] = None,
+    momentum: Annotated[
+        float | None,
+        typer.Option(parser=number, metavar="NUMBER", help="Of batch norm's running statistics."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(parser=whole, metavar="COUNT", help="Optimizer steps.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(parser=whole, metavar="COUNT", help="Of weights and mini-batches.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File of the record; the page goes beside it.", show_default="runs/demo"),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole,
+            metavar="COUNT",
+            help="Port of the live page; 0 for any free one.",
+            show_default="8501",
+        ),
+    ] = None,
+    server: Annotated[bool, typer.Option(help="Serve the live page while training.")] = True,
+    open_browser: Annotated[
+        bool | None,
+        typer.Option("--open/--no-open", help="Open a browser.", show_default="if there is one"),
+    ] = None,
+) -> None:
+    """Train a small stack on real digits with and without batch norm, and watch its signal."""
+    chosen = preset(preset_name)
+    settings = chosen.settings.with_changes(
+        dataset=dataset,
+        lr=lr,
+        init_scale=init_scale,
+        activation=activation,
+        depth=depth,
+        width=width,
+        norm=norm,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        momentum=momentum,
+        steps=steps,
+        seed=seed,
+    )
+    # A preset's sentence is about its own settings; with others it might be untrue.
+    note = chosen.sentence if settings == chosen.settings else ""
+    data = load(settings.dataset, data_dir)
+    path, page = _free(out)
+    console = Console(highlight=False, soft_wrap=True)
+    live = Server(path, port) if server else None  # a port that is taken is said before training
+    try:
+        record = Record(path, settings.title(), {**vars(settings), "note": note})
+    except RecordError:
+        if live is not None:
+            live.stop()
+        raise
+    console.print(settings.title(), markup=False)
+    if note:
+        console.print(note, markup=False)
+    opened = False
+    if live is not None:
+        live.start()
+        console.print(f"live page: {live.url}", markup=False)
+        opened = browser.wanted(open_browser)
+        if opened:
+            browser.open_page(live.url)
+    pair = Pair(settings, data, record)
+    step = 0
+    status = "failed"
+    try:
+        with _progress(console) as progress:
+            task = progress.add_task("training", total=settings.steps)
+            for step in pair.train():
+                progress.update(task, completed=step)
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+    finally:
+        record.close(status)
+        if live is not None:
+            if status == "finished":
+                live.drain(seconds=3, first=_FIRST_VISIT_SECONDS if opened else 0)
+            live.stop()
+    if record.error is not None:
+        raise RecordError(f"{path} could not be written to the end: {record.error}")
+    with Run(path) as run:
+        export(run, page, overwrite=True)
+        if status == "finished":
+            console.print()
+            console.print(board.outcome(run, _batch_accuracy(pair, data)))
+            console.print()
+            console.print(board.layers(run))
+    console.print()
+    if status == "interrupted":
+        console.print(
+            f"interrupted after step {step} of {settings.steps}; what was recorded is kept"
+        )
+    console.print(f"picture  {page}  (open it in a browser)", markup=False)
+    console.print(f"record   {path}  (gammabeta view {path})", markup=False)
+    if status == "interrupted":
+        raise typer.Exit(130)
+
+
+def _free(out: Path | None) -> tuple[Path, Path]:
+    """Return the files of record and page: as asked, or the first default names not in use."""
+    if out is not None:
+        path = record_path(out)
+        page = path.with_suffix(".html")
+        for taken in (path, page):
+            if taken.exists():
+                raise RecordError(f"{taken} exists; give --out another name, or move it away")
+        return path, page
+    count = 1
+    while True:
+        path = record_path(DEFAULT_OUT if count == 1 else Path(f"{DEFAULT_OUT}-{count}"))
+        page = path.with_suffix(".html")
+        if not path.exists() and not page.exists():
+            return path, page
+        count += 1
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
+def _batch_accuracy(pair: Pair, data: Dataset) -> dict[str, float]:
+    """Test accuracy of a batch-normalized arm with statistics of the test mini-batch itself."""
+    if pair.settings.norm != "batch":
+        return {}
+    arm = pair.arms[1]
+    return {arm.name: pair.evaluate_in_training_mode(arm)}

@@ -1,0 +1,21 @@
+"""Numbers on the command line, refused by name and value."""
+
+from __future__ import annotations
+
+import typer
+
+
+def number(text: str) -> float:
+    """Return ``text`` as a float; `typer.BadParameter` if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number, such as 0.5 or 1e-3") from None
+
+
+def whole(text: str) -> int:
+    """Return ``text`` as an int; `typer.BadParameter` if it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number, such as 64") from None

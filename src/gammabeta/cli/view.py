@@ -1,0 +1,52 @@
+"""``gammabeta view``: open a recorded run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gammabeta.cli import browser
+from gammabeta.cli.parse import whole
+from gammabeta.signal.run import Run
+from gammabeta.view import Server, export
+
+
+def view(
+    file: Annotated[Path, typer.Argument(help="The .sqlite file of a run.", show_default=False)],
+    port: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole,
+            metavar="COUNT",
+            help="Port of the page; 0 for any free one.",
+            show_default="8501",
+        ),
+    ] = None,
+    open_browser: Annotated[
+        bool | None,
+        typer.Option("--open/--no-open", help="Open a browser.", show_default="if there is one"),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write the run as one HTML file instead of serving it."),
+    ] = None,
+) -> None:
+    """Show a recorded run: finished, still running, or left behind by a killed process."""
+    console = Console(highlight=False, soft_wrap=True)
+    with Run(file) as run:  # every complaint about the file comes before the server starts
+        title = run.title
+        if html is not None:
+            path = export(run, html)
+            console.print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)", markup=False)
+            return
+    with Server(file, port) as server:
+        console.print(f"{title}\n{server.url}  (Ctrl-C ends)", markup=False)
+        if browser.wanted(open_browser):
+            browser.open_page(server.url)
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            console.print("ended; the record is unchanged")

@@ -1,0 +1,136 @@
+"""The page: one template, one set of modules, served live or put into one file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+import tempfile
+import zlib
+from importlib import resources
+from pathlib import Path
+
+from gammabeta.signal.record import RecordError
+from gammabeta.signal.run import Run
+from gammabeta.view.payload import snapshot
+
+_STATIC = resources.files(__package__).joinpath("static")
+_TYPES = {".js": "text/javascript", ".css": "text/css"}
+
+
+def asset(name: str) -> tuple[bytes, str] | None:
+    """Return the bytes and media type of one of the page's own files; None if it has no such."""
+    suffix = Path(name).suffix
+    if suffix not in _TYPES or name not in _names():
+        return None
+    return _STATIC.joinpath(name).read_bytes(), _TYPES[suffix]
+
+
+def live_page() -> tuple[str, str]:
+    """Return the HTML of the live page and its Content-Security-Policy."""
+    imports = json.dumps({"imports": {"gammabeta/": "./static/"}})
+    digest = base64.b64encode(hashlib.sha256(imports.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+    page = _fill(
+        TITLE="gammabeta",
+        POLICY="",
+        STYLE='<link rel="stylesheet" href="./static/style.css">',
+        ICON=_icon(),  # a browser asks for it again at each change of the hash, run over or not
+        IMPORTS=f'<script type="importmap">{imports}</script>',
+        RUN="",
+        MAIN='<script type="module" src="./static/main.js"></script>',
+    )
+    return page, policy
+
+
+def exported_page(run: Run) -> str:
+    """Return ``run`` as one HTML document that needs no server and no network.
+
+    The modules are data: URLs named by an import map, so they are the very files the live page
+    loads; the run is its JSON, deflated and in base64, so that no name in it can become markup.
+    """
+    modules = {
+        f"gammabeta/{name}": f"data:text/javascript;base64,{_base64(_read(name))}"
+        for name in _names()
+        if name.endswith(".js")
+    }
+    data = snapshot(run)
+    if data["status"] == "running":
+        data["status"] = "snapshot"  # the file will never hear of more
+    packed = zlib.compress(json.dumps(data, separators=(",", ":"), allow_nan=False).encode(), 9)
+    policy = (
+        "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    return _fill(
+        TITLE=html.escape(f"{data['title']} · gammabeta"),
+        POLICY=f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        STYLE=f"<style>{_read('style.css').decode()}</style>",
+        ICON=_icon(),
+        IMPORTS=f'<script type="importmap">{json.dumps({"imports": modules})}</script>',
+        RUN=f'<script type="application/octet-stream" id="run">{_base64(packed)}</script>',
+        MAIN='<script type="module">import "gammabeta/main.js";</script>',
+    )
+
+
+def export(run: Run, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Write ``run`` to ``path`` as one self-contained HTML file.
+
+    Args:
+        run: the run.
+        path: of the file.
+        overwrite: whether an existing file may be replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        RecordError: the file exists and ``overwrite`` is false, or it cannot be written. An
+            existing file is replaced whole or not at all.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise RecordError(f"{path} exists; give another path, or move it away")
+    document = exported_page(run)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(document)
+            os.chmod(scratch, 0o644)  # mkstemp's 0600 would keep it from the person's colleagues
+            os.replace(scratch, path)
+        except BaseException:
+            os.unlink(scratch)
+            raise
+    except OSError as e:
+        raise RecordError(f"{path} cannot be written: {e.strerror or e}") from e
+    return path
+
+
+def _fill(**parts: str) -> str:
+    """Put ``parts`` into the template, in one pass, so that no part is searched for marks."""
+    pieces = _read("index.html").decode().split("%%")
+    return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+def _names() -> list[str]:
+    return sorted(entry.name for entry in _STATIC.iterdir() if entry.is_file())
+
+
+def _read(name: str) -> bytes:
+    return _STATIC.joinpath(name).read_bytes()
+
+
+def _icon() -> str:
+    return f"data:image/svg+xml;base64,{_base64(_read('icon.svg'))}"
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

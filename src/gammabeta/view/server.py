@@ -1,0 +1,243 @@
+"""The live page: a small server on the loopback address that reads one run's file.
+
+It knows the run only through its record, so it shows a run of this process, of another one, or a
+finished one alike. Nothing but that run and the page's own files is served, and only to requests
+that name a loopback host (a page elsewhere cannot reach it by pointing its name here).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from gammabeta.signal.record import RecordError
+from gammabeta.signal.run import Run
+from gammabeta.view import page, payload
+
+HOST = "127.0.0.1"
+DEFAULT_PORT = 8501
+POLL_SECONDS = 0.15
+_FRAMES_A_MESSAGE = 64
+_SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+@dataclass
+class Audience:
+    """Who is looking, as the server's thread tells the one that started it.
+
+    Attributes:
+        visits: requests for the run so far.
+        listeners: pages that listen for events now.
+        dismissed: set to end their streams.
+    """
+
+    visits: int = 0
+    listeners: int = 0
+    dismissed: bool = False
+
+
+def application(path: Path, audience: Audience | None = None) -> Starlette:
+    """Return the ASGI application that shows the run at ``path``.
+
+    Args:
+        path: the run's file.
+        audience: kept up to date.
+    """
+    audience = audience or Audience()
+
+    def index(request: Request) -> Response:
+        html, policy = page.live_page()
+        return HTMLResponse(html, headers={**_SAFE, "Content-Security-Policy": policy})
+
+    def static(request: Request) -> Response:
+        found = page.asset(request.path_params["name"])
+        if found is None:
+            return Response("not found", 404, headers=_SAFE, media_type="text/plain")
+        return Response(found[0], headers=_SAFE, media_type=found[1])
+
+    def run(request: Request) -> Response:
+        try:
+            with Run(path) as record:
+                response = JSONResponse(payload.snapshot(record), headers=_SAFE)
+            audience.visits += 1
+            return response
+        except RecordError as e:
+            return JSONResponse({"error": str(e)}, 503, headers=_SAFE)
+
+    def save(request: Request) -> Response:
+        try:
+            with Run(path) as record:
+                document = page.exported_page(record)
+        except RecordError as e:
+            return JSONResponse({"error": str(e)}, 503, headers=_SAFE)
+        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in path.stem)
+        disposition = f'attachment; filename="{name.encode("ascii", "replace").decode()}.html"'
+        return HTMLResponse(document, headers={**_SAFE, "Content-Disposition": disposition})
+
+    async def events(request: Request) -> Response:
+        # After a lost connection the browser repeats the URL but names the last event it had.
+        last = request.headers.get("last-event-id") or request.query_params.get("after", "0:0")
+        try:
+            frame, scalar = (int(part) for part in last.split(":"))
+        except ValueError:
+            return JSONResponse({"error": f"after={last!r} is no cursor"}, 400, headers=_SAFE)
+        return StreamingResponse(
+            _events(path, frame, scalar, audience),
+            media_type="text/event-stream",
+            headers=_SAFE,
+        )
+
+    return Starlette(
+        routes=[
+            Route("/", index),
+            Route("/static/{name}", static),
+            Route("/run.json", run),
+            Route("/run.html", save),
+            Route("/events", events),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
+    )
+
+
+async def _events(path: Path, frame: int, scalar: int, audience: Audience) -> AsyncIterator[str]:
+    """Server-sent events: what is recorded after the cursor, until the run has ended."""
+    audience.listeners += 1
+    try:
+        yield "retry: 1000\n\n"
+        while not audience.dismissed:
+            try:
+                status, news = await run_in_threadpool(_news, path, frame, scalar)
+            except RecordError as e:
+                yield f"event: trouble\ndata: {json.dumps(str(e))}\n\n"
+                return
+            cursor = news["cursor"]
+            moved = (cursor["frame"], cursor["scalar"]) != (frame, scalar)
+            if moved:
+                frame, scalar = cursor["frame"], cursor["scalar"]
+                yield f"id: {frame}:{scalar}\ndata: {json.dumps(news)}\n\n"
+            elif status != "running":
+                yield f"event: end\ndata: {json.dumps(status)}\n\n"
+                return
+            else:
+                yield ": still here\n\n"  # a comment: shows a dead connection to both sides
+                await asyncio.sleep(POLL_SECONDS)
+    finally:
+        audience.listeners -= 1
+
+
+def _news(path: Path, frame: int, scalar: int) -> tuple[str, payload.Json]:
+    with Run(path) as run:
+        status = run.status()
+        return status, payload.increment(run, frame, scalar, most=_FRAMES_A_MESSAGE)
+
+
+def listen(port: int | None) -> socket.socket:
+    """Return a socket bound to the loopback address.
+
+    Args:
+        port: which; None for `DEFAULT_PORT`, or any free one if that is taken.
+
+    Raises:
+        ValueError: the port is out of range or taken.
+    """
+    if port is not None and not 0 <= port <= 65535:
+        raise ValueError(f"port={port} must be between 0 and 65535 (0: any free one)")
+    for candidate in (port,) if port is not None else (DEFAULT_PORT, 0):
+        bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((HOST, candidate))
+            bound.listen(128)
+            return bound
+        except OSError as e:
+            bound.close()
+            reason = e.strerror or str(e)
+    raise ValueError(f"port={port} cannot be used: {reason}; give another, or 0 for any free one")
+
+
+class Server:
+    """The live page in a background thread; a context manager.
+
+    Args:
+        path: the run's file.
+        port: see `listen`.
+
+    Attributes:
+        url: where the page is.
+    """
+
+    def __init__(self, path: Path, port: int | None = None) -> None:
+        self._socket = listen(port)
+        self.url = f"http://{HOST}:{self._socket.getsockname()[1]}/"
+        self._audience = Audience()
+        config = uvicorn.Config(
+            application(path, self._audience),
+            log_level="error",
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), name="gammabeta view", daemon=True
+        )
+
+    def start(self) -> Server:
+        """Begin to serve; return when the page can be opened."""
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.005)
+        return self
+
+    def drain(self, seconds: float, first: float = 0.0) -> None:
+        """Let every listening page hear the end of the run, for ``seconds`` at most.
+
+        Args:
+            seconds: for pages that listen.
+            first: how long to wait for a first page, which was asked for but has not come yet.
+        """
+        begin = time.monotonic()
+        while not self._audience.visits and time.monotonic() < begin + first:
+            time.sleep(0.02)
+        deadline = time.monotonic() + seconds
+        while self._audience.listeners and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def wait(self) -> None:
+        """Serve until the process is interrupted."""
+        while self._thread.is_alive():
+            self._thread.join(0.2)
+
+    def stop(self) -> None:
+        """End the server and free its port."""
+        self._audience.dismissed = True
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(5)
+        self._socket.close()
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()

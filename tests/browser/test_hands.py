@@ -1,0 +1,182 @@
+"""Numbers, narrow screens, keyboard, themes, reduced motion, and axe's judgement."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from axe_core_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from gammabeta.signal import Run
+from tests.browser.test_playback import PIXELS, cell, step_shown
+from tests.browser.waiting import until
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
+NAMES = {
+    "mean": "mean",
+    "std": "std",
+    "15th percentile": "p15",
+    "median": "p50",
+    "85th percentile": "p85",
+    "smallest": "minimum",
+    "largest": "maximum",
+    "gradient norm": "gradient",
+}
+
+
+def shown(text: str) -> float:
+    return float(text.replace("−", "-").rstrip("%"))
+
+
+def numbers(page: Page, where: str) -> dict[str, str]:
+    names = page.locator(f"{where} dt").all_inner_texts()
+    return dict(zip(names, page.locator(f"{where} dd").all_inner_texts(), strict=True))
+
+
+@pytest.mark.parametrize("frame", [0, 30, 70])
+def test_the_numbers_on_hover_are_the_records(open_page, demo_page, demo: Path, frame: int) -> None:
+    with Run(demo) as run:
+        frames = [f for f in run.frames() if f.arm == 1]
+        recorded = frames[frame]
+        probes = [p for p in run.probes() if p.arm == 1 and p.layer in (1, 4)]
+    page = open_page(f"{demo_page}#step={recorded.step}")
+    for probe in probes:
+        cell(page, "with batch norm", probe.layer, probe.stage).hover()
+        tip = numbers(page, ".tip")
+        summary = recorded.signals[probe.id]
+        for name, attribute in NAMES.items():
+            # Four significant digits are shown, three in scientific notation.
+            assert shown(tip[name]) == pytest.approx(
+                getattr(summary, attribute), rel=6e-3 if "e" in tip[name] else 6e-4, abs=1e-30
+            ), (probe, name)
+        if summary.saturated is not None:
+            assert shown(tip["saturated"]) == pytest.approx(100 * summary.saturated, abs=0.51)
+        assert f"step {recorded.step}" in page.locator(".tip b").inner_text()
+
+
+def test_a_layer_opens_with_its_numbers_and_closes(open_page, demo_page, demo: Path) -> None:
+    page = open_page(demo_page + "#step=20")
+    page.get_by_role("button", name="Open layer 2, with batch norm").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Layer 2 of 4")).to_be_visible()
+    with Run(demo) as run:
+        frame = next(f for f in run.frames() if f.arm == 1 and f.step == 20)
+        probe = next(p for p in run.probes() if (p.arm, p.layer, p.stage) == (1, 2, "affine"))
+    listed = numbers(page, ".stage[aria-label='γx̂ + β, with batch norm']")
+    assert shown(listed["std"]) == pytest.approx(frame.signals[probe.id].std, rel=6e-4)
+    page.keyboard.press("ArrowRight")
+    assert numbers(page, ".stage[aria-label='γx̂ + β, with batch norm']") != listed
+    page.keyboard.press("Escape")
+    expect(page.locator(".detail")).to_be_hidden()
+    expect(page.get_by_role("button", name="Open layer 2, with batch norm")).to_be_focused()
+
+
+def test_the_caption_speaks_of_the_numbers_at_the_playhead(open_page, demo_page, demo) -> None:
+    page = open_page(demo_page + "#step=90")
+    with Run(demo) as run:
+        last = [f for f in run.frames() if f.arm == 0][-1]
+        z = {p.layer: p.id for p in run.probes() if p.arm == 0 and p.stage == "z"}
+    words = page.locator(".caption").inner_text()
+    layer, share = re.match(r"Layer (\d) without: (\d+)% saturated", words).groups()
+    saturated = {k: last.signals[i].saturated for k, i in z.items()}
+    assert saturated[int(layer)] == max(saturated.values())
+    assert int(share) == pytest.approx(100 * saturated[int(layer)], abs=0.51)
+
+
+def test_a_narrow_screen_shows_one_arm_and_the_other_as_an_outline(open_page, demo_page) -> None:
+    page = open_page(demo_page + "#step=40", **PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(cell(page, "with batch norm", 4, "z")).to_be_visible()
+    expect(cell(page, "without", 4, "z")).to_be_hidden()
+    page.get_by_role("button", name="without", exact=True).tap()
+    expect(cell(page, "without", 4, "z")).to_be_visible()
+    expect(cell(page, "with batch norm", 4, "z")).to_be_hidden()
+    page.get_by_role("button", name="Open layer 4, without").tap()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(page.get_by_role("heading", name="Layer 4 of 4")).to_be_visible()
+
+
+def test_a_window_that_changes_size_keeps_its_picture(open_page, demo_page) -> None:
+    page = open_page(demo_page + "#step=40")
+    wide = cell(page, "without", 1, "z").evaluate(PIXELS)
+    for width in (700, 390, 1000, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        until(lambda: page.evaluate("document.documentElement.scrollWidth") <= width)  # noqa: B023
+    until(lambda: cell(page, "without", 1, "z").evaluate(PIXELS) == wide)
+
+
+def test_everything_can_be_reached_and_used_with_the_keyboard(open_page, demo_page) -> None:
+    page = open_page(demo_page + "#step=5")
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        name = page.evaluate(
+            "document.activeElement.getAttribute('aria-label') || document.activeElement.innerText"
+        )
+        if name in reached:
+            break
+        reached.append(name)
+    wanted = {"Keys and help", "Switch between light and dark", "Step", "Play", "First frame"}
+    wanted |= {"Last frame", "slow motion", "pin", "Speed 0.25 times", "Open layer 1, without"}
+    assert wanted <= set(reached)
+    page.get_by_role("slider").focus()
+    page.keyboard.press("ArrowRight")
+    assert step_shown(page) == 6
+    page.get_by_role("button", name="Keys and help").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("ArrowRight")  # belongs to the dialog now
+    assert step_shown(page) == 6
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_themes(open_page, demo_page) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    page = open_page(demo_page + "#step=5")
+    light = page.evaluate(ground)
+    picture = cell(page, "without", 1, "z").evaluate(PIXELS)
+    page.get_by_role("button", name="Switch between light and dark").click()
+    assert page.evaluate(ground) != light
+    assert cell(page, "without", 1, "z").evaluate(PIXELS) != picture
+    dark = open_page(demo_page + "#step=5", color_scheme="dark")
+    assert dark.evaluate(ground) == page.evaluate(ground)
+
+
+def test_reduced_motion_opens_still_and_steps_without_tweens(open_page, demo_page) -> None:
+    page = open_page(demo_page, reduced_motion="reduce")
+    page.wait_for_timeout(300)
+    assert step_shown(page) == 1
+    recorded = set()
+    for step in range(1, 9):
+        page.goto("about:blank")
+        page.goto(f"{demo_page}#step={step}")
+        page.wait_for_selector(".transport")
+        recorded.add(cell(page, "without", 2, "activation").evaluate(PIXELS))
+    page.keyboard.press("Home")
+    page.keyboard.press("Space")
+    while step_shown(page) < 8:
+        picture = cell(page, "without", 2, "activation").evaluate(PIXELS)
+        if step_shown(page) <= 8:
+            assert picture in recorded, "a picture between two recorded frames"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("place", ["", "&layer=2", "help", "phone"])
+def test_axe_finds_nothing_serious(open_page, demo_page, scheme: str, place: str) -> None:
+    options = PHONE if place == "phone" else {}
+    # axe is put into the page as a script, which the page's own policy would refuse.
+    page = open_page(
+        demo_page + "#step=30" + (place if place.startswith("&") else ""),
+        color_scheme=scheme,
+        bypass_csp=True,
+        **options,
+    )
+    if place == "help":
+        page.keyboard.press("?")
+    found = Axe().run(page)
+    serious = [v for v in found["violations"] if v["impact"] in ("serious", "critical", "moderate")]
+    assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in serious] == []
+    assert len(found["passes"]) > 10  # it has looked

@@ -1,0 +1,28 @@
+"""What all tests share: a needed tool that is missing is a skip at home, a failure in CI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+import torch
+
+# The tests' tensors are small: a second thread only waits for the first, and on a busy machine, or
+# beside a browser, that wait is most of a test's time.
+torch.set_num_threads(1)
+
+REQUIRED = set(filter(None, os.environ.get("GAMMABETA_REQUIRE", "").split(",")))
+"""Kinds of test (markers) that may not be skipped."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    kinds = REQUIRED & {marker.name for marker in item.iter_markers()}
+    if report.skipped and kinds:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but {', '.join(sorted(kinds))} is required: {report.longrepr}"
+    return report

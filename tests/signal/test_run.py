@@ -1,0 +1,341 @@
+"""Reading a run: what was written comes back, and anything else is one clean RecordError."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gammabeta.signal import Record, RecordError, Run, axis
+from gammabeta.signal.record import FORMAT_VERSION
+from gammabeta.signal.run import Probe
+from tests.signal.recorded import STAGES, everything, fill, same, summary
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A finished run of 2 arms × 4 frames × 8 probes."""
+    with Record(tmp_path / "run", "A title", {"lr": 0.1}) as record:
+        fill(record, 4)
+    return record.path
+
+
+def execute(path: Path, sql: str, *values: object) -> None:
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(sql, values)
+    connection.close()
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    settings = {"lr": 0.1, "names": ["a", "b"], "nested": {"none": None, "true": True}}
+    with Record(tmp_path / "run", "γ & <β>", settings) as record:
+        fill(record, 6)
+    with Run(record.path) as run:
+        assert run.title == "γ & <β>"
+        assert run.settings == settings
+        assert run.status() == "finished"
+        assert run.meta["axis"] == {"limit": axis.LIMIT, "linear": axis.LINEAR, "bins": axis.BINS}
+        assert run.meta["pid"] == os.getpid()
+        assert run.arms() == {0: "without", 1: "with"}
+        places = [(a, n, f"layers.{n}", s, "tanh") for a in (0, 1) for n in (1, 2) for s in STAGES]
+        assert run.probes() == [Probe(i, *place) for i, place in enumerate(places)]
+
+        order = [(step, arm) for step in range(1, 7) for arm in (0, 1)]
+        frames = list(run.frames())
+        assert [(f.id, f.step, f.arm, f.seconds) for f in frames] == [
+            (i, step, arm, step / 4) for i, (step, arm) in enumerate(order, 1)
+        ]
+        for frame in frames:
+            mine = range(8) if frame.arm == 0 else range(8, 16)
+            assert list(frame.signals) == list(mine)
+            for probe, signal in frame.signals.items():
+                assert same(signal, summary(1000 * frame.step + probe))
+
+        assert [(s.step, s.arm, s.name, s.value) for s in run.scalars()] == [
+            (step, arm, name, value)
+            for step, arm in order
+            for name, value in [("loss", 1 / step), *([("accuracy", 0.05)] if step == 5 else [])]
+        ]
+
+
+def test_what_is_no_number_comes_back(tmp_path: Path) -> None:
+    nan, inf = math.nan, math.inf
+    odd = summary(
+        1,
+        mean=nan,
+        std=nan,
+        p15=nan,
+        minimum=-inf,
+        maximum=inf,
+        saturated=None,
+        dead=None,
+        gradient=None,
+        nonfinite=3,
+    )
+    bold = summary(2, mean=1e300, std=5e-324, gradient=inf, count=2**40)
+    with Record(tmp_path / "run") as record:
+        arm = record.arm("a")
+        probes = [record.probe(arm, 1, "fc", stage, None) for stage in ("z", "affine")]
+        scalars = {"loss": nan, "up": inf, "down": -inf}
+        record.write(arm, 1, scalars, dict(zip(probes, (odd, bold), strict=True)))
+        record.write(arm, 2, {}, {})
+        record.write(arm, 3, {})
+    with Run(record.path) as run:
+        first, empty = run.frames()
+        assert same(first.signals[probes[0]], odd)
+        assert same(first.signals[probes[1]], bold)
+        assert (empty.step, empty.signals) == (2, {})  # a frame of nothing; step 3 was no frame
+        loss, up, down = (s.value for s in run.scalars())
+        assert math.isnan(loss)
+        assert (up, down) == (inf, -inf)
+
+
+def test_names_are_a_persons_own_words(tmp_path: Path) -> None:
+    names = ["<script>alert(1)</script>", "'; DROP TABLE arm; --", "层 · γ", "", "a" * 10_000]
+    with Record(tmp_path / "run", names[0]) as record:
+        for name in names:
+            arm = record.arm(name)
+            record.probe(arm, 1, name, "z", name)
+            record.write(arm, 1, {name: 1.0})
+    title, _, _, arms, probes, scalars, _ = everything(record.path)
+    assert title == names[0]
+    assert list(arms.values()) == names
+    assert [(p.name, p.activation) for p in probes] == [(n, n) for n in names]
+    assert [s.name for s in scalars] == names
+
+
+def test_continuing_from_where_one_was(tmp_path: Path) -> None:
+    with Record(tmp_path / "run") as record:
+        fill(record, 3)
+        record.flush()
+        with Run(record.path) as run:
+            seen = list(run.frames(most=4))
+            assert [f.id for f in seen] == [1, 2, 3, 4]
+            assert [f.id for f in run.frames(after=4)] == [5, 6]
+            assert [f.id for f in run.frames(after=4, most=1)] == [5]
+            assert list(run.frames(after=6)) == []
+            last = run.scalars()[-1].id
+            record.write(record.arm("without"), 4, {"loss": 0.25}, {})
+            record.flush()
+            assert [(f.id, f.step) for f in run.frames(after=6)] == [(7, 4)]
+            assert [(s.step, s.value) for s in run.scalars(after=last)] == [(4, 0.25)]
+
+
+def test_reading_leaves_the_file_alone(finished: Path) -> None:
+    before, when = finished.read_bytes(), finished.stat().st_mtime_ns
+    everything(finished)
+    assert (finished.read_bytes(), finished.stat().st_mtime_ns) == (before, when)
+    assert [p.name for p in finished.parent.iterdir()] == [finished.name]
+
+
+# How a run stands.
+
+
+def dead_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize(
+    ("status", "pid", "host", "expected"),
+    [
+        ("running", os.getpid, platform.node(), "running"),
+        ("running", os.getppid, platform.node(), "running"),
+        ("running", dead_process, platform.node(), "killed"),
+        ("running", dead_process, "another machine", "running"),  # nobody here can know
+        ("finished", dead_process, platform.node(), "finished"),
+        ("interrupted", dead_process, platform.node(), "interrupted"),
+        ("failed", dead_process, platform.node(), "failed"),
+        ("running", lambda: 0, platform.node(), "killed"),
+        ("running", lambda: -1, platform.node(), "killed"),
+    ],
+)
+def test_status(
+    finished: Path, status: str, pid: Callable[[], int], host: str, expected: str
+) -> None:
+    for key, value in (("status", status), ("pid", pid()), ("host", host)):
+        execute(finished, "UPDATE meta SET value = ? WHERE key = ?", json.dumps(value), key)
+    with Run(finished) as run:
+        assert run.status() == expected
+
+
+def test_status_is_asked_anew(tmp_path: Path) -> None:
+    record = Record(tmp_path / "run")
+    with Run(record.path) as run:
+        assert run.status() == "running"
+        record.close("interrupted")
+        assert run.status() == "interrupted"
+
+
+# What is not a run.
+
+
+def refused(path: Path, said: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        Run(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert said in message
+    assert "\n" not in message
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    refused(tmp_path / "nothing.sqlite", "does not exist; give the .sqlite file of a run")
+    assert list(tmp_path.iterdir()) == []  # asking did not create it
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    refused(tmp_path, "is a folder; give the .sqlite file of a run")
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "run.sqlite").touch()
+    refused(tmp_path / "run.sqlite", "is empty; the run was stopped before it began")
+
+
+@pytest.mark.parametrize("content", [b"a", b"name,age\nada,36\n" * 99, os.urandom(4096)])
+def test_a_file_that_is_not_sqlite(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "run.sqlite"
+    path.write_bytes(content)
+    refused(path, "is not a run recorded by gammabeta")
+    assert path.read_bytes() == content
+
+
+def test_somebody_elses_sqlite(tmp_path: Path) -> None:
+    path = tmp_path / "run.sqlite"
+    execute(path, "CREATE TABLE meta(key TEXT, value TEXT)")
+    refused(path, "is an SQLite file, but no run recorded by gammabeta")
+
+
+def test_a_newer_format(finished: Path) -> None:
+    execute(finished, f"PRAGMA user_version = {FORMAT_VERSION + 1}")
+    refused(finished, "has format 2, newer than the 1 this gammabeta reads; upgrade gammabeta")
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("DROP TABLE meta", "cannot be read: no such table: meta"),
+        ("UPDATE meta SET value = 'no JSON'", "is damaged: its description cannot be read"),
+        ("UPDATE meta SET value = x'ff'", "is damaged: its description cannot be read"),
+    ],
+)
+def test_a_run_whose_description_is_damaged(finished: Path, sql: str, said: str) -> None:
+    execute(finished, sql)
+    refused(finished, said)
+
+
+def test_a_histogram_that_is_damaged(finished: Path) -> None:
+    for blob in (b"", b"no zlib", zlib.compress(b"odd"), "text", 7):
+        execute(finished, "UPDATE signal SET histogram = ? WHERE frame = 3", blob)
+        with Run(finished) as run:
+            frames = run.frames()
+            assert [next(frames).id, next(frames).id] == [1, 2]
+            with pytest.raises(RecordError, match="damaged: a signal cannot be read"):
+                next(frames)
+
+
+def test_a_locked_run(finished: Path) -> None:
+    other = sqlite3.connect(finished, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        refused(finished, "is locked by another process; close that one first")
+    finally:
+        other.close()
+    assert len(everything(finished)[-1]) == 8
+
+
+def test_a_run_being_written_can_be_read_under_its_writers_lock(tmp_path: Path) -> None:
+    with Record(tmp_path / "run") as record:
+        fill(record, 2)
+        record.flush()
+        other = sqlite3.connect(record.path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")  # in WAL mode a writer shuts no reader out
+        assert len(everything(record.path)[-1]) == 4
+        other.close()
+
+
+# Cut short and damaged: a clean error, or what is still there; never another exception.
+
+
+def readable_or_refused(path: Path, whole: tuple[Any, ...]) -> int | None:
+    """How many frames can be read, each as it was written; None if the file is refused."""
+    try:
+        frames = everything(path)[-1]
+    except RecordError:
+        return None
+    for frame, original in zip(frames, whole[-1], strict=False):
+        assert (frame.id, frame.arm, frame.step) == (original.id, original.arm, original.step)
+        assert list(frame.signals) == list(original.signals)
+        assert all(same(frame.signals[p], original.signals[p]) for p in frame.signals)
+    assert len(frames) <= len(whole[-1])
+    return len(frames)
+
+
+def test_cut_short(finished: Path, tmp_path: Path) -> None:
+    whole, content = everything(finished), finished.read_bytes()
+    size = len(content)
+    around_pages = {page + d for page in range(0, size, 4096) for d in (-1, 0, 1)}
+    lengths = {0, 1, 15, 16, 17, 99, 100, 101, size // 2, size - 1, *around_pages}
+    path = tmp_path / "cut.sqlite"
+    for length in sorted(n for n in lengths if 0 <= n < size):
+        path.write_bytes(content[:length])
+        assert readable_or_refused(path, whole) in (None, 0, 8), length
+    path.write_bytes(content)
+    assert readable_or_refused(path, whole) == 8
+
+
+def test_a_log_cut_short_loses_its_last_frames_only(tmp_path: Path) -> None:
+    """What a power cut leaves: the file, and a write-ahead log that ends anywhere."""
+    with Record(tmp_path / "run") as record:
+        fill(record, 4)
+        record.flush()
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{record.path}{suffix}", f"{tmp_path}/kept.sqlite{suffix}")
+    whole = everything(record.path)
+    log = (tmp_path / "kept.sqlite-wal").read_bytes()
+    random.seed(0)
+    lengths = sorted([0, 1, 31, 32, 33, len(log), *random.sample(range(len(log)), 60)])
+    counts = []
+    for length in lengths:
+        for old in tmp_path.glob("cut*"):
+            old.unlink()
+        shutil.copy(tmp_path / "kept.sqlite", tmp_path / "cut.sqlite")
+        (tmp_path / "cut.sqlite-wal").write_bytes(log[:length])
+        counts.append(readable_or_refused(tmp_path / "cut.sqlite", whole) or 0)
+    assert counts == sorted(counts)  # the longer the log, the more frames
+    assert counts[-1] == 8
+    assert set(counts) == set(range(9))  # and every number of frames was met
+
+
+def test_damaged_anywhere(finished: Path, tmp_path: Path) -> None:
+    """Bytes overwritten at random: what is read may be wrong, but the error is always ours."""
+    content = finished.read_bytes()
+    rng = random.Random(0)
+    outcomes = []
+    path = tmp_path / "damaged.sqlite"
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(rng.choice([1, 8, 200])):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            everything(path)
+            outcomes.append("read")
+        except RecordError:
+            outcomes.append("refused")
+    assert {"read", "refused"} <= set(outcomes)

@@ -1,0 +1,675 @@
+"""How a watch behaves: it leaves no trace, never breaks training, and records what it says."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import gammabeta as gb
+from gammabeta.signal import Cadence, Record, RecordError, Run, Watch, watch
+from gammabeta.signal.run import Frame, Scalar
+from gammabeta.signal.summary import summarize
+from tests.signal.recorded import fill_the_disk, same
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            *(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.ReLU(inplace=True), nn.Dropout(0.25)),
+            *(nn.Linear(7, 6), gb.BatchNorm1d(6, activation="tanh")),
+            nn.Linear(6, 3),
+        )
+
+
+def train(model: nn.Module, signal: Watch | None = None, steps: int = 3) -> list[float]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    losses = []
+    for step in range(steps):
+        loss = model(drawn(16, 5, seed=step)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if signal is not None:
+            signal.step(loss=loss)
+    return losses
+
+
+def hooks(model: nn.Module) -> list[int]:
+    """How many hooks of any kind each module has."""
+    return [
+        sum(len(v) for k, v in vars(module).items() if "hooks" in k and isinstance(v, dict))
+        for module in model.modules()
+    ]
+
+
+def frames_of(path: Path) -> list[Frame]:
+    with Run(path.with_suffix(".sqlite")) as run:
+        return list(run.frames())
+
+
+def scalars_of(path: Path) -> list[Scalar]:
+    with Run(path.with_suffix(".sqlite")) as run:
+        return run.scalars()
+
+
+def places(path: Path) -> set[tuple[int, str, str]]:
+    with Run(path.with_suffix(".sqlite")) as run:
+        return {(p.layer, p.name, p.stage) for p in run.probes()}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+# No trace.
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_the_model_trains_to_the_same_bits(path: Path, raises: bool) -> None:
+    results = []
+    for watched in (False, True):
+        model = network()
+        model[0].register_forward_hook(lambda *_: None)  # a person's own
+        before = hooks(model)
+        torch.manual_seed(3)
+        if not watched:
+            losses = train(model)
+        else:
+            try:
+                with watch(model, path) as signal:
+                    assert hooks(model) != before
+                    losses = train(model, signal)
+                    if raises:
+                        raise InterruptedError
+            except InterruptedError:
+                pass
+        assert hooks(model) == before
+        assert all(module.training for module in model.modules())
+        results.append((losses, copy.deepcopy(model.state_dict()), torch.get_rng_state()))
+    (losses, state, rng), (watched_losses, watched_state, watched_rng) = results
+    assert watched_losses == losses
+    assert list(watched_state) == list(state)
+    assert all(torch.equal(watched_state[k], state[k]) for k in state)
+    assert torch.equal(watched_rng, rng)
+    assert len(frames_of(path)) == 3
+
+
+def test_watching_changes_no_gradient(path: Path) -> None:
+    model = network().eval()
+    model.train()
+    model[3].p = 0.0
+    model(drawn(16, 5)).square().mean().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model = network()
+    model[3].p = 0.0
+    with watch(model, path):
+        x = drawn(16, 5).requires_grad_()
+        model(x).square().mean().backward()
+    assert all(torch.equal(p.grad, e) for p, e in zip(model.parameters(), expected, strict=True))
+    assert x.grad is not None
+
+
+def test_closing_twice(path: Path) -> None:
+    model = network()
+    signal = watch(model, path)
+    train(model, signal, 1)
+    signal.close("interrupted")
+    signal.close("finished")
+    assert sum(hooks(model)) == 0
+    with Run(path.with_suffix(".sqlite")) as run:
+        assert run.status() == "interrupted"
+    with pytest.raises(RecordError, match="is closed"):
+        signal.step(loss=1.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "finished"), (KeyboardInterrupt, "interrupted"), (ZeroDivisionError, "failed")],
+    ids=str,
+)
+def test_how_it_ended(path: Path, error: type[BaseException] | None, status: str) -> None:
+    model = network()
+
+    def work() -> None:
+        with watch(model, path) as signal:
+            train(model, signal, 2)
+            if error is not None:
+                raise error
+
+    if error is None:
+        work()
+    else:
+        with pytest.raises(error):
+            work()
+    with Run(path.with_suffix(".sqlite")) as run:
+        assert run.status() == status
+        assert len(list(run.frames())) == 2
+    assert sum(hooks(model)) == 0
+
+
+@pytest.mark.parametrize(
+    "model", [None, "resnet", network().state_dict()], ids=["None", "name", "state"]
+)
+def test_not_a_module(path: Path, model: Any) -> None:
+    with pytest.raises(TypeError, match=r"^model is a (NoneType|str|OrderedDict); .*Module"):
+        watch(model, path)
+    assert not path.with_suffix(".sqlite").exists()
+
+
+# Copies.
+
+
+def clone(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize(
+    ("duplicate", "when"),
+    [
+        (copy.deepcopy, "before"),
+        (copy.deepcopy, "between"),
+        (copy.deepcopy, "within"),
+        (clone, "before"),
+        (clone, "between"),
+    ],
+)
+def test_a_copy_is_not_watched(path: Path, duplicate: Callable[..., nn.Module], when: str) -> None:
+    model = network()
+    twins: list[nn.Module] = []
+    if when == "within":  # while a forward pass is being captured
+        model[2].register_forward_hook(
+            lambda *_: twins.append(duplicate(model)) if not twins else None
+        )
+    torch.manual_seed(0)
+    with watch(model, path) as signal:
+        if when == "before":
+            twins.append(duplicate(model))
+        train(model, signal, 1)
+        if when == "between":
+            twins.append(duplicate(model))
+        state = {k: v.clone() for k, v in model.state_dict().items()}
+        (twin,) = twins
+        train(twin, steps=4)  # the copy trains, alone
+        assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+        train(model, signal, 2)
+        assert signal.steps == 3
+    frames = frames_of(path)
+    assert [f.step for f in frames] == [1, 2, 3]
+    assert all(len(f.signals) == len(frames[0].signals) for f in frames)
+    # and it can be watched itself
+    with watch(twin, path.with_name("twin")) as signal:
+        train(twin, signal, 2)
+    assert len(frames_of(path.with_name("twin"))) == 2
+
+
+# Which forward passes.
+
+
+def test_evaluation_is_not_recorded(path: Path) -> None:
+    model = network()
+    with watch(model, path) as signal:
+        model.eval()
+        model(drawn(16, 5))
+        signal.step(loss=1.0)
+        model.train()
+        model(drawn(16, 5, seed=1))
+        model.eval()
+        model(drawn(16, 5, seed=2))
+        signal.step(loss=2.0)
+    (frame,) = frames_of(path)
+    assert frame.step == 2
+    assert [(s.step, s.value) for s in scalars_of(path)] == [(1, 1.0), (2, 2.0)]
+    assert same(frame.signals[0], summarize(model[0](drawn(16, 5, seed=1))))
+
+
+def test_of_several_passes_the_first_is_recorded(path: Path) -> None:
+    model = network()
+    model[3].p = 0.0
+    with watch(model, path) as signal:
+        for seed in range(3):  # three micro-batches, one step
+            model(drawn(16, 5, seed=seed)).square().mean().backward()
+        signal.step()
+    (frame,) = frames_of(path)
+    first = summarize(model[0](drawn(16, 5)))
+    assert same(replace(frame.signals[0], gradient=None), first)
+    alone = network()
+    alone[3].p = 0.0
+    z = alone[0](drawn(16, 5))
+    (gradient,) = torch.autograd.grad(alone[1:](z).square().mean(), z)
+    assert frame.signals[0].gradient == pytest.approx(float(gradient.norm()), rel=1e-5)
+
+
+def test_a_step_without_a_pass_is_no_frame(path: Path) -> None:
+    model = network()
+    with watch(model, path) as signal:
+        signal.step(loss=1.0)
+        model(drawn(16, 5))
+        signal.step(loss=2.0)
+        signal.step(loss=3.0)
+    assert [f.step for f in frames_of(path)] == [2]
+    assert [s.value for s in scalars_of(path)] == [1.0, 2.0, 3.0]
+
+
+def test_the_cadence_decides(path: Path) -> None:
+    cadence = Cadence(early=2, ratio=2.0, last=11)
+    model = network()
+    with watch(model, path, cadence=cadence) as signal:
+        train(model, signal, 12)
+    assert [f.step for f in frames_of(path)] == [1, 2, 4, 8, 11]
+    assert [s.step for s in scalars_of(path)] == list(range(1, 13))
+
+
+def test_without_gradients(path: Path) -> None:
+    model = network()
+    with watch(model, path) as signal, torch.no_grad():
+        model(drawn(16, 5))
+        signal.step()
+    (frame,) = frames_of(path)
+    assert len(frame.signals) == 8
+    assert all(s.gradient is None for s in frame.signals.values())
+
+
+class Fragile(nn.Module):
+    """Fails in the middle of its forward pass when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.act = nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh()
+        self.head = nn.Linear(7, 2)
+        self.fails = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x))
+        if self.fails:
+            raise InterruptedError
+        return self.head(self.act(x))
+
+
+@pytest.fixture
+def failed(path: Path) -> Iterator[tuple[Fragile, Watch]]:
+    """A watched model whose first forward pass has raised."""
+    model = Fragile()
+    with watch(model, path) as signal:
+        model.fails = True
+        with pytest.raises(InterruptedError):
+            model(drawn(16, 5))
+        model.fails = False
+        yield model, signal
+
+
+def test_after_a_pass_that_raised_training_is_recorded(
+    failed: tuple[Fragile, Watch], path: Path
+) -> None:
+    model, signal = failed
+    model(drawn(16, 5, seed=1)).square().mean().backward()
+    signal.step(loss=1.0)
+    signal.record.flush()
+    (frame,) = frames_of(path)
+    assert len(frame.signals) == 4
+    z = summarize(model.first(drawn(16, 5, seed=1)))
+    assert (frame.signals[0].mean, frame.signals[0].std) == (z.mean, z.std)
+    assert all(s.gradient is not None for s in frame.signals.values())
+
+
+def test_after_a_pass_that_raised_evaluation_is_not_recorded(
+    failed: tuple[Fragile, Watch], path: Path
+) -> None:
+    model, signal = failed
+    model.eval()
+    model(drawn(16, 5))
+    signal.step(loss=1.0)
+    signal.record.flush()
+    assert frames_of(path) == []
+
+
+def test_a_pass_that_raised_is_no_frame(failed: tuple[Fragile, Watch], path: Path) -> None:
+    _, signal = failed
+    signal.step(loss=1.0)
+    signal.record.flush()
+    assert frames_of(path) == []
+
+
+def test_an_input_the_layer_refuses_is_the_layers_error(path: Path) -> None:
+    model = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5))
+    with watch(model, path) as signal:
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            model(drawn(1, 5))
+        model(drawn(16, 5))
+        signal.step()
+    (frame,) = frames_of(path)
+    assert len(frame.signals) == 3
+
+
+# Numbers of a step.
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0, 1e-300])
+def test_any_loss(path: Path, value: float) -> None:
+    model = network()
+    with watch(model, path) as signal:
+        signal.step(loss=value)
+        signal.step(loss=torch.tensor(value, dtype=torch.float64, requires_grad=True))
+    recorded = [s.value for s in scalars_of(path)]
+    assert all(r == value or (math.isnan(r) and math.isnan(value)) for r in recorded)
+    assert len(recorded) == 2
+
+
+def test_a_network_that_blows_up_is_recorded_to_the_end(path: Path) -> None:
+    model = network()
+    with watch(model, path) as signal:
+        train(model, signal, 1)
+        with torch.no_grad():
+            model[0].weight.fill_(math.nan)
+        train(model, signal, 1)
+    frames = frames_of(path)
+    assert frames[1].signals[0].nonfinite == 16 * 7
+    assert math.isnan(frames[1].signals[0].mean)
+    assert math.isnan(scalars_of(path)[1].value)
+
+
+def test_more_scalars(path: Path) -> None:
+    with watch(network(), path) as signal:
+        signal.step(loss=torch.tensor(0.5), accuracy=0.75, rate=1)
+        signal.step(accuracy=torch.tensor(0.8125))
+        signal.step()
+    assert [(s.step, s.name, s.value) for s in scalars_of(path)] == [
+        (1, "loss", 0.5),
+        (1, "accuracy", 0.75),
+        (1, "rate", 1.0),
+        (2, "accuracy", 0.8125),
+    ]
+
+
+# The disk.
+
+
+def test_a_full_disk_warns_once_and_training_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_the_disk(monkeypatch, pages=18)
+    expected = train_alone(steps=25)
+    model = network()
+    torch.manual_seed(3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with watch(model, path) as signal:
+            losses = []
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for step in range(25):
+                loss = model(drawn(16, 5, seed=step)).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                signal.step(loss=loss)
+                signal.record.flush()
+                losses.append(loss.item())
+    assert losses == expected
+    (warning,) = caught
+    assert warning.category is RuntimeWarning
+    assert str(warning.message) == (
+        f"recording stopped, training goes on: {path}.sqlite: database or disk is full"
+    )
+    assert warning.filename == __file__  # the person's line, not ours
+    monkeypatch.undo()
+    steps = [f.step for f in frames_of(path)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert 1 <= len(steps) < 25
+
+
+def train_alone(steps: int) -> list[float]:
+    model = network()
+    torch.manual_seed(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for step in range(steps):
+        loss = model(drawn(16, 5, seed=step)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+# Models of other shapes.
+
+
+def test_one_record_for_several_models(path: Path) -> None:
+    with Record(path) as record:
+        models = [network(seed) for seed in (0, 1)]
+        signals = [watch(m, record, arm=name) for m, name in zip(models, "ab", strict=True)]
+        for model, signal in zip(models, signals, strict=True):
+            train(model, signal, 2)
+        for signal in signals:
+            signal.close()
+        record.flush()
+        with Run(record.path) as run:
+            assert run.status() == "running"  # the record is not the watches' to end
+    with Run(record.path) as run:
+        assert run.arms() == {0: "a", 1: "b"}
+        assert [(f.arm, f.step) for f in run.frames()] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+        assert run.status() == "finished"
+
+
+def test_one_model_watched_twice(path: Path) -> None:
+    model = network()
+    with watch(model, path) as outer, watch(model, path.with_name("other")) as inner:
+        model(drawn(16, 5)).square().mean().backward()
+        outer.step()
+        inner.step()
+    (one,), (other,) = frames_of(path), frames_of(path.with_name("other"))
+    assert len(one.signals) == 8
+    assert all(same(one.signals[p], other.signals[p]) for p in one.signals)
+
+
+@pytest.mark.parametrize(
+    ("model", "stages"),
+    [
+        (nn.Linear(5, 5), {"z"}),
+        (nn.BatchNorm1d(5), {"z", "normalized", "affine"}),
+        (gb.LayerNorm(5, activation="relu"), {"z", "normalized", "affine", "activation"}),
+        (nn.ReLU(), set()),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_a_model_of_one_module(path: Path, model: nn.Module, stages: set[str]) -> None:
+    with watch(model, path) as signal:
+        model(drawn(16, 5))
+        signal.step(loss=1.0)
+    assert places(path) == {(1, "", stage) for stage in stages}
+
+
+class Shared(nn.Module):
+    """The same block, or the same part of it, several times over."""
+
+    def __init__(self, share: str) -> None:
+        super().__init__()
+        linears = [nn.Linear(6, 6) for _ in range(3)]
+        norms = [nn.BatchNorm1d(6) for _ in range(3)]
+        acts: list[nn.Module] = [nn.Tanh() for _ in range(3)]
+        self.linears = nn.ModuleList(linears[:1] * 3 if "linear" in share else linears)
+        self.norms = nn.ModuleList(norms[:1] * 3 if "norm" in share else norms)
+        self.acts = nn.ModuleList(acts[:1] * 3 if "act" in share else acts)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, u: Tensor) -> Tensor:
+        for linear, norm, act in zip(self.linears, self.norms, self.acts, strict=True):
+            u = act(norm(linear(u)))
+        return self.head(u)
+
+
+FOUR = ("z", "normalized", "affine", "activation")
+
+
+@pytest.mark.parametrize("share", ["act", "norm", "norm act"])
+def test_layers_may_share_a_norm_and_an_activation(path: Path, share: str) -> None:
+    model = Shared(share)
+    with watch(model, path) as signal:
+        model(drawn(16, 6)).square().mean().backward()
+        signal.step()
+    assert places(path) == {(n + 1, f"linears.{n}", s) for n in range(3) for s in FOUR}
+    u = drawn(16, 6)
+    (frame,) = frames_of(path)
+    with Run(path.with_suffix(".sqlite")) as run:
+        probes = {(p.layer, p.stage): p.id for p in run.probes()}
+    with torch.no_grad():
+        for n in range(3):
+            z = model.linears[n](u)
+            y = model.norms[n](z)
+            u = model.acts[n](y)
+            for stage, x in (("z", z), ("affine", y), ("activation", u)):
+                measured, expected = frame.signals[probes[n + 1, stage]], summarize(x)
+                assert (measured.mean, measured.std) == (expected.mean, expected.std)
+
+
+def test_a_block_called_again_is_one_layer(path: Path) -> None:
+    """Only its first call is measured: the second is not taken for a layer of another name."""
+    model = Shared("linear norm act")
+    with watch(model, path) as signal:
+        for step in range(2):
+            model(drawn(16, 6, seed=step)).square().mean().backward()
+            signal.step()
+    assert places(path) == {(1, "linears.0", s) for s in FOUR}
+    for step, frame in enumerate(frames_of(path)):
+        assert len(frame.signals) == 4
+        z = summarize(model.linears[0](drawn(16, 6, seed=step)))
+        assert (frame.signals[0].mean, frame.signals[0].std) == (z.mean, z.std)
+
+
+class Several(nn.Module):
+    """Two norms in a row, a norm of the input, a functional activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LayerNorm(5)
+        self.linear = nn.Linear(5, 6)
+        self.batch, self.layer = nn.BatchNorm1d(6), nn.LayerNorm(6)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.layer(self.batch(self.linear(self.first(x))))))
+
+
+def test_several_norms(path: Path) -> None:
+    model = Several()
+    with watch(model, path) as signal:
+        model(drawn(16, 5))
+        signal.step()
+    normed = ("z", "normalized", "affine")
+    assert places(path) == {
+        *((1, "first", s) for s in normed),
+        *((2, "linear", s) for s in normed),
+        *((3, "layer", s) for s in normed),
+    }
+
+
+class ByKeyword(nn.Module):
+    """Calls its layers by keyword."""
+
+    def __init__(self, norm: nn.Module, keyword: str) -> None:
+        super().__init__()
+        self.linear, self.norm, self.head = nn.Linear(5, 6), norm, nn.Linear(6, 2)
+        self.keyword = keyword
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.head(self.norm(**{self.keyword: self.linear(input=u)}))
+
+
+@pytest.mark.parametrize(
+    ("norm", "keyword"), [(nn.BatchNorm1d(6), "input"), (gb.BatchNorm1d(6), "x")], ids=str
+)
+def test_layers_called_by_keyword(path: Path, norm: nn.Module, keyword: str) -> None:
+    model = ByKeyword(norm, keyword)
+    with watch(model, path) as signal:
+        model(drawn(16, 5)).sum().backward()
+        signal.step()
+    assert places(path) == {(1, "linear", s) for s in ("z", "normalized", "affine")}
+
+
+class Checkpointed(nn.Module):
+    """Recomputes its block in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Tanh())
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.head(checkpoint(self.block, u, use_reentrant=False))
+
+
+def test_recomputation_is_not_measured_again(path: Path) -> None:
+    model = Checkpointed()
+    model(drawn(16, 5)).square().mean().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with watch(model, path) as signal:
+        model(drawn(16, 5)).square().mean().backward()
+        signal.step()
+    assert all(torch.equal(p.grad, e) for p, e in zip(model.parameters(), expected, strict=True))
+    (frame,) = frames_of(path)
+    assert len(frame.signals) == 4
+
+
+def test_under_autocast(path: Path) -> None:
+    model = network()
+    model[3].p = 0.0
+    with watch(model, path) as signal, torch.autocast("cpu", dtype=torch.bfloat16):
+        model(drawn(16, 5)).square().mean().backward()
+        signal.step()
+    (frame,) = frames_of(path)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        z = model[0](drawn(16, 5))
+    assert z.dtype == torch.bfloat16
+    assert (frame.signals[0].mean, frame.signals[0].std) == (summarize(z).mean, summarize(z).std)
+    x_hat = F.batch_norm(z.double(), None, None, training=True)
+    # x̂ in float32 from the very values of z, not rounded to bfloat16's 2⁻⁹.
+    assert frame.signals[1].std == pytest.approx(float(x_hat.std(correction=0)), rel=1e-6)
+    assert frame.signals[1].maximum == pytest.approx(float(x_hat.max()), rel=1e-6)
+
+
+def test_layers_left_out_of_some_passes(path: Path) -> None:
+    """Stochastic depth: a frame holds what was called, under its own name."""
+
+    class Skipping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(5, 5) for _ in range(3))
+            self.act, self.skip = nn.Tanh(), False
+
+        def forward(self, u: Tensor) -> Tensor:
+            u = self.act(self.a(u))
+            u = u if self.skip else self.act(self.b(u))
+            return self.act(self.c(u))
+
+    model = Skipping()
+    with watch(model, path) as signal:
+        for skip in (False, True, False):
+            model.skip = skip
+            model(drawn(16, 5))
+            signal.step()
+    assert places(path) == {
+        (n, name, s) for n, name in enumerate("abc", 1) for s in ("z", "activation")
+    }
+    assert [len(f.signals) for f in frames_of(path)] == [6, 4, 6]

@@ -1,0 +1,51 @@
+"""The public names are a contract: adding one is a decision, renaming one breaks somebody."""
+
+from __future__ import annotations
+
+import gammabeta
+
+PUBLIC = [
+    "TLU",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "BatchRenorm1d",
+    "BatchRenorm2d",
+    "BatchRenorm3d",
+    "DynamicTanh",
+    "FilterResponseNorm2d",
+    "FrozenBatchNorm1d",
+    "FrozenBatchNorm2d",
+    "FrozenBatchNorm3d",
+    "GhostBatchNorm1d",
+    "GhostBatchNorm2d",
+    "GhostBatchNorm3d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
+    "LayerNormLSTM",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "LazyInstanceNorm1d",
+    "LazyInstanceNorm2d",
+    "LazyInstanceNorm3d",
+    "MaskedBatchNorm1d",
+    "NonFiniteBatchError",
+    "NonFiniteBatchWarning",
+    "RMSNorm",
+    "RecurrentBatchNormLSTM",
+    "guard_statistics",
+]
+
+
+def test_public_names_are_frozen() -> None:
+    assert sorted(gammabeta.__all__) == sorted(PUBLIC)
+    assert len(set(gammabeta.__all__)) == len(gammabeta.__all__)
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in PUBLIC:
+        assert getattr(gammabeta, name).__doc__, name
