@@ -1,6 +1,6 @@
 """Normalization kernels behind one dispatch.
 
-Layers call the four functions named here and nothing below them. Today each call goes to
+Layers call the five functions named here and nothing below them. Today each call goes to
 `eager` (PyTorch's own operators); a faster kernel joins by being chosen in `_path`, and no
 layer changes. `reference` is the oracle that every path is tested against.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gammabeta.kernels import eager
 
-__all__ = ["batch_norm", "group_norm", "layer_norm", "rms_norm"]
+__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
 
 
 def _path(x: Tensor) -> ModuleType:
@@ -42,6 +42,39 @@ def batch_norm(
     return y
 
 
+def instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """``activation(instance_norm(x) + residual)``: x (N, C, ...), the rest (C,).
+
+    With ``use_input_stats`` the running statistics move towards the mean over N of each
+    example's mean and unbiased variance; without it they are what normalizes.
+    """
+    y: Tensor = _path(x).instance_norm(
+        x,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        use_input_stats,
+        momentum,
+        eps,
+        activation,
+        residual,
+    )
+    return y
+
+
 def layer_norm(
     x: Tensor,
     normalized_shape: Sequence[int],
@@ -53,7 +86,9 @@ def layer_norm(
     residual: Tensor | None = None,
 ) -> Tensor:
     """``activation(layer_norm(x) + residual)``: parameters have the shape ``normalized_shape``."""
-    y: Tensor = _path(x).layer_norm(x, normalized_shape, weight, bias, eps, activation, residual)
+    y: Tensor = _path(x).layer_norm(
+        x, list(normalized_shape), weight, bias, eps, activation, residual
+    )
     return y
 
 
@@ -82,5 +117,5 @@ def rms_norm(
     residual: Tensor | None = None,
 ) -> Tensor:
     """``activation(rms_norm(x) + residual)``; ``eps=None``: see `RMSNorm`."""
-    y: Tensor = _path(x).rms_norm(x, normalized_shape, weight, eps, activation, residual)
+    y: Tensor = _path(x).rms_norm(x, list(normalized_shape), weight, eps, activation, residual)
     return y

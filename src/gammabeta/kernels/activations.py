@@ -1,7 +1,6 @@
 """The activations a layer can apply after it normalizes, by PyTorch's names."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
 from collections.abc import Callable
 
 import torch
@@ -33,7 +32,29 @@ MODULES: dict[type[nn.Module], str] = {
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
     """Apply the activation called ``activation`` to ``x``, elementwise; ``None`` returns ``x``."""
-    return x if activation is None else ACTIVATIONS[activation](x)
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _scripted(x, activation)
+    else:
+        return x if activation is None else ACTIVATIONS[activation](x)
+
+
+def _scripted(x: Tensor, activation: str | None) -> Tensor:
+    """The same for `torch.jit.script`, which knows no dict of functions."""
+    if activation is None:
+        return x
+    if activation == "relu":
+        x = torch.relu(x)
+    elif activation == "leaky_relu":
+        x = F.leaky_relu(x)
+    elif activation == "silu":
+        x = F.silu(x)
+    elif activation == "gelu":
+        x = F.gelu(x)
+    elif activation == "sigmoid":
+        x = torch.sigmoid(x)
+    elif activation == "tanh":
+        x = torch.tanh(x)
+    return x
 
 
 def known_activation(activation: str | None) -> str | None:

@@ -1,9 +1,6 @@
 """The portable path: PyTorch's own operators, one after the other."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
+# No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,9 +24,26 @@ def batch_norm(
     return finish(y, activation, residual)
 
 
+def instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    activation: str | None,
+    residual: Tensor | None,
+) -> Tensor:
+    """``activation(instance_norm(x) + residual)``; updates the running statistics it is given."""
+    y = F.instance_norm(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    return finish(y, activation, residual)
+
+
 def layer_norm(
     x: Tensor,
-    normalized_shape: Sequence[int],
+    normalized_shape: list[int],
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
@@ -37,7 +51,7 @@ def layer_norm(
     residual: Tensor | None,
 ) -> Tensor:
     """``activation(layer_norm(x) + residual)``."""
-    return finish(F.layer_norm(x, list(normalized_shape), weight, bias, eps), activation, residual)
+    return finish(F.layer_norm(x, normalized_shape, weight, bias, eps), activation, residual)
 
 
 def group_norm(
@@ -55,14 +69,14 @@ def group_norm(
 
 def rms_norm(
     x: Tensor,
-    normalized_shape: Sequence[int],
+    normalized_shape: list[int],
     weight: Tensor | None,
     eps: float | None,
     activation: str | None,
     residual: Tensor | None,
 ) -> Tensor:
     """``activation(rms_norm(x) + residual)``."""
-    return finish(F.rms_norm(x, list(normalized_shape), weight, eps), activation, residual)
+    return finish(F.rms_norm(x, normalized_shape, weight, eps), activation, residual)
 
 
 def finish(y: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:

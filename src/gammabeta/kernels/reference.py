@@ -7,6 +7,7 @@ it against the paper and a kernel can be held against it.
 Sources:
     Ioffe & Szegedy 2015, *Batch Normalization*, Algorithm 1 and the equations after it (section 3).
     Ba, Kiros & Hinton 2016, *Layer Normalization*, equations 3 and 4.
+    Ulyanov, Vedaldi & Lempitsky 2016, *Instance Normalization*, equation 2.
     Wu & He 2018, *Group Normalization*, section 3.
     Zhang & Sennrich 2019, *Root Mean Square Layer Normalization*, equation 4.
 """
@@ -138,10 +139,21 @@ def group_norm(
 ) -> Tensor:
     """Normalize each example's channels in ``num_groups`` groups, over C/G channels and space.
 
-    x: (N, C, ...). Instance norm is the case ``num_groups = C``. γ, β: (C,).
+    x: (N, C, ...). γ, β: (C,).
     """
     grouped = x.reshape(x.shape[0], num_groups, -1)
     x_hat = layer_norm(grouped, 1, eps=eps)[1].x_hat.reshape(x.shape)
+    return _scale_and_shift(x_hat, weight, bias, first=1)
+
+
+def instance_norm(
+    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Normalize each channel of each example over its positions; x: (N, C, ...), γ, β: (C,)."""
+    space = tuple(range(2, x.dim()))
+    mean = x.mean(space, keepdim=True)  # μ_ti = 1/HW Σ_lm x_tilm
+    var = ((x - mean) ** 2).mean(space, keepdim=True)  # σ²_ti = 1/HW Σ_lm (x_tilm − μ_ti)²
+    x_hat = (x - mean) / torch.sqrt(var + eps)
     return _scale_and_shift(x_hat, weight, bias, first=1)
 
 

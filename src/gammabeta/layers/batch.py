@@ -1,7 +1,6 @@
 """Batch normalization over 1, 2 and 3 spatial dims (Ioffe & Szegedy 2015, Algorithms 1 and 2)."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
 from typing import Any
 
 import torch
@@ -9,11 +8,82 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta import kernels
-from gammabeta.layers.epilogue import Epilogue
+from gammabeta.kernels import eager
+from gammabeta.layers.epilogue import Epilogue, check_residual
+from gammabeta.layers.guard import Guarded
 
 
-class _FusedBatchNorm(Epilogue, _BatchNorm):
-    """What the three batch norms share: torch's construction, one forward."""
+class _FusedForward(Guarded, Epilogue, _BatchNorm):
+    """The one forward of the three batch norms and their lazy twins; mixed in before torch's."""
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``activation(batch_norm(input) + residual)``.
+
+        Args:
+            input: (N, C, ...) as torch's layer of the same name takes it.
+            residual: added before the activation; the shape of ``input``.
+
+        Raises:
+            ValueError: wrong number of dims, a residual of another shape, or (in training) one
+                value per feature, whose variance says nothing. Whatever is raised, the running
+                statistics and ``num_batches_tracked`` are as they were.
+        """
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self._scripted(input, residual)
+        check_residual(input, residual)
+        batches = self.num_batches_tracked
+        updates = self.training and self.track_running_stats
+        factor = 0.0 if self.momentum is None else self.momentum
+        if updates and self.momentum is None and batches is not None:
+            factor = 1.0 / (float(batches) + 1.0)  # cumulative average: the t-th batch weighs 1/t
+        # Untracked buffers are neither updated in training nor read: torch's own rule.
+        read = not self.training or self.track_running_stats
+        mean, var = self._statistics(updates)
+        y = kernels.batch_norm(
+            input,
+            mean if read else None,
+            var if read else None,
+            self.weight,
+            self.bias,
+            training=self.training or (self.running_mean is None and self.running_var is None),
+            momentum=factor,
+            eps=self.eps,
+            activation=self.activation,
+            residual=residual,
+        )
+        if updates:
+            entered = self._commit(mean, var)
+            if batches is not None:
+                batches.add_(entered)
+        return y
+
+    def _scripted(self, input: Tensor, residual: Tensor | None) -> Tensor:
+        """What `torch.jit.script` compiles instead: torch's operators, without the guard."""
+        factor = 0.0
+        if self.momentum is not None:
+            factor = self.momentum
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                factor = 1.0 / float(self.num_batches_tracked)
+        read = not self.training or self.track_running_stats
+        return eager.batch_norm(
+            input,
+            self.running_mean if read else None,
+            self.running_var if read else None,
+            self.weight,
+            self.bias,
+            self.training or (self.running_mean is None and self.running_var is None),
+            factor,
+            self.eps,
+            self.activation,
+            residual,
+        )
+
+
+class _FusedBatchNorm(_FusedForward):
+    """What the three batch norms share: torch's construction, our keywords, one forward."""
 
     def __init__(
         self,
@@ -27,44 +97,13 @@ class _FusedBatchNorm(Epilogue, _BatchNorm):
         *,
         bias: bool = True,
         activation: str | None = None,
+        on_nonfinite: str = "refuse",
     ) -> None:
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
         )
         self._set_activation(activation)
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Return ``activation(batch_norm(x) + residual)``.
-
-        Args:
-            x: (N, C, ...) as torch's layer of the same name takes it.
-            residual: added before the activation; the shape of ``x``.
-
-        Raises:
-            ValueError: wrong number of dims, a residual of another shape, or (in training) one
-                value per feature, whose variance says nothing.
-        """
-        self._check_input_dim(x)  # type: ignore[no-untyped-call]
-        self._check_residual(x, residual)
-        factor = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:  # cumulative average: the t-th batch weighs 1/t
-                factor = 1.0 / float(self.num_batches_tracked)
-        # Untracked buffers are neither updated in training nor read: torch's own rule.
-        tracked = not self.training or self.track_running_stats
-        return kernels.batch_norm(
-            x,
-            self.running_mean if tracked else None,
-            self.running_var if tracked else None,
-            self.weight,
-            self.bias,
-            training=self.training or (self.running_mean is None and self.running_var is None),
-            momentum=factor,
-            eps=self.eps,
-            activation=self.activation,
-            residual=residual,
-        )
+        self._set_on_nonfinite(on_nonfinite)
 
 
 class BatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
@@ -87,13 +126,18 @@ class BatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
         bias: whether there is a β.
         activation: ``"relu"``, ``"leaky_relu"``, ``"silu"``, ``"gelu"``, ``"sigmoid"``,
             ``"tanh"`` or None.
+        on_nonfinite: what to do with a batch whose statistics are not finite: ``"refuse"`` keeps
+            it out of the running ones, counts it in ``refused_batches`` and warns once;
+            ``"raise"`` keeps it out and raises; ``"accept"`` lets it in, as torch does.
 
     Raises:
-        ValueError: unknown ``activation``.
+        ValueError: unknown ``activation`` or ``on_nonfinite``.
 
     Numerics:
         Normalization uses the biased variance (divisor m); ``running_var`` averages the unbiased
-        one (divisor m − 1), as in torch.
+        one (divisor m − 1), as in torch. ``num_batches_tracked`` counts the batches that entered
+        the running averages, so that the cumulative one (``momentum=None``) stays a mean; an
+        empty batch changes no average and is counted, as in torch.
 
     Source:
         Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1.

@@ -1,7 +1,6 @@
 """What follows normalization in every layer: an added residual, then an activation."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
 from torch import Tensor, nn
 
 from gammabeta.kernels.activations import known_activation
@@ -19,16 +18,16 @@ class Epilogue(nn.Module):
     def _set_activation(self, activation: str | None) -> None:
         self.activation = known_activation(activation)
 
-    @staticmethod
-    def _check_residual(x: Tensor, residual: Tensor | None) -> None:
-        """Raise `ValueError` unless ``residual`` adds to the output without broadcasting."""
-        if residual is not None and residual.shape != x.shape:
-            raise ValueError(
-                f"residual has shape {tuple(residual.shape)}; it is added to the normalized input, "
-                f"so it needs the input's shape {tuple(x.shape)}"
-            )
-
     def extra_repr(self) -> str:
         """Torch's own description, and the activation where there is one."""
         own = super().extra_repr()
         return own if self.activation is None else f"{own}, activation={self.activation!r}"
+
+
+def check_residual(x: Tensor, residual: Tensor | None) -> None:
+    """Raise `ValueError` unless ``residual`` adds to the output for ``x`` without broadcasting."""
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(
+            f"residual has shape {tuple(residual.shape)}; it is added to the normalized input, "
+            f"so it needs the input's shape {tuple(x.shape)}"
+        )

@@ -1,14 +1,14 @@
 """Group normalization (Wu & He 2018)."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gammabeta import kernels
-from gammabeta.layers.epilogue import Epilogue
+from gammabeta.kernels import eager
+from gammabeta.layers.epilogue import Epilogue, check_residual
 
 
 class GroupNorm(Epilogue, nn.GroupNorm):
@@ -57,11 +57,15 @@ class GroupNorm(Epilogue, nn.GroupNorm):
         super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
         self._set_activation(activation)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Return ``activation(group_norm(x) + residual)``; x: (N, C, ...)."""
-        self._check_residual(x, residual)
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``activation(group_norm(x) + residual)``; input: (N, C, ...)."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return eager.group_norm(
+                input, self.num_groups, self.weight, self.bias, self.eps, self.activation, residual
+            )
+        check_residual(input, residual)
         return kernels.group_norm(
-            x,
+            input,
             self.num_groups,
             self.weight,
             self.bias,

@@ -1,7 +1,6 @@
 """Layer normalization (Ba, Kiros & Hinton 2016)."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta import kernels
-from gammabeta.layers.epilogue import Epilogue
+from gammabeta.kernels import eager
+from gammabeta.layers.epilogue import Epilogue, check_residual
 
 
 class LayerNorm(Epilogue, nn.LayerNorm):
@@ -31,7 +31,7 @@ class LayerNorm(Epilogue, nn.LayerNorm):
         activation: a name as in `BatchNorm1d`, or None.
 
     Raises:
-        ValueError: unknown ``activation``; in ``forward``, a residual not shaped as x.
+        ValueError: unknown ``activation``; in ``forward``, a residual not shaped as the input.
 
     Source:
         Ba, Kiros & Hinton 2016, arXiv:1607.06450, equations 3 and 4.
@@ -56,11 +56,21 @@ class LayerNorm(Epilogue, nn.LayerNorm):
         super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)
         self._set_activation(activation)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Return ``activation(layer_norm(x) + residual)``; x: (..., *normalized_shape)."""
-        self._check_residual(x, residual)
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``activation(layer_norm(x) + residual)``; input: (..., *normalized_shape)."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return eager.layer_norm(
+                input,
+                list(self.normalized_shape),
+                self.weight,
+                self.bias,
+                self.eps,
+                self.activation,
+                residual,
+            )
+        check_residual(input, residual)
         return kernels.layer_norm(
-            x,
+            input,
             self.normalized_shape,
             self.weight,
             self.bias,

@@ -1,7 +1,6 @@
 """Root mean square layer normalization (Zhang & Sennrich 2019)."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta import kernels
-from gammabeta.layers.epilogue import Epilogue
+from gammabeta.kernels import eager
+from gammabeta.layers.epilogue import Epilogue, check_residual
 
 
 class RMSNorm(Epilogue, nn.RMSNorm):
@@ -55,7 +55,11 @@ class RMSNorm(Epilogue, nn.RMSNorm):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``activation(rms_norm(x) + residual)``; x: (..., *normalized_shape)."""
-        self._check_residual(x, residual)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return eager.rms_norm(
+                x, list(self.normalized_shape), self.weight, self.eps, self.activation, residual
+            )
+        check_residual(x, residual)
         return kernels.rms_norm(
             x,
             self.normalized_shape,

@@ -8,7 +8,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+from gammabeta.layers.frozen import FrozenBatchNorm
+from gammabeta.layers.ghost import _GhostBatchNorm
+from gammabeta.layers.renorm import _BatchRenorm
+
+NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, FrozenBatchNorm)
 """The layers whose x̂ is known; gammabeta's are subclasses of these."""
 
 
@@ -21,7 +25,8 @@ def standardized(norm: nn.Module, x: Tensor) -> Tensor:
         x: what ``norm`` is called with.
 
     Returns:
-        x̂, shaped as ``x``, at least float32.
+        x̂, shaped as ``x``, at least float32. Batch renorm's is the corrected one, by the moving
+        averages as they are now; masked batch norm's takes all of ``x`` for real.
 
     Raises:
         TypeError: ``norm`` is not a layer whose x̂ is known.
@@ -29,12 +34,21 @@ def standardized(norm: nn.Module, x: Tensor) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if isinstance(norm, _InstanceNorm) and channel_dim(norm, x) == 0:
         return standardized(norm, x.unsqueeze(0)).squeeze(0)
-    if isinstance(norm, (_BatchNorm, _InstanceNorm)):
-        if not norm.training and norm.running_mean is not None and norm.running_var is not None:
+    if isinstance(norm, (_BatchNorm, _InstanceNorm, FrozenBatchNorm)):
+        fixed = not norm.training or isinstance(norm, FrozenBatchNorm)
+        if fixed and norm.running_mean is not None and norm.running_var is not None:
             mean, var = norm.running_mean.to(x.dtype), norm.running_var.to(x.dtype)
             return F.batch_norm(x, mean, var, eps=norm.eps)
         if isinstance(norm, _InstanceNorm):
             return F.instance_norm(x, eps=norm.eps)
+        if isinstance(norm, _GhostBatchNorm):
+            parts = torch.split(x, norm.virtual_batches(x.shape[0]))
+            return torch.cat(
+                [F.batch_norm(part, None, None, training=True, eps=norm.eps) for part in parts]
+            )
+        if isinstance(norm, _BatchRenorm):
+            _, _, r, d = norm.correction(x)
+            return F.batch_norm(x, None, None, r, d, training=True, eps=norm.eps)
         return F.batch_norm(x, None, None, training=True, eps=norm.eps)
     if isinstance(norm, nn.GroupNorm):
         return F.group_norm(x, norm.num_groups, eps=norm.eps)

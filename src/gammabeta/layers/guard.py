@@ -1,0 +1,245 @@
+"""The guard: a mini-batch that is not finite never enters the running statistics.
+
+One NaN in one batch makes torch's running averages NaN for ever: training goes on unharmed, and
+every evaluation after it is worthless. A layer guarded here refuses such an update, counts it and
+says so once. Its output is what torch's layer would give, so that a loss that becomes NaN is still
+seen, by a gradient scaler for example.
+
+The kernel updates copies of the statistics; the copies are committed if they are finite. So the
+check reads 2C values, never the data. On the CPU they are looked at; elsewhere, and wherever values
+cannot be looked at (`torch.compile`, `torch.func.vmap`), `torch.where` commits, without waiting for
+the device. What is exported, traced or scripted by torch is torch's own graph, without the guard.
+"""
+
+# No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
+import math
+import warnings
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gammabeta.names import known
+
+ACTIONS = ("refuse", "raise", "accept")
+"""What a layer does with a batch that would leave its running statistics not finite."""
+
+
+class NonFiniteBatchError(ValueError):
+    """A batch was not finite and the layer is set to ``on_nonfinite="raise"``."""
+
+
+class NonFiniteBatchWarning(UserWarning):
+    """A layer kept its first batch out of the running statistics."""
+
+
+class Guarded(nn.Module):
+    """Adds the guard to a layer with running statistics; mixed in before torch's class.
+
+    Every attribute has a default here, so that a layer made without ``__init__`` (unpickled from
+    an older version, or whose class was replaced) is guarded too.
+
+    Attributes:
+        on_nonfinite: ``"refuse"`` (keep out, count, warn once), ``"raise"`` (keep out, count,
+            raise `NonFiniteBatchError`) or ``"accept"`` (torch's own behaviour). In a compiled
+            graph, which cannot raise, ``"raise"`` is ``"refuse"``.
+        qualified_name: the layer's name in its model, for messages; set by `guard_statistics`.
+    """
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+
+    on_nonfinite: str = "refuse"
+    qualified_name: str | None = None
+    _refused: int = 0
+    # What a device or a compiled graph counts, without the host waiting. Not a buffer: buffers are
+    # broadcast, averaged and compared by third-party code, so ours have to be torch's.
+    _device_count: Tensor | None = None
+    _told: bool = False
+
+    # Not for `torch.jit.script`, which compiles every property it finds.
+    __jit_unused_properties__: ClassVar[list[str]] = ["refused_batches"]
+
+    def _set_on_nonfinite(self, on_nonfinite: str) -> None:
+        self.on_nonfinite = known("on_nonfinite", on_nonfinite, ACTIONS)
+        self._counter()
+
+    @property
+    def refused_batches(self) -> int:
+        """How many batches were kept out since the statistics were reset; waits for the device."""
+        on_device = self._device_count
+        if on_device is None or on_device.is_meta:
+            return self._refused
+        try:
+            return self._refused + int(on_device)
+        except RuntimeError:  # a fake tensor, a tracer: there is no value to read
+            return self._refused
+
+    def reset_running_stats(self) -> None:
+        """Reset torch's running statistics, and with them the count of refused batches."""
+        super().reset_running_stats()  # type: ignore[misc]
+        self._refused, self._told, self._device_count = 0, False, None
+        self._counter()
+
+    def train(self, mode: bool = True) -> "Guarded":
+        """Switch between training and evaluation; tells what a device or graph has counted."""
+        if not self._told and self.refused_batches:
+            mean, var = self.running_mean, self.running_var
+            self._tell(mean is not None and var is not None and not _finite(mean, var))
+        return super().train(mode)
+
+    def _statistics(self, updates: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Return the running statistics for a kernel: copies, if it is to update them guarded.
+
+        Copies rather than a later repair: what the kernel saves for its backward pass is then
+        never changed, and a kernel that raises has changed nothing.
+        """
+        mean, var = self.running_mean, self.running_var
+        if not updates or self.on_nonfinite == "accept" or mean is None or var is None:
+            return mean, var
+        # Meta has no values. An exported or traced graph is matched by others against torch's.
+        traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if mean.is_meta or traced or torch.compiler.is_exporting():
+            return mean, var
+        return mean.clone(), var.clone()
+
+    def _commit(self, mean: Tensor | None, var: Tensor | None) -> int | Tensor:
+        """Make the copies that a kernel has updated the running statistics, if they are finite.
+
+        Returns:
+            How many batches entered: 1 or 0, as an int or as a bool tensor of no dims.
+
+        Raises:
+            NonFiniteBatchError: they are not, and ``on_nonfinite="raise"``.
+        """
+        old_mean, old_var = self.running_mean, self.running_var
+        if mean is old_mean or mean is None or var is None or old_mean is None or old_var is None:
+            return 1
+        looks = not torch.compiler.is_compiling()
+        if looks and mean.device.type == "cpu":
+            try:
+                entered: bool | Tensor = _finite(mean, var)
+            except RuntimeError:  # under a transform or a trace there is no value to look at
+                return self._commit_where(mean, var, old_mean, old_var)
+            if entered:
+                # By ``.data``: torch's update too leaves the version counters alone, so that a
+                # backward pass through an earlier evaluation of this layer still runs.
+                old_mean.data.copy_(mean)
+                old_var.data.copy_(var)
+                return 1
+            self._refused += 1
+        else:
+            entered = self._commit_where(mean, var, old_mean, old_var)
+            if self.on_nonfinite != "raise" or not looks or entered:
+                return entered
+        poisoned = not _finite(old_mean, old_var)
+        if self.on_nonfinite == "raise":
+            raise NonFiniteBatchError(self._message(poisoned))
+        self._tell(poisoned)
+        return 0
+
+    def _commit_where(self, mean: Tensor, var: Tensor, old_mean: Tensor, old_var: Tensor) -> Tensor:
+        """Commit without looking: nothing here waits for the device or needs a value."""
+        # 0 · finite is 0, 0 · inf and NaN are NaN: no sum of these overflows.
+        entered = torch.dot(mean * 0, var) == 0
+        new_mean = torch.where(entered, mean, old_mean)
+        new_var = torch.where(entered, var, old_var)
+        compiling, transformed = torch.compiler.is_compiling(), _transformed()
+        if compiling or transformed:
+            old_mean.copy_(new_mean)
+            old_var.copy_(new_var)
+        else:
+            old_mean.data.copy_(new_mean)
+            old_var.data.copy_(new_var)
+        # A transform may not change what it did not get, and its answer may be one an example:
+        # there, nothing is counted. A graph counts only in a counter made before it.
+        if not transformed:
+            counter = self._device_count if compiling else self._counter()
+            if counter is not None and counter.device == mean.device:
+                counter.add_(~entered)
+        return entered
+
+    def _counter(self) -> Tensor | None:
+        """Return the device's count, made or moved to where the statistics are if need be."""
+        mean = self.running_mean
+        if mean is None or mean.is_meta:
+            return None
+        count = self._device_count
+        if count is None or count.device != mean.device:
+            start = 0 if count is None or count.is_meta else int(count)
+            with torch.inference_mode(False):  # a tensor made in it could not be added to outside
+                self._device_count = torch.full((), start, dtype=torch.long, device=mean.device)
+        return self._device_count
+
+    def _tell(self, poisoned: bool = False) -> None:
+        """Warn, the first time only."""
+        if not self._told:
+            self._told = True
+            warnings.warn(self._message(poisoned), NonFiniteBatchWarning, stacklevel=2)
+
+    def _message(self, poisoned: bool) -> str:
+        kind = f"{type(self).__name__}({getattr(self, 'num_features', '')})"
+        who = f"{self.qualified_name} ({kind})" if self.qualified_name else kind
+        if poisoned:
+            return (
+                f"{who}: the running statistics were not finite before this batch came, so no "
+                "batch can mend them; call reset_running_stats(), or load finite ones"
+            )
+        return (
+            f"{who}: the mean or variance of a mini-batch is not finite (in the dtype of the "
+            "running statistics), so it was kept out of them; the layer's output is passed on as "
+            "it is. Look for NaN or inf in the data, too high a learning rate, or overflow in "
+            'half precision. Later ones are counted in refused_batches; on_nonfinite="raise" stops '
+            'at the first, "accept" lets them in as torch does'
+        )
+
+
+def guard_statistics(model: nn.Module, on_nonfinite: str | None = None) -> list[str]:
+    """Tell every guarded layer of ``model`` its qualified name, and what to do.
+
+    Args:
+        model: any module; its layers from `gammabeta.layers` that keep running statistics are
+            guarded, torch's are not.
+        on_nonfinite: ``"refuse"``, ``"raise"`` or ``"accept"``; None leaves each layer's own.
+
+    Returns:
+        The names of the guarded layers, in the order of ``model.named_modules()``.
+
+    Raises:
+        ValueError: ``on_nonfinite`` is not known.
+
+    Example:
+        >>> import gammabeta as gb
+        >>> model = nn.Sequential(nn.Linear(4, 8), gb.BatchNorm1d(8))
+        >>> guard_statistics(model, "raise")
+        ['1']
+        >>> model[1].on_nonfinite
+        'raise'
+    """
+    if on_nonfinite is not None:
+        known("on_nonfinite", on_nonfinite, ACTIONS)
+    names = []
+    for name, module in model.named_modules():
+        if isinstance(module, Guarded):
+            module.qualified_name = name or None
+            if on_nonfinite is not None:
+                module.on_nonfinite = on_nonfinite
+            names.append(name)
+    return names
+
+
+def _finite(mean: Tensor, var: Tensor) -> bool:
+    """Whether both are finite; reads their values."""
+    # The dot product of anything not finite is not finite: one operator says "all is well". It
+    # can overflow where they are finite, so that a "no" is asked again, exactly.
+    if math.isfinite(torch.dot(mean, var).item()):
+        return True
+    return bool(mean.isfinite().all() and var.isfinite().all())
+
+
+def _transformed() -> bool:
+    """Whether this runs under a `torch.func` transform, where one tensor may stand for many."""
+    # torch has no public question for this. Not "is not None": under `torch.compile` that is
+    # always true.
+    functorch = torch._C._functorch
+    return isinstance(functorch.peek_interpreter_stack(), functorch.CInterpreter)
