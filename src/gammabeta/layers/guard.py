@@ -132,8 +132,7 @@ class Guarded(nn.Module):
             if finite:
                 if batches is not None:
                     batches.add_(1)
-                _write(old_mean, mean)
-                _write(old_var, var)
+                _write(old_mean, old_var, mean, var)
                 return
             self._refused += 1
         else:
@@ -158,8 +157,9 @@ class Guarded(nn.Module):
         entered = torch.dot(mean * 0, var) == 0
         if batches is not None:
             batches.add_(entered)
-        _write(old_mean, torch.where(entered, mean, old_mean))
-        _write(old_var, torch.where(entered, var, old_var))
+        new_mean = torch.where(entered, mean, old_mean)
+        new_var = torch.where(entered, var, old_var)
+        _write(old_mean, old_var, new_mean, new_var)
         # A transform may not change what it did not get, and its answer may be one an example:
         # there, nothing is counted. A graph counts only in a counter made before it.
         if not _transformed():
@@ -246,17 +246,19 @@ def _finite(mean: Tensor, var: Tensor) -> bool:
     return bool(mean.isfinite().all() and var.isfinite().all())
 
 
-def _write(buffer: Tensor, value: Tensor) -> None:
-    """Put ``value`` into ``buffer`` as torch's operators do."""
+def _write(mean: Tensor, var: Tensor, new_mean: Tensor, new_var: Tensor) -> None:
+    """Put the new statistics into the buffers ``mean`` and ``var`` as torch's operators do."""
     if _transformed():
         # Through an alias, which a transform takes for its own: as torch's instance norm does.
-        torch.ops.aten.alias(buffer).copy_(value)
+        torch.ops.aten.alias(mean).copy_(new_mean)
+        torch.ops.aten.alias(var).copy_(new_var)
     elif torch.compiler.is_compiling():
-        buffer.copy_(value)
+        mean.copy_(new_mean)
+        var.copy_(new_var)
     else:
         # Torch's update leaves autograd's version counters alone, so that a backward pass through
         # an earlier evaluation of the layer still runs. ``data`` has a counter of its own.
-        buffer.data.copy_(value)
+        torch._foreach_copy_([mean.data, var.data], [new_mean, new_var])
 
 
 def _transformed() -> bool:
