@@ -236,6 +236,12 @@ def test_inference_mode():
     feed(layer, poison, later)
     assert layer.refused_batches == 2
     assert layer.num_batches_tracked.item() == 2
+    # A count made in inference mode can be added to outside of it.
+    with torch.inference_mode():
+        layer.reset_running_stats()
+    torch._dynamo.reset()
+    feed(torch.compile(layer, fullgraph=True, backend="eager"), poison)
+    assert layer.refused_batches == 1
 
 
 def test_a_forward_that_raises_midway_changes_nothing(monkeypatch):
