@@ -192,6 +192,7 @@ def test_large_finite_statistics_are_not_taken_for_overflow():
     assert layer.running_var.item() == pytest.approx(2e30, rel=1e-6)
     # And in a graph, which has one way only.
     where = gb.BatchNorm1d(1, momentum=1.0)
+    torch._dynamo.reset()  # it gives up on a function after eight graphs
     torch.compile(where, fullgraph=True, backend="eager")(x)
     assert_close(where.state_dict(), layer.state_dict(), rtol=0, atol=0)
     assert where.refused_batches == 0
@@ -202,6 +203,7 @@ def test_in_a_compiled_graph(ours, theirs, shape):
     good, poison, later = batches(shape)
     layer, plain = make(ours), make(theirs)
     # The backend is not what is tested; "aot_eager" has the traced and functional graph.
+    torch._dynamo.reset()  # it gives up on a function after eight graphs
     graph = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert feed(graph, good, poison, poison, later) == []  # a graph cannot warn
     for x in (good, later):
@@ -234,6 +236,12 @@ def test_inference_mode():
     feed(layer, poison, later)
     assert layer.refused_batches == 2
     assert layer.num_batches_tracked.item() == 2
+    # A count made in inference mode can be added to outside of it.
+    with torch.inference_mode():
+        layer.reset_running_stats()
+    torch._dynamo.reset()
+    feed(torch.compile(layer, fullgraph=True, backend="eager"), poison)
+    assert layer.refused_batches == 1
 
 
 def test_a_forward_that_raises_midway_changes_nothing(monkeypatch):

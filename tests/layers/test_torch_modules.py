@@ -94,8 +94,8 @@ def test_everything_seen_is_torchs(theirs, dtype, training):
 def test_gradcheck_and_gradgradcheck(theirs, ours, case):
     _, layer = twins(theirs, ours, case, torch.float64, True)
     x = case.forward_input.args[0].detach()
-    if "no_batch" not in case.desc:  # the numerical Jacobian is quadratic in the batch
-        x = x[:3]
+    if "no_batch" not in case.desc:  # the numerical Jacobian is quadratic in it
+        x = x[:2]
     x = x.clone().requires_grad_()
     parameters = tuple(layer.parameters())
 
@@ -108,7 +108,8 @@ def test_gradcheck_and_gradgradcheck(theirs, ours, case):
 
     # Cases with eps=1e-3 or inputs uniform in ±9 have second derivatives near 1; gradcheck's
     # default steps and tolerances in float64 fit them.
-    assert gradcheck(f, (x, *parameters))
+    # The full Jacobian where it is small, else random projections of it.
+    assert gradcheck(f, (x, *parameters), fast_mode=x.numel() > 60)
     assert gradgradcheck(f, (x, *parameters), fast_mode=True)
 
 

@@ -53,9 +53,7 @@ class _FusedForward(Guarded, Epilogue, _BatchNorm):
             residual=residual,
         )
         if updates:
-            entered = self._commit(mean, var)
-            if batches is not None:
-                batches.add_(entered)
+            self._commit(mean, var, batches)
         return y
 
     def _scripted(self, input: Tensor, residual: Tensor | None) -> Tensor:

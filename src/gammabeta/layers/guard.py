@@ -14,7 +14,7 @@ the device. What is exported, traced or scripted by torch is torch's own graph, 
 # No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
 import math
 import warnings
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,9 @@ class Guarded(nn.Module):
         qualified_name: the layer's name in its model, for messages; set by `guard_statistics`.
     """
 
-    running_mean: Tensor | None
-    running_var: Tensor | None
+    if TYPE_CHECKING:  # a script would take what is annotated here for no buffer
+        running_mean: Tensor | None
+        running_var: Tensor | None
 
     on_nonfinite: str = "refuse"
     qualified_name: str | None = None
@@ -103,58 +104,66 @@ class Guarded(nn.Module):
             return mean, var
         return mean.clone(), var.clone()
 
-    def _commit(self, mean: Tensor | None, var: Tensor | None) -> int | Tensor:
-        """Make the copies that a kernel has updated the running statistics, if they are finite.
+    def _commit(
+        self, mean: Tensor | None, var: Tensor | None, batches: Tensor | None = None
+    ) -> None:
+        """Make what a kernel has updated the running statistics, if it is finite.
 
-        Returns:
-            How many batches entered: 1 or 0, as an int or as a bool tensor of no dims.
+        Args:
+            mean: from `_statistics`, updated since.
+            var: likewise.
+            batches: ``num_batches_tracked``, which counts the batches that enter, or None.
 
         Raises:
-            NonFiniteBatchError: they are not, and ``on_nonfinite="raise"``.
+            NonFiniteBatchError: it is not finite, and ``on_nonfinite="raise"``.
         """
         old_mean, old_var = self.running_mean, self.running_var
         if mean is old_mean or mean is None or var is None or old_mean is None or old_var is None:
-            return 1
+            if batches is not None:
+                batches.add_(1)
+            return
         looks = not torch.compiler.is_compiling()
         if looks and mean.device.type == "cpu":
             try:
-                entered: bool | Tensor = _finite(mean, var)
+                finite = _finite(mean, var)
             except RuntimeError:  # under a transform or a trace there is no value to look at
-                return self._commit_where(mean, var, old_mean, old_var)
-            if entered:
-                # By ``.data``: torch's update too leaves the version counters alone, so that a
-                # backward pass through an earlier evaluation of this layer still runs.
-                old_mean.data.copy_(mean)
-                old_var.data.copy_(var)
-                return 1
+                self._commit_where(mean, var, old_mean, old_var, batches)
+                return
+            if finite:
+                if batches is not None:
+                    batches.add_(1)
+                _write(old_mean, old_var, mean, var)
+                return
             self._refused += 1
         else:
-            entered = self._commit_where(mean, var, old_mean, old_var)
+            entered = self._commit_where(mean, var, old_mean, old_var, batches)
             if self.on_nonfinite != "raise" or not looks or entered:
-                return entered
+                return
         poisoned = not _finite(old_mean, old_var)
         if self.on_nonfinite == "raise":
             raise NonFiniteBatchError(self._message(poisoned))
         self._tell(poisoned)
-        return 0
 
-    def _commit_where(self, mean: Tensor, var: Tensor, old_mean: Tensor, old_var: Tensor) -> Tensor:
+    def _commit_where(
+        self,
+        mean: Tensor,
+        var: Tensor,
+        old_mean: Tensor,
+        old_var: Tensor,
+        batches: Tensor | None,
+    ) -> Tensor:
         """Commit without looking: nothing here waits for the device or needs a value."""
         # 0 · finite is 0, 0 · inf and NaN are NaN: no sum of these overflows.
         entered = torch.dot(mean * 0, var) == 0
+        if batches is not None:
+            batches.add_(entered)
         new_mean = torch.where(entered, mean, old_mean)
         new_var = torch.where(entered, var, old_var)
-        compiling, transformed = torch.compiler.is_compiling(), _transformed()
-        if compiling or transformed:
-            old_mean.copy_(new_mean)
-            old_var.copy_(new_var)
-        else:
-            old_mean.data.copy_(new_mean)
-            old_var.data.copy_(new_var)
+        _write(old_mean, old_var, new_mean, new_var)
         # A transform may not change what it did not get, and its answer may be one an example:
         # there, nothing is counted. A graph counts only in a counter made before it.
-        if not transformed:
-            counter = self._device_count if compiling else self._counter()
+        if not _transformed():
+            counter = self._device_count if torch.compiler.is_compiling() else self._counter()
             if counter is not None and counter.device == mean.device:
                 counter.add_(~entered)
         return entered
@@ -235,6 +244,21 @@ def _finite(mean: Tensor, var: Tensor) -> bool:
     if math.isfinite(torch.dot(mean, var).item()):
         return True
     return bool(mean.isfinite().all() and var.isfinite().all())
+
+
+def _write(mean: Tensor, var: Tensor, new_mean: Tensor, new_var: Tensor) -> None:
+    """Put the new statistics into the buffers ``mean`` and ``var`` as torch's operators do."""
+    if _transformed():
+        # Through an alias, which a transform takes for its own: as torch's instance norm does.
+        torch.ops.aten.alias(mean).copy_(new_mean)
+        torch.ops.aten.alias(var).copy_(new_var)
+    elif torch.compiler.is_compiling():
+        mean.copy_(new_mean)
+        var.copy_(new_var)
+    else:
+        # Torch's update leaves autograd's version counters alone, so that a backward pass through
+        # an earlier evaluation of the layer still runs. ``data`` has a counter of its own.
+        torch._foreach_copy_([mean.data, var.data], [new_mean, new_var])
 
 
 def _transformed() -> bool:

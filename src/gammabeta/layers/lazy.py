@@ -18,6 +18,8 @@ from gammabeta.layers.guard import Guarded
 class _Lazy(Guarded, Epilogue):
     """Our keywords on torch's lazy construction; mixed in before torch's class."""
 
+    num_features: int
+
     def __init__(
         self,
         *args: Any,
@@ -32,6 +34,11 @@ class _Lazy(Guarded, Epilogue):
     def initialize_parameters(self, input: Tensor, residual: Tensor | None = None) -> None:
         """Make the parameters for ``input``'s dim 1; called before the first forward."""
         super().initialize_parameters(input)  # type: ignore[misc]
+        if self.num_features == 0:
+            # Filled by load_state_dict, or without anything to fill: torch leaves the 0, which
+            # its instance norms then hold against every input.
+            filled = [t for t in (self.running_mean, self._parameters["weight"]) if t is not None]
+            self.num_features = filled[0].shape[0] if filled else input.shape[1]
 
 
 # The first forward runs before torch changes the class, so the lazy class has to have it too.
