@@ -2,6 +2,8 @@
 
 __version__ = "0.1.0"
 
+from gammabeta.calibrate import calibrate
+from gammabeta.freeze import freeze, unfreeze
 from gammabeta.layers import (
     BatchNorm1d,
     BatchNorm2d,
@@ -11,4 +13,14 @@ from gammabeta.layers import (
     RMSNorm,
 )
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm", "LayerNorm", "RMSNorm"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "GroupNorm",
+    "LayerNorm",
+    "RMSNorm",
+    "calibrate",
+    "freeze",
+    "unfreeze",
+]
