@@ -3,6 +3,7 @@
 __version__ = "0.1.0"
 
 from gammabeta.calibrate import calibrate
+from gammabeta.convert import convert, revert
 from gammabeta.freeze import freeze, unfreeze
 from gammabeta.layers import (
     BatchNorm1d,
@@ -21,6 +22,8 @@ __all__ = [
     "LayerNorm",
     "RMSNorm",
     "calibrate",
+    "convert",
     "freeze",
+    "revert",
     "unfreeze",
 ]

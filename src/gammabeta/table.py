@@ -6,12 +6,13 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay ``rows`` out under ``heads``: the first column to the left, the others to the right.
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Lay ``rows`` out under ``heads``.
 
     Args:
         heads: the columns' names.
         rows: as many texts a row as there are heads.
+        left: how many columns, from the first, are aligned to the left; the others to the right.
 
     Returns:
         Lines without trailing blanks, joined by newlines.
@@ -33,7 +34,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(_width(line[column]) for line in lines) for column in range(len(heads))]
     return "\n".join(
         "  ".join(
-            _pad(cell, width, left=column == 0)
+            _pad(cell, width, left=column < left)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
