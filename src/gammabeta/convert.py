@@ -177,12 +177,13 @@ track_running_stats=True)
             second = _ACTIVATIONS[str(activation)]
             changes.append(split(module, theirs, second(), without=own))
             after = f"Sequential({theirs.__name__}, {second.__name__})"
-        lost = tuple(
-            f"{key}={value!r}"
+        notes = tuple(
+            f"{key}={value!r} dropped"
             for key, value in module.__dict__.items()
-            if key in own and key[0] != "_" and key != "activation" and value != getattr(cls, key)
+            if key in own and key[0] != "_" and key != "activation" and value is not None
+            if repr(value) != repr(getattr(cls, key, None))
         )
-        conversion.changes.append(Change(names, cls.__name__, after, lost))
+        conversion.changes.append(Change(names, cls.__name__, after, notes=notes))
     become(changes)
     _tell(conversion, report, warn=True)
     return model
