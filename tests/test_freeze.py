@@ -40,8 +40,10 @@ def state(model):
 
 
 def same(a, b):
-    return a[1:] == b[1:] and a[0].keys() == b[0].keys() and all(
-        torch.equal(a[0][k], b[0][k]) for k in a[0]
+    return (
+        a[1:] == b[1:]
+        and a[0].keys() == b[0].keys()
+        and all(torch.equal(a[0][k], b[0][k]) for k in a[0])
     )
 
 

@@ -129,7 +129,8 @@ def split(
 
 def _entries(now: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """A registry's entries then: ``new``'s names with what ``now`` has, then the person's own."""
-    kept = {name: now[name] if now.get(name) is not None else new[name] for name in new}
+    both = {name for name in new if new[name] is not None and now.get(name) is not None}
+    kept = {name: now[name] if name in both else new[name] for name in new}
     return kept | {name: value for name, value in now.items() if name not in old}
 
 

@@ -118,8 +118,8 @@ def convert(
             raise ValueError(f"groups={groups} must be at least 1")
         arguments = {"groups": groups, "exact": exact, "dims": dims, "options": options}
         changes, conversion = plan_swaps(model, to, families, arguments)
-    become(changes)
     _tell(conversion, report, warn=to is not None)
+    become(changes)
     return model
 
 
@@ -184,8 +184,8 @@ track_running_stats=True)
             if repr(value) != repr(getattr(cls, key, None))
         )
         conversion.changes.append(Change(names, cls.__name__, after, notes=notes))
-    become(changes)
     _tell(conversion, report, warn=True)
+    become(changes)
     return model
 
 
@@ -245,7 +245,10 @@ def _declared(ours: type[nn.Module], theirs: type[nn.Module]) -> set[str]:
 
 
 def _tell(conversion: Conversion, report: _Report | None, warn: bool) -> None:
-    """Give the report to whom it is for; without one, warn of what was lost."""
+    """Give the report to whom it is for; without one, warn of what is lost.
+
+    To be called before anything is changed: a report may raise, and a warning too.
+    """
     if report is not None:
         report(conversion)
         return

@@ -67,7 +67,7 @@ def plan_swaps(
         except ValueError as error:
             raise ValueError(f"layer {names[0]!r} ({cls.__name__}) {error}") from None
         old = cls(1, 1) if family == "group" else cls(1)
-        if is_parametrized(module, "bias") and "bias" not in new._parameters:
+        if is_parametrized(module, "bias") and new._parameters.get("bias") is None:
             raise ValueError(
                 f"layer {names[0]!r} ({cls.__name__}) has a parametrized bias, and "
                 f"{type(new).__name__} has none; torch.nn.utils.parametrize.remove_parametrizations"
@@ -117,7 +117,7 @@ def _lost(module: nn.Module, old: nn.Module, new: nn.Module) -> tuple[str, ...]:
         lost.append("running statistics")
     for name, symbol, neutral in (("weight", "γ", 1), ("bias", "β", 0)):
         parameter = getattr(module, name, None)
-        if parameter is None or name in new._parameters:
+        if parameter is None or new._parameters.get(name) is not None:
             continue
         idle = not parameter.is_meta and bool((parameter == neutral).all())
         lost.append(f"{symbol}, which was {neutral}" if idle else symbol)
