@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from torch import nn
+
 from gammabeta.table import table
 
 
@@ -14,7 +16,7 @@ class Change:
 
     Attributes:
         names: its names in the model; several if it is in several places.
-        before, after: the classes' names.
+        before, after: its classes, as `label` names them.
         lost: what could not be carried over.
         notes: what else a person should know.
     """
@@ -32,7 +34,7 @@ class Left:
 
     Attributes:
         names: its names in the model.
-        kind: its class's name.
+        kind: its class, as `label` names it.
         reason: why it was left.
     """
 
@@ -50,10 +52,10 @@ class Conversion:
         left: normalization layers that might have been meant and were left alone.
 
     Example:
-        >>> print(Conversion([Change(("bn",), "BatchNorm2d", "GroupNorm", lost=("β",))]))
+        >>> print(Conversion([Change(("bn",), "nn.BatchNorm2d", "gb.GroupNorm", lost=("β",))]))
         1 layer changed, 0 left
-        layer  was          is         lost  note
-        bn     BatchNorm2d  GroupNorm  β
+        layer  was             is            lost  note
+        bn     nn.BatchNorm2d  gb.GroupNorm  β
     """
 
     changes: list[Change] = field(default_factory=list)
@@ -93,6 +95,17 @@ class Conversion:
         if len(self.left) > 3:
             parts.append(f"and {len(self.left) - 3} more left")
         return "; ".join(parts)
+
+
+def label(cls: type[nn.Module]) -> str:
+    """The name of a class as a person writes it.
+
+    Example:
+        >>> label(nn.ReLU)
+        'nn.ReLU'
+    """
+    home = {"torch": "nn.", "gammabeta": "gb."}.get(cls.__module__.split(".")[0], "")
+    return f"{home}{cls.__name__}"
 
 
 def _names(names: tuple[str, ...]) -> str:

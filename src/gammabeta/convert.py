@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from gammabeta.become import Becoming, become, recast, split
-from gammabeta.conversion import Change, Conversion, Left
+from gammabeta.conversion import Change, Conversion, Left, label
 from gammabeta.families import FAMILIES, NORMS, TWINS
 from gammabeta.freeze import is_frozen
 from gammabeta.kernels.activations import MODULES
@@ -98,8 +98,8 @@ def convert(
         (<class 'gammabeta.layers.batch.BatchNorm2d'>, True)
         >>> model = convert(model, to="group", groups=4, report=print)
         1 layer changed, 0 left
-        layer  was          is         lost                note
-        1      BatchNorm2d  GroupNorm  running statistics
+        layer  was             is            lost                note
+        1      gb.BatchNorm2d  gb.GroupNorm  running statistics
         >>> model[1], model[1].weight is weight
         (GroupNorm(4, 8, eps=1e-05, affine=True, bias=True), True)
     """
@@ -165,25 +165,25 @@ track_running_stats=True)
         if theirs is None or "forward" in module.__dict__:
             reason = _reason_not_reverted(module, cls)
             if reason:
-                conversion.left.append(Left(names, cls.__name__, reason))
+                conversion.left.append(Left(names, label(cls), reason))
             continue
         activation = getattr(module, "activation", None)
         own = _declared(cls, theirs)
-        after = theirs.__name__
+        after = label(theirs)
         if activation is None:
             changes.append(recast(module, theirs, without=own))
         else:
             _check_split(names[0], module, str(activation), fused)
             second = _ACTIVATIONS[str(activation)]
             changes.append(split(module, theirs, second(), without=own))
-            after = f"Sequential({theirs.__name__}, {second.__name__})"
+            after = f"nn.Sequential({label(theirs)}, {label(second)})"
         notes = tuple(
             f"{key}={value!r} dropped"
             for key, value in module.__dict__.items()
             if key in own and key[0] != "_" and key != "activation" and value is not None
             if repr(value) != repr(getattr(cls, key, None))
         )
-        conversion.changes.append(Change(names, cls.__name__, after, notes=notes))
+        conversion.changes.append(Change(names, label(cls), after, notes=notes))
     _tell(conversion, report, warn=True)
     become(changes)
     return model
@@ -197,9 +197,9 @@ def _twins(model: nn.Module) -> tuple[list[Becoming], Conversion]:
         ours = TWINS.get(cls)
         if ours is not None and "forward" not in module.__dict__:
             changes.append(recast(module, ours))
-            conversion.changes.append(Change(names, cls.__name__, ours.__name__))
+            conversion.changes.append(Change(names, label(cls), label(ours)))
         elif isinstance(module, NORMS) and not is_ours(cls):
-            conversion.left.append(Left(names, cls.__name__, reason_left(module, cls)))
+            conversion.left.append(Left(names, label(cls), reason_left(module, cls)))
     return changes, conversion
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from gammabeta.become import Becoming, succeed
-from gammabeta.conversion import Change, Conversion, Left
+from gammabeta.conversion import Change, Conversion, Left, label
 from gammabeta.families import FAMILIES, build, describe, family_of
 from gammabeta.freeze import is_frozen
 
@@ -57,7 +57,7 @@ def plan_swaps(
                 reason = reason_left(module, cls)
                 if family is not None and family not in families:
                     reason = f"its family is {family!r}; of= names the families to swap"
-                conversion.left.append(Left(names, cls.__name__, reason))
+                conversion.left.append(Left(names, label(cls), reason))
             continue
         if is_frozen(module):
             raise ValueError(f"layer {names[0]!r} is frozen, to keep its statistics; unfreeze() it")
@@ -75,7 +75,7 @@ def plan_swaps(
             )
         changes.append(succeed(module, old, new))
         lost, notes = _lost(module, old, new), _notes(module, new, to, arguments["groups"])
-        conversion.changes.append(Change(names, cls.__name__, type(new).__name__, lost, notes))
+        conversion.changes.append(Change(names, label(cls), label(type(new)), lost, notes))
     if not changes:
         have = {family_of(module) for _, module in places(model)} - {None}
         raise ValueError(
@@ -104,7 +104,7 @@ def _slow_paths(model: nn.Module, changes: list[Becoming], conversion: Conversio
         if parts.isdisjoint(swapped):
             continue
         changes.append(Becoming(module, type(module), module.__dict__ | switch))
-        kind = type(module).__name__
+        kind = label(type(module))
         note = "torch's fast path, which knows layer norm only, is off"
         conversion.changes.append(Change(names, kind, kind, (), (note,)))
 
