@@ -715,6 +715,7 @@ def test_swaps_that_cannot_be(model, arguments, message):
     ("arguments", "message"),
     [
         ({"to": "group", "groups": 2, "colour": 1}, "'colour' is no argument of GroupNorm"),
+        ({"to": "group", "groups": 2, "affine": True}, "affine= cannot be given"),
         ({"colour": 1}, "colour= is for swaps of families"),
         ({"of": "batch"}, "of= is for swaps of families"),
     ],

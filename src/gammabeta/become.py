@@ -60,13 +60,13 @@ def recast(module: nn.Module, cls: type[nn.Module], without: Iterable[str] = ())
 def succeed(module: nn.Module, old: nn.Module, new: nn.Module) -> Becoming:
     """``module`` with the class and settings of ``new``, and all else that is its own.
 
-    Its own are: the parameters that ``new`` has too, by name (a parameter is never made); buffers
-    that ``new`` has too; hooks; the mode; and whatever a fresh layer like it has not.
+    Its own are: the parameters and buffers that ``new`` has too, by name; hooks; the mode; and
+    whatever a fresh layer like it has not.
 
     Args:
         module: what is to change.
         old: a fresh layer of the class ``module`` has now.
-        new: a fresh layer of the class it is to have.
+        new: a fresh layer of the class it is to have, without parameters that ``module`` has not.
     """
     attributes = {
         key: value
@@ -78,13 +78,10 @@ def succeed(module: nn.Module, old: nn.Module, new: nn.Module) -> Becoming:
         attributes[registry] = _entries(
             getattr(module, registry), getattr(old, registry), getattr(new, registry)
         )
-    for name, fresh in new._parameters.items():
-        if fresh is not None and module._parameters.get(name) is None:
-            # Under a parametrization or pruning the name belongs to another thing of the module.
-            if hasattr(module, name) and getattr(module, name) is not None:
-                attributes["_parameters"].pop(name, None)
-            else:
-                attributes["_parameters"][name] = None
+    for name in new._parameters:
+        # Under a parametrization or pruning the name belongs to another thing of the module.
+        if name not in module._parameters and hasattr(module, name):
+            del attributes["_parameters"][name]
     attributes["_non_persistent_buffers_set"] = {
         name
         for name in module._non_persistent_buffers_set | new._non_persistent_buffers_set

@@ -81,7 +81,8 @@ def convert(
     Raises:
         ValueError: a name that is not known; no layer of the families ``of``; a layer that has no
             successor in the family ``to``, named, with what would do.
-        TypeError: an option that the new layers do not have, or one where ``to`` is None.
+        TypeError: an option that the new layers do not have, one that says what the old layers
+            say (their sizes, ``affine``, ``dtype``), or any where ``to`` is None.
 
     Warns:
         UserWarning: something was lost or left in a swap of families, and no ``report`` was given

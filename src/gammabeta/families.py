@@ -31,6 +31,11 @@ _STEMS = {
 }
 _SINGLE = {"group": "GroupNorm", "layer": "LayerNorm", "rms": "RMSNorm"}
 _DIMS = (1, 2, 3)
+_OLD_LAYERS = frozenset(
+    {"num_features", "num_channels", "num_groups", "normalized_shape", "affine"}
+    | {"elementwise_affine", "bias", "device", "dtype"}
+)
+"""Arguments that follow from the layer a new one replaces."""
 
 
 def _ours(name: str) -> Type | None:
@@ -189,11 +194,18 @@ def build(
                 f"has activation={norm.activation!r}, which {cls.__name__} cannot apply"
             )
         arguments["activation"] = norm.activation
-    known = inspect.signature(cls).parameters
-    for option in options:
-        if option not in known:
-            raise TypeError(f"{option!r} is no argument of {cls.__name__}; it has {list(known)}")
+    _check_options(cls, options)
     return cls(**arguments | options)
+
+
+def _check_options(cls: Type, options: dict[str, Any]) -> None:
+    """Raise unless ``options`` are arguments of ``cls`` that do not say what the old layer says."""
+    free = [name for name in inspect.signature(cls).parameters if name not in _OLD_LAYERS]
+    for option in options:
+        if option in _OLD_LAYERS:
+            raise TypeError(f"{option}= cannot be given: the parameters are the old layer's")
+        if option not in free:
+            raise TypeError(f"{option!r} is no argument of {cls.__name__}; it has {free}")
 
 
 def _of_dims(family: str, dims: int | None) -> Type:
