@@ -5,6 +5,9 @@ Drop-in normalization layers, and a live picture of every layer's signal while i
 
 __version__ = "0.1.0"
 
+from gammabeta.calibrate import calibrate
+from gammabeta.convert import convert, revert
+from gammabeta.freeze import freeze, unfreeze
 from gammabeta.layers import (
     TLU,
     BatchNorm1d,
@@ -81,7 +84,12 @@ __all__ = [
     "RecurrentBatchNormLSTM",
     "Run",
     "Watch",
+    "calibrate",
+    "convert",
     "export",
+    "freeze",
     "guard_statistics",
+    "revert",
+    "unfreeze",
     "watch",
 ]

@@ -1,0 +1,109 @@
+"""What a calibration changed, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gammabeta.table import table
+
+_HEADS = (
+    "layer",
+    "batches",
+    "values",
+    "mean shift, rms",
+    "max",
+    "var ratio, median",
+    "min",
+    "max",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerChange:
+    """A batch norm's statistics before and after; all tensors (C,), float64, on the CPU.
+
+    Attributes:
+        name: of the layer in the model.
+        batches: mini-batches it was measured on.
+        values: values of a channel in all of them.
+        mean_before, var_before: its running statistics before.
+        mean, var: the estimates; the layer has them in its own dtype.
+        eps: ε of the layer.
+    """
+
+    name: str
+    batches: int
+    values: int
+    mean_before: Tensor
+    var_before: Tensor
+    mean: Tensor
+    var: Tensor
+    eps: float
+
+    @property
+    def mean_shift(self) -> Tensor:
+        """(new mean − old mean) / σ, with the σ = √(old variance + ε) the layer divided by."""
+        return (self.mean - self.mean_before) / (self.var_before + self.eps).sqrt()
+
+    @property
+    def var_ratio(self) -> Tensor:
+        """(new variance + ε) / (old variance + ε)."""
+        return (self.var + self.eps) / (self.var_before + self.eps)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What `gammabeta.calibrate` did; ``print`` shows it.
+
+    Attributes:
+        method: the estimator's name.
+        batches: batches used.
+        skipped: indices of non-finite batches left out.
+        layers: by name, what changed.
+        kept: names of batch norms left alone.
+    """
+
+    method: str
+    batches: int
+    skipped: tuple[int, ...]
+    layers: Mapping[str, LayerChange]
+    kept: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.method} on {_count(self.batches, 'batch', 'es')}: running statistics of "
+            f"{_count(len(self.layers), 'batch norm', 's')} set"
+        ]
+        rows = []
+        for change in self.layers.values():
+            shift, ratio = change.mean_shift, change.var_ratio
+            rows.append(
+                [
+                    change.name or "(model)",
+                    f"{change.batches:,}",
+                    f"{change.values:,}",
+                    f"{shift.square().mean().sqrt().item():.2f} σ",
+                    f"{shift.abs().max().item():.2f} σ",
+                    _ratio(ratio.median().item()),
+                    _ratio(ratio.min().item()),
+                    _ratio(ratio.max().item()),
+                ]
+            )
+        lines.append(table(_HEADS, rows))
+        if self.skipped:
+            lines.append(f"skipped, not finite: batch {', '.join(map(str, self.skipped))}")
+        if self.kept:
+            lines.append(f"left alone: {', '.join(self.kept)}")
+        return "\n".join(lines)
+
+
+def _ratio(value: float) -> str:
+    """Three digits that count, whatever the size."""
+    return f"×{value:#.3g}"
+
+
+def _count(number: int, noun: str, ending: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else ending}"

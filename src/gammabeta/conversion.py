@@ -1,0 +1,112 @@
+"""What a conversion changed, layer by layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from gammabeta.table import table
+
+
+@dataclass(frozen=True)
+class Change:
+    """A module that became one of another class.
+
+    Attributes:
+        names: its names in the model; several if it is in several places.
+        before, after: its classes, as `label` names them.
+        lost: what could not be carried over.
+        notes: what else a person should know.
+    """
+
+    names: tuple[str, ...]
+    before: str
+    after: str
+    lost: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Left:
+    """A normalization layer left as it is.
+
+    Attributes:
+        names: its names in the model.
+        kind: its class, as `label` names it.
+        reason: why it was left.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    reason: str
+
+
+@dataclass
+class Conversion:
+    """What `gammabeta.convert` or `gammabeta.revert` did; ``print`` shows it.
+
+    Attributes:
+        changes: in the order of ``model.named_modules()``.
+        left: normalization layers that might have been meant and were left alone.
+
+    Example:
+        >>> print(Conversion([Change(("bn",), "nn.BatchNorm2d", "gb.GroupNorm", lost=("β",))]))
+        1 layer changed, 0 left
+        layer  was             is            lost  note
+        bn     nn.BatchNorm2d  gb.GroupNorm  β
+    """
+
+    changes: list[Change] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+
+    @property
+    def lost(self) -> Counter[str]:
+        """What could not be carried over → in how many layers."""
+        return Counter(what for change in self.changes for what in change.lost)
+
+    def __str__(self) -> str:
+        number = len(self.changes)
+        lines = [f"{number} layer{'' if number == 1 else 's'} changed, {len(self.left)} left"]
+        if self.changes:
+            heads = ("layer", "was", "is", "lost", "note")
+            rows = [
+                (
+                    _names(change.names),
+                    change.before,
+                    change.after,
+                    "; ".join(change.lost),
+                    "; ".join(change.notes),
+                )
+                for change in self.changes
+            ]
+            lines.append(table(heads, rows, left=len(heads)))
+        if self.left:
+            heads_left = ("left", "is", "because")
+            left = [(_names(one.names), one.kind, one.reason) for one in self.left]
+            lines.append(table(heads_left, left, left=3))
+        return "\n".join(lines)
+
+    def summary(self) -> str:
+        """What was lost and left, in one line; empty if nothing was."""
+        parts = [f"{what} ({number} of {len(self.changes)})" for what, number in self.lost.items()]
+        parts += [f"{_names(one.names)} left as it is: {one.reason}" for one in self.left[:3]]
+        if len(self.left) > 3:
+            parts.append(f"and {len(self.left) - 3} more left")
+        return "; ".join(parts)
+
+
+def label(cls: type[nn.Module]) -> str:
+    """The name of a class as a person writes it.
+
+    Example:
+        >>> label(nn.ReLU)
+        'nn.ReLU'
+    """
+    home = {"torch": "nn.", "gammabeta": "gb."}.get(cls.__module__.split(".")[0], "")
+    return f"{home}{cls.__name__}"
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return " = ".join(name or "(model)" for name in names)

@@ -1,0 +1,232 @@
+"""The families of normalization layers: which classes belong to one, and how to build a member.
+
+Two sorts: *channel* families normalize (N, C, ...) and have γ and β for each of C channels; *shape*
+families normalize the last dims and have γ and β of their shape. A class is a member of a family by
+being one of the classes listed, exactly; a subclass may do anything.
+
+To add a family whose layers are ``Something1d``, ``2d`` and ``3d``, with batch norm's first
+arguments, add one entry to `_STEMS`. gammabeta's own classes are found by torch's names.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from gammabeta import layers
+from gammabeta.layers.epilogue import Epilogue
+
+Type = type[nn.Module]
+
+_STEMS = {
+    "batch": "BatchNorm",
+    "instance": "InstanceNorm",
+    "batch-renorm": "BatchRenorm",
+    "ghost": "GhostBatchNorm",
+}
+_SINGLE = {"group": "GroupNorm", "layer": "LayerNorm", "rms": "RMSNorm"}
+_DIMS = (1, 2, 3)
+_OLD_LAYERS = frozenset(
+    {"num_features", "num_channels", "num_groups", "normalized_shape", "affine"}
+    | {"elementwise_affine", "bias", "device", "dtype"}
+)
+"""Arguments that follow from the layer a new one replaces."""
+
+
+def _ours(name: str) -> Type | None:
+    found = getattr(layers, name, None)
+    return found if isinstance(found, type) and issubclass(found, nn.Module) else None
+
+
+def _members(names: dict[str, int | None]) -> dict[Type, int | None]:
+    """Torch's class and gammabeta's of each name → number of spatial dims (None: any)."""
+    found = {(home, name): dims for name, dims in names.items() for home in (nn, layers)}
+    members = {getattr(home, name, None): dims for (home, name), dims in found.items()}
+    return {cls: dims for cls, dims in members.items() if cls is not None}
+
+
+FAMILIES: dict[str, dict[Type, int | None]] = {
+    family: members
+    for family, members in (
+        *((family, _members({f"{stem}{d}d": d for d in _DIMS})) for family, stem in _STEMS.items()),
+        *((family, _members({name: None})) for family, name in _SINGLE.items()),
+    )
+    if members
+}
+"""Family → its classes → the number of spatial dims each takes, None for any."""
+FAMILIES["batch"][nn.SyncBatchNorm] = None
+
+TWINS: dict[Type, Type] = {
+    theirs: ours
+    for name in layers.__all__
+    if (ours := _ours(name)) is not None
+    and isinstance(theirs := getattr(nn, name, None), type)
+    and issubclass(ours, theirs)
+}
+"""Torch's class → gammabeta's of the same name."""
+
+NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+"""What is a normalization layer of torch's, subclasses included."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """What of a layer its successor in another family is built from.
+
+    Attributes:
+        family: its family's name.
+        dims: spatial dims it takes, or None if any.
+        channels: C for a channel family, else None.
+        shape: the normalized shape for a shape family, else None.
+        eps: ε, or None for the machine epsilon.
+        weight, bias: whether it has γ and β.
+        activation: its fused activation, or None.
+        device, dtype: of its tensors; None where it has none.
+    """
+
+    family: str
+    dims: int | None
+    channels: int | None
+    shape: tuple[int, ...] | None
+    eps: float | None
+    weight: bool
+    bias: bool
+    activation: str | None
+    device: torch.device | None
+    dtype: torch.dtype | None
+
+
+def family_of(module: nn.Module) -> str | None:
+    """Return the name of the family ``module``'s class is a member of, or None.
+
+    Example:
+        >>> family_of(nn.SyncBatchNorm(4)), family_of(nn.ReLU())
+        ('batch', None)
+    """
+    cls = type_before_parametrizations(module)
+    return next((family for family, members in FAMILIES.items() if cls in members), None)
+
+
+def describe(module: Any, family: str) -> Norm:
+    """Describe ``module``, a member of ``family``."""
+    tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
+    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
+    shape = tuple(module.normalized_shape) if family in ("layer", "rms") else None
+    channels = None
+    if shape is None:
+        channels = module.num_channels if family == "group" else module.num_features
+    return Norm(
+        family=family,
+        dims=FAMILIES[family][type_before_parametrizations(module)],
+        channels=channels,
+        shape=shape,
+        eps=module.eps,
+        weight=module.weight is not None,
+        bias=getattr(module, "bias", None) is not None,
+        activation=getattr(module, "activation", None),
+        device=floating[0].device if floating else None,
+        dtype=floating[0].dtype if floating else None,
+    )
+
+
+def build(
+    norm: Norm, to: str, *, groups: int, exact: bool, dims: int | None, options: dict[str, Any]
+) -> nn.Module:
+    """Build the layer of family ``to`` that takes the place of ``norm``.
+
+    Args:
+        norm: the layer it replaces.
+        to: a name in `FAMILIES`.
+        groups: G, for ``"group"``.
+        exact: whether a ``groups`` that does not divide C is an error; else the largest divisor
+            of C below it is used.
+        dims: spatial dims of the input, where the class to build depends on them and ``norm``
+            does not say.
+        options: more arguments of the new class.
+
+    Returns:
+        A new layer with ε, device, dtype and activation of ``norm``, and with a γ and β where
+        ``norm`` has them.
+
+    Raises:
+        ValueError: ``norm`` has no such successor; the message says why and what has.
+        TypeError: an option that the new class does not have.
+    """
+    arguments: dict[str, Any] = {"device": norm.device, "dtype": norm.dtype}
+    if norm.eps is not None:
+        arguments["eps"] = norm.eps
+    if norm.shape is not None:
+        if to not in ("layer", "rms"):
+            raise ValueError(
+                f"normalizes the last dims, {list(norm.shape)}, and a {to} norm normalizes dim 1, "
+                "the channels; to='layer' and to='rms' fit"
+            )
+        cls = TWINS[nn.LayerNorm] if to == "layer" else TWINS[nn.RMSNorm]
+        arguments |= {"normalized_shape": norm.shape, "elementwise_affine": norm.weight}
+    elif to == "rms":
+        raise ValueError(
+            "normalizes dim 1, the channels, and RMSNorm normalizes the last dims; to='layer' "
+            "and to='group' fit"
+        )
+    elif to in ("group", "layer"):
+        cls = TWINS[nn.GroupNorm]
+        number = 1 if to == "layer" else _groups(norm.channels or 0, groups, exact)
+        arguments |= {"num_groups": number, "num_channels": norm.channels, "affine": norm.weight}
+    else:
+        cls = _of_dims(to, norm.dims if norm.dims is not None else dims)
+        arguments |= {"num_features": norm.channels, "affine": norm.weight}
+    if to != "rms":
+        arguments["bias"] = norm.bias
+    if norm.activation is not None:
+        if not issubclass(cls, Epilogue):
+            raise ValueError(
+                f"has activation={norm.activation!r}, which {cls.__name__} cannot apply"
+            )
+        arguments["activation"] = norm.activation
+    _check_options(cls, options)
+    return cls(**arguments | options)
+
+
+def _check_options(cls: Type, options: dict[str, Any]) -> None:
+    """Raise unless ``options`` are arguments of ``cls`` that do not say what the old layer says."""
+    free = [name for name in inspect.signature(cls).parameters if name not in _OLD_LAYERS]
+    for option in options:
+        if option in _OLD_LAYERS:
+            raise TypeError(f"{option}= cannot be given: the parameters are the old layer's")
+        if option not in free:
+            raise TypeError(f"{option!r} is no argument of {cls.__name__}; it has {free}")
+
+
+def _of_dims(family: str, dims: int | None) -> Type:
+    """The class of a family for a number of spatial dims, gammabeta's if there is one."""
+    fitting = [cls for cls, its in FAMILIES[family].items() if its is not None and its == dims]
+    if not fitting:
+        raise ValueError(
+            f"does not say how many spatial dims its input has, and a {family} norm needs to "
+            "know; give dims=1, 2 or 3"
+        )
+    return fitting[-1]  # torch's comes first
+
+
+def _groups(channels: int, groups: int, exact: bool) -> int:
+    """The number of groups for ``channels`` channels."""
+    if channels % groups == 0:
+        return groups
+    fit = next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
+    if exact:
+        raise ValueError(
+            f"has {channels} channels, no multiple of groups={groups}; groups={fit} fits, and "
+            "exact=False takes the largest number that fits, layer by layer"
+        )
+    return fit

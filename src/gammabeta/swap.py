@@ -1,0 +1,139 @@
+"""Plan how layers of one family become layers of another, and say what is lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
+
+from gammabeta.become import Becoming, succeed
+from gammabeta.conversion import Change, Conversion, Left, label
+from gammabeta.families import FAMILIES, build, describe, family_of
+from gammabeta.freeze import is_frozen
+
+
+def places(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Module]]:
+    """Yield every module of ``model`` once, with all the names it goes by.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(4)
+        >>> [names for names, module in places(nn.Sequential(norm, nn.ReLU(), norm))]
+        [('',), ('0', '2'), ('1',)]
+    """
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    for module, its in names.items():
+        yield tuple(its), module
+
+
+def is_ours(cls: type[nn.Module]) -> bool:
+    """Whether gammabeta defines ``cls`` itself."""
+    return cls.__module__.split(".")[0] == "gammabeta"
+
+
+def reason_left(module: nn.Module, cls: type[nn.Module]) -> str:
+    """Why a normalization layer whose class is ``cls`` is left alone."""
+    if "forward" in module.__dict__:
+        return "its forward was replaced on the object"
+    if cls.__module__.startswith("torch.nn.modules."):
+        return f"gammabeta has no {cls.__name__}"
+    return f"{cls.__name__} is a subclass, which may do anything"
+
+
+def plan_swaps(
+    model: nn.Module, to: str, families: list[str], arguments: dict[str, Any]
+) -> tuple[list[Becoming], Conversion]:
+    """How layers of ``families`` become layers of ``to``."""
+    changes, conversion = [], Conversion()
+    kinds = tuple(cls for family in families for cls in FAMILIES[family])
+    for names, module in places(model):
+        cls = type_before_parametrizations(module)
+        family = family_of(module)
+        if family not in families or "forward" in module.__dict__:
+            if isinstance(module, kinds):
+                reason = reason_left(module, cls)
+                if family is not None and family not in families:
+                    reason = f"its family is {family!r}; of= names the families to swap"
+                conversion.left.append(Left(names, label(cls), reason))
+            continue
+        if is_frozen(module):
+            raise ValueError(f"layer {names[0]!r} is frozen, to keep its statistics; unfreeze() it")
+        norm = describe(module, family)
+        try:
+            new = build(norm, to, **arguments)
+        except ValueError as error:
+            raise ValueError(f"layer {names[0]!r} ({cls.__name__}) {error}") from None
+        old = cls(1, 1) if family == "group" else cls(1)
+        if is_parametrized(module, "bias") and new._parameters.get("bias") is None:
+            raise ValueError(
+                f"layer {names[0]!r} ({cls.__name__}) has a parametrized bias, and "
+                f"{type(new).__name__} has none; torch.nn.utils.parametrize.remove_parametrizations"
+                " it first"
+            )
+        changes.append(succeed(module, old, new))
+        lost, notes = _lost(module, old, new), _notes(module, new, to, arguments["groups"])
+        conversion.changes.append(Change(names, label(cls), label(type(new)), lost, notes))
+    if not changes:
+        have = {family_of(module) for _, module in places(model)} - {None}
+        raise ValueError(
+            f"model={type(model).__name__} has no layer of the family {' or '.join(families)} to "
+            f"swap (it has: {', '.join(map(str, sorted(map(str, have)))) or 'none'})"
+            + "".join(f"; {conversion.summary()}" for _ in conversion.left[:1])
+        )
+    _slow_paths(model, changes, conversion)
+    return changes, conversion
+
+
+def _slow_paths(model: nn.Module, changes: list[Becoming], conversion: Conversion) -> None:
+    """Keep torch's transformer layers from computing layer norms that are no longer there.
+
+    In evaluation they hand the γ and β of ``norm1`` and ``norm2`` to one fused operator that knows
+    layer norm only. These two attributes are read for no other purpose.
+    """
+    swapped = {change.module for change in changes if not issubclass(change.cls, nn.LayerNorm)}
+    for names, module in places(model):
+        if isinstance(module, nn.TransformerEncoderLayer):
+            parts, switch = set(module.children()), {"activation_relu_or_gelu": 0}
+        elif isinstance(module, nn.TransformerEncoder):
+            parts, switch = set(module.layers.modules()), {"use_nested_tensor": False}
+        else:
+            continue
+        if parts.isdisjoint(swapped):
+            continue
+        changes.append(Becoming(module, type(module), module.__dict__ | switch))
+        kind = label(type(module))
+        note = "torch's fast path, which knows layer norm only, is off"
+        conversion.changes.append(Change(names, kind, kind, (), (note,)))
+
+
+def _lost(module: nn.Module, old: nn.Module, new: nn.Module) -> tuple[str, ...]:
+    """What ``module`` has that its successor has no place for."""
+    lost = []
+    running = getattr(module, "running_mean", None)
+    if running is not None and new._buffers.get("running_mean") is None:
+        lost.append("running statistics")
+    for name, symbol, neutral in (("weight", "γ", 1), ("bias", "β", 0)):
+        parameter = getattr(module, name, None)
+        if parameter is None or new._parameters.get(name) is not None:
+            continue
+        idle = not parameter.is_meta and bool((parameter == neutral).all())
+        lost.append(f"{symbol}, which was {neutral}" if idle else symbol)
+    return tuple(lost)
+
+
+def _notes(module: nn.Module, new: Any, to: str, groups: int) -> tuple[str, ...]:
+    """What else a person should know of a swap."""
+    notes = []
+    if new._buffers.get("running_mean") is not None and module._buffers.get("running_mean") is None:
+        notes.append("running statistics start at 0 and 1")
+    before, after = getattr(module, "momentum", None), getattr(new, "momentum", None)
+    if None not in (before, after) and before != after:
+        notes.append(f"momentum {after}, was {before}")
+    if to == "layer" and isinstance(new, nn.GroupNorm):
+        notes.append("layer norm over channels and positions")
+    if to == "group" and new.num_groups != groups:
+        notes.append(f"{new.num_groups} groups")
+    return tuple(notes)

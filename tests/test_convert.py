@@ -1,0 +1,796 @@
+"""`gammabeta.convert` and `revert`: what changes, and everything that does not."""
+
+import copy
+import io
+import pickle
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrize, prune
+
+import gammabeta as gb
+from gammabeta import convert as convert_function
+from gammabeta import layers
+from gammabeta.become import Becoming, become, recast
+from gammabeta.families import FAMILIES, TWINS, family_of
+
+# One maker and input shape for each of torch's classes.
+MAKERS = {
+    nn.BatchNorm1d: (lambda: nn.BatchNorm1d(6, eps=1e-3, momentum=0.3), (8, 6)),
+    nn.BatchNorm2d: (lambda: nn.BatchNorm2d(6, momentum=None), (4, 6, 3, 3)),
+    nn.BatchNorm3d: (lambda: nn.BatchNorm3d(6, affine=False), (4, 6, 2, 3, 3)),
+    nn.LayerNorm: (lambda: nn.LayerNorm([3, 6], bias=False), (4, 3, 6)),
+    nn.GroupNorm: (lambda: nn.GroupNorm(3, 6, eps=1e-2), (4, 6, 5)),
+    nn.RMSNorm: (lambda: nn.RMSNorm(6), (4, 6)),
+    nn.InstanceNorm1d: (lambda: nn.InstanceNorm1d(6), (4, 6, 5)),
+    nn.InstanceNorm2d: (lambda: nn.InstanceNorm2d(6, affine=True), (4, 6, 3, 3)),
+    nn.InstanceNorm3d: (
+        lambda: nn.InstanceNorm3d(6, track_running_stats=True),
+        (4, 6, 2, 3, 3),
+    ),
+}
+PLAIN = [cls for cls in TWINS if cls in MAKERS]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def filled(module, seed=0):
+    """``module`` with parameters and buffers that are none of the initial ones."""
+    g = generator(seed)
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=g))
+            else:
+                tensor.fill_(7)
+    return module
+
+
+def net():
+    return filled(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Sequential(nn.GroupNorm(2, 8), nn.Flatten(2), nn.LayerNorm(16)),
+            nn.RMSNorm(16),
+        )
+    )
+
+
+def images(seed=0):
+    return torch.randn(4, 3, 4, 4, generator=generator(seed))
+
+
+def state(model):
+    """Everything there is of a model, by identity, and its values."""
+    return (
+        [
+            (
+                name,
+                id(module),
+                type(module),
+                {key: id(value) for key, value in module.__dict__.items()},
+                {key: id(value) for key, value in module._parameters.items()},
+                {key: id(value) for key, value in module._buffers.items()},
+                {key: id(value) for key, value in module._modules.items()},
+            )
+            for name, module in model.named_modules(remove_duplicate=False)
+        ],
+        repr(model),
+    )
+
+
+def assert_equal_states(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    assert list(a) == list(b)
+    assert all(torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype for key in a)
+    assert a._metadata == b._metadata
+
+
+def run(model, x, training):
+    """Outputs and gradients, by a copy, so that no statistic of ``model`` moves."""
+    model = copy.deepcopy(model).train(training)
+    x = x.clone().requires_grad_()
+    y = model(x)
+    y.square().sum().backward()
+    return [y, x.grad, *(p.grad for p in model.parameters()), *model.buffers()]
+
+
+def assert_same_bits(a, b):
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+
+
+# Twins
+
+
+@pytest.mark.parametrize("cls", PLAIN)
+@pytest.mark.parametrize("training", [True, False])
+def test_each_layer_becomes_its_twin_and_back(cls, training):
+    make, shape = MAKERS[cls]
+    model = filled(make()).train(training)
+    x = torch.randn(shape, generator=generator())
+    plain, before = copy.deepcopy(model), state(model)
+    assert gb.convert(model) is model
+    assert type(model) is TWINS[cls] is getattr(gb.layers, cls.__name__)
+    assert model.training is training
+    assert_equal_states(model, plain)
+    # The twin may sum in another order than torch: a few float32 roundings.
+    for ours, theirs in zip(run(model, x, training), run(plain, x, training), strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert gb.revert(model) is model
+    assert state(model) == before
+    assert_same_bits(run(model, x, training), run(plain, x, training))
+
+
+def test_the_twins_are_torchs_names():
+    assert {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d} <= TWINS.keys()
+    assert {nn.LayerNorm, nn.GroupNorm, nn.RMSNorm} <= TWINS.keys()
+    assert nn.SyncBatchNorm not in TWINS
+    for theirs, ours in TWINS.items():
+        assert issubclass(ours, theirs)
+        assert ours.__name__ == theirs.__name__
+
+
+@pytest.mark.parametrize("cls", PLAIN)
+def test_what_a_twin_adds_to_a_layer_has_a_default_in_its_class(cls):
+    # A converted layer has not been through the twin's __init__. This is the contract that makes
+    # a change of class enough, and lets revert know what to take away.
+    make, _ = MAKERS[cls]
+    plain = make()
+    arguments = {"device": "cpu"}
+    if cls is nn.GroupNorm:
+        arguments |= {"num_groups": 3, "num_channels": 6}
+    elif cls in (nn.LayerNorm, nn.RMSNorm):
+        arguments |= {"normalized_shape": 6}
+    else:
+        arguments |= {"num_features": 6}
+    fresh = TWINS[cls](**arguments)
+    added = set(fresh.__dict__) - set(plain.__dict__)
+    for name in added:
+        assert hasattr(TWINS[cls], name), name
+        if not name.startswith("_"):  # a private one may be filled in when it is first needed
+            assert getattr(TWINS[cls], name) == fresh.__dict__[name], name
+    assert list(fresh._buffers) == list(plain._buffers)
+    assert list(fresh._parameters) == list(plain._parameters)
+    gb.revert(fresh)
+    assert not added & set(fresh.__dict__)
+
+
+def test_a_net_and_back_is_the_same_net():
+    model = net()
+    plain, before = copy.deepcopy(model), state(model)
+    gb.convert(model)
+    assert [type(m) for m in model.modules() if type(m) in TWINS] == []
+    assert sum(type(m) in TWINS.values() for m in model.modules()) == 4
+    assert_equal_states(model, plain)
+    once = state(model)
+    assert state(gb.convert(model)) == once  # twice is once
+    assert state(gb.revert(model)) == before
+    for training in (True, False):
+        assert_same_bits(run(model, images(), training), run(plain, images(), training))
+    assert state(gb.revert(model)) == before
+
+
+def test_an_optimizer_and_its_momentum_go_on():
+    def trained(converts):
+        model = net().train()
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+        for step in range(4):
+            if converts and step == 2:
+                gb.convert(model)
+            optimizer.zero_grad()
+            model(images(step)).square().mean().backward()
+            optimizer.step()
+        return model.state_dict()
+
+    plain, converted = trained(False), trained(True)
+    for key in plain:
+        torch.testing.assert_close(converted[key], plain[key], rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_in_two_places_stays_one():
+    norm = nn.BatchNorm1d(3)
+    model = nn.ModuleDict({"a": nn.Sequential(norm), "b": norm})
+    elsewhere = [norm]
+    reports = []
+    gb.convert(model, report=reports.append)
+    assert model["a"][0] is model["b"] is elsewhere[0] is norm
+    assert type(norm) is gb.BatchNorm1d
+    assert [change.names for change in reports[0].changes] == [("a.0", "b")]
+    lines = str(reports[0]).splitlines()
+    assert lines[0] == "1 layer changed, 0 left"
+    assert lines[2].split() == ["a.0", "=", "b", "nn.BatchNorm1d", "gb.BatchNorm1d"]
+    assert gb.revert(model)["b"] is norm
+
+
+def test_modes_gradients_dtypes_and_a_persons_own_attributes_are_kept():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3).double()).train()
+    model[0].eval()
+    model[0].weight.requires_grad_(False)
+    model[0].role = "stem"
+    model[0].register_buffer("mine", torch.ones(2), persistent=False)
+    model[0].own = nn.Linear(1, 1)
+    gb.convert(model)
+    assert [m.training for m in model] == [False, True]
+    assert [p.requires_grad for p in model[0].parameters()][:2] == [False, True]
+    assert model[0].role == "stem"
+    assert model[1].running_var.dtype == torch.float64
+    assert {"0.own.weight"} <= model.state_dict().keys()
+    assert "0.mine" not in model.state_dict()
+
+
+def test_a_model_on_the_meta_device():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.BatchNorm2d(4), nn.LayerNorm(4))
+    gb.convert(model)
+    gb.convert(model, to="group", groups=2, report=str)
+    assert type(model[0]) is gb.GroupNorm
+    assert model[0].weight.is_meta
+
+
+HOOKS = {
+    "forward": ("register_forward_hook", lambda log: lambda m, a, y: log.append("forward")),
+    "forward_pre": ("register_forward_pre_hook", lambda log: lambda m, a: log.append("pre")),
+    "backward": (
+        "register_full_backward_hook",
+        lambda log: lambda m, gi, go: log.append("backward"),
+    ),
+    "backward_pre": (
+        "register_full_backward_pre_hook",
+        lambda log: lambda m, go: log.append("backward pre"),
+    ),
+    "state_dict": (
+        "register_state_dict_post_hook",
+        lambda log: lambda m, s, p, meta: log.append("state"),
+    ),
+    "state_dict_pre": (
+        "register_state_dict_pre_hook",
+        lambda log: lambda m, p, keep: log.append("state pre"),
+    ),
+    "load": (
+        "register_load_state_dict_post_hook",
+        lambda log: lambda m, keys: log.append("load"),
+    ),
+    "load_pre": (
+        "register_load_state_dict_pre_hook",
+        lambda log: lambda m, *args: log.append("load pre"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+@pytest.mark.parametrize("to", [None, "group"])
+def test_hooks_of_all_kinds_go_on_and_their_handles_take_them_off(kind, to):
+    log = []
+    model = nn.Sequential(nn.BatchNorm1d(4))
+    register, make = HOOKS[kind]
+    handle = getattr(model[0], register)(make(log))
+
+    def use():
+        model(torch.randn(6, 4, generator=generator()).requires_grad_()).sum().backward()
+        model.load_state_dict(model.state_dict())
+
+    gb.convert(model, to, report=str, **({"groups": 2} if to else {}))
+    use()
+    assert len(log) == 1
+    gb.revert(model)
+    use()
+    assert len(log) == 2
+    handle.remove()
+    use()
+    assert len(log) == 2
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+@pytest.mark.parametrize("to", [None, "group"])
+def test_parametrizations_are_kept(to):
+    model = nn.Sequential(filled(nn.BatchNorm1d(4)))
+    original = model[0].weight
+    parametrize.register_parametrization(model[0], "weight", Doubled())
+    plain = model[0].weight.detach().clone()
+    gb.convert(model, to, report=str, **({"groups": 2} if to else {}))
+    ours = gb.BatchNorm1d if to is None else gb.GroupNorm
+    assert isinstance(model[0], ours)
+    assert parametrize.is_parametrized(model[0], "weight")
+    assert torch.equal(model[0].weight, plain)
+    assert model[0].parametrizations.weight.original is original
+    model(torch.randn(6, 4)).sum().backward()
+    copy.deepcopy(model)(torch.randn(6, 4))
+    gb.revert(model)
+    assert torch.equal(model[0].weight, plain)
+    parametrize.remove_parametrizations(model[0], "weight")
+    assert type(model[0]) is (nn.BatchNorm1d if to is None else nn.GroupNorm)
+    assert torch.equal(model[0].weight, plain)
+
+
+@pytest.mark.parametrize("to", [None, "group"])
+def test_pruning_is_kept(to):
+    model = nn.Sequential(filled(nn.BatchNorm1d(4)))
+    prune.l1_unstructured(model[0], "weight", amount=2)
+    pruned = model[0].weight.detach().clone()
+    gb.convert(model, to, report=str, **({"groups": 2} if to else {}))
+    model(torch.randn(6, 4)).sum().backward()
+    assert torch.equal(model[0].weight, pruned)
+    assert set(dict(model[0].named_parameters())) == {"weight_orig", "bias"}
+    prune.remove(model[0], "weight")
+    assert torch.equal(model[0].weight, pruned)
+
+
+def test_lazy_layers_of_torch_that_have_no_twin_are_left_until_they_have_seen_a_batch():
+    model = nn.Sequential(nn.LazyBatchNorm1d())
+    gb.convert(model)
+    model(torch.randn(4, 3))
+    gb.convert(model)
+    assert type(model[0]) is gb.BatchNorm1d
+    assert model[0].num_features == 3
+
+
+class ThirdParty(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+def test_subclasses_and_replaced_forwards_are_left_and_reported(caplog):
+    model = nn.Sequential(ThirdParty(3), nn.BatchNorm2d(3), nn.SyncBatchNorm(3))
+    model[1].forward = lambda x: x
+    reports = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gb.convert(model, report=reports.append)
+    assert [type(m) for m in model] == [ThirdParty, nn.BatchNorm2d, nn.SyncBatchNorm]
+    assert [(one.names, one.reason) for one in reports[0].left] == [
+        (("0",), "ThirdParty is a subclass, which may do anything"),
+        (("1",), "its forward was replaced on the object"),
+        (("2",), "gammabeta has no SyncBatchNorm"),
+    ]
+    assert "0 layers changed, 3 left" in str(reports[0])
+    with caplog.at_level("INFO", logger="gammabeta.convert"):
+        gb.convert(model)
+    assert "0 layers changed, 3 left" in caplog.text
+
+
+def test_subclasses_of_gammabetas_layers_are_left_by_revert():
+    class Mine(gb.BatchNorm1d):
+        pass
+
+    model = nn.Sequential(Mine(3), gb.BatchNorm1d(3))
+    with pytest.warns(UserWarning, match="0 left as it is: a subclass of gammabeta's"):
+        gb.revert(model)
+    assert [type(m) for m in model] == [Mine, nn.BatchNorm1d]
+
+
+def saved_and_loaded(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), saved_and_loaded]
+)
+def test_copies_of_a_converted_model(how):
+    model = gb.convert(net())
+    twin = how(model)
+    assert [type(m) for m in twin.modules()] == [type(m) for m in model.modules()]
+    assert_same_bits(run(twin, images(), True), run(model, images(), True))
+    assert not {id(p) for p in twin.parameters()} & {id(p) for p in model.parameters()}
+    assert type(gb.revert(twin)[1]) is nn.BatchNorm2d
+    assert type(model[1]) is gb.BatchNorm2d
+
+
+def test_a_frozen_layer_stays_frozen():
+    model = gb.freeze(nn.Sequential(nn.BatchNorm1d(4)))
+    gb.convert(model).train()
+    assert not model[0].training
+    gb.revert(model)
+    gb.unfreeze(model)
+    assert model[0].training
+    gb.freeze(model)
+    with pytest.raises(ValueError, match="layer '0' is frozen"):
+        gb.convert(model, to="group", groups=2)
+
+
+def test_a_model_without_norms_is_as_it_was():
+    model = nn.Sequential(nn.Linear(2, 2))
+    before = state(model)
+    assert state(gb.convert(model)) == before
+
+
+class Stubborn(nn.Module):
+    """A class that no layer can become, because its objects are laid out in another way."""
+
+    __slots__ = ("other",)
+
+
+def test_nothing_is_half_converted_if_a_class_refuses(monkeypatch):
+    model = net()
+    before = state(model)
+    monkeypatch.setitem(TWINS, nn.LayerNorm, Stubborn)
+    with pytest.raises(TypeError, match="layout differs"):
+        gb.convert(model)
+    assert state(model) == before
+
+
+def test_nothing_is_half_converted_if_it_is_interrupted():
+    def changes():
+        yield recast(model[1], gb.BatchNorm2d)
+        yield Becoming(model[0], nn.Linear, {})
+        raise KeyboardInterrupt
+
+    model = net()
+    before = state(model)
+    with pytest.raises(KeyboardInterrupt):
+        become(changes())
+    assert state(model) == before
+
+
+def test_nothing_is_converted_if_the_report_or_a_warning_raises():
+    model = batch_net()
+    before = state(model)
+    with pytest.raises(ZeroDivisionError):
+        gb.convert(model, to="group", groups=4, report=lambda report: 1 / 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning):
+            gb.convert(model, to="group", groups=4)
+    assert state(model) == before
+
+
+# Whole architectures
+
+
+def test_a_transformer():
+    def make():
+        return filled(nn.Transformer(8, 2, 1, 1, 16, dropout=0.0, batch_first=True)).eval()
+
+    model, plain = make(), make()
+    before = state(model)
+    source, target = torch.randn(2, 3, 8), torch.randn(2, 4, 8)
+    gb.convert(model)
+    assert sum(type(m) is gb.LayerNorm for m in model.modules()) == 7
+    for grad in (True, False):  # without gradients torch's encoder takes its fused path
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(
+                model(source, target), plain(source, target), rtol=1e-4, atol=1e-5
+            )
+    assert state(gb.revert(model)) == before
+    assert torch.equal(model(source, target), plain(source, target))
+
+
+@pytest.mark.parametrize("padding", [True, False])
+def test_a_transformer_of_rms_norms_does_not_take_the_path_that_knows_layer_norm_only(padding):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    model = filled(nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(8))).eval()
+    weights = [p for m in model.modules() if isinstance(m, nn.LayerNorm) for p in [m.weight]]
+    reports = []
+    gb.convert(model, to="rms", report=reports.append)
+    rms = [m for m in model.modules() if isinstance(m, gb.RMSNorm)]
+    assert [a is m.weight for a, m in zip(weights, rms, strict=True)] == [True] * 5
+    assert reports[0].lost == {"β": 5}
+    x = torch.randn(2, 3, 8, generator=generator())
+    mask = torch.tensor([[False, False, False], [False, False, True]]) if padding else None
+    slow = model(x, src_key_padding_mask=mask)
+    with torch.no_grad():
+        fast = model(x, src_key_padding_mask=mask)
+    real = ~mask if padding else torch.ones(2, 3, dtype=torch.bool)
+    torch.testing.assert_close(fast[real], slow[real])
+    assert any("fast path" in note for change in reports[0].changes for note in change.notes)
+
+
+@pytest.fixture
+def one_thread():
+    # Many small operators: threads that wait for each other on a busy machine take longer than one.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", ["bninception", "resnet18", "densenet121", "mobilenet_wd4"])
+def test_architectures_of_pytorchcv(name):
+    provider = pytest.importorskip("pytorchcv.model_provider")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = provider.get_model(name, pretrained=False).eval()
+    x = torch.randn(1, 3, 224, 224, generator=generator())
+    before, plain = state(model), copy.deepcopy(model.state_dict())
+    norms = sum(type(m) is nn.BatchNorm2d for m in model.modules())
+    with torch.no_grad():
+        expected = model(x)
+        gb.convert(model)
+        assert sum(type(m) is gb.BatchNorm2d for m in model.modules()) == norms >= 20
+        actual = model(x)
+        # Up to 121 layers of float32 in another order of summation.
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3 * expected.abs().max())
+        gb.revert(model)
+        assert torch.equal(model(x), expected)
+    assert state(model) == before
+    assert all(torch.equal(plain[key], value) for key, value in model.state_dict().items())
+    gb.convert(model, to="group", exact=False, report=str)
+    assert sum(type(m) is gb.GroupNorm for m in model.modules()) == norms
+
+
+# Fused activations
+
+
+def test_a_fused_layer_is_an_error_that_names_it_and_changes_nothing():
+    model = nn.Sequential(gb.BatchNorm1d(3), gb.LayerNorm(3, activation="gelu"))
+    before = state(model)
+    with pytest.raises(ValueError, match=r"layer '1' has activation='gelu'.*fused='split'"):
+        gb.revert(model)
+    assert state(model) == before
+    with pytest.raises(ValueError, match="did you mean 'split'"):
+        gb.revert(model, fused="splt")
+
+
+ACTIVATIONS = ["relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh"]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_fused_layer_can_be_split(activation):
+    model = nn.Sequential(filled(gb.BatchNorm1d(3, activation=activation)))
+    x = torch.randn(8, 3, generator=generator())
+    log = []
+    layer, parameters = model[0], list(model.parameters())
+    layer.register_forward_hook(lambda m, a, y: log.append(y))
+    expected = copy.deepcopy(model)(x)
+    log.clear()
+    reports = []
+    gb.revert(model, fused="split", report=reports.append)
+    assert type(layer) is nn.Sequential
+    assert model[0] is layer
+    assert type(layer[0]) is nn.BatchNorm1d
+    assert [a is b for a, b in zip(model.parameters(), parameters, strict=True)] == [True, True]
+    torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(log[0], expected)  # the hook sees what it saw before
+    assert "0.0.running_mean" in model.state_dict()
+    assert reports[0].changes[0].after.startswith("nn.Sequential(nn.BatchNorm1d, nn.")
+    model.eval()
+    assert not layer[0].training
+    assert copy.deepcopy(model)[0][0].num_features == 3
+
+
+def test_a_fused_layer_that_cannot_be_split():
+    frozen = gb.freeze(nn.Sequential(gb.BatchNorm1d(3, activation="relu")))
+    with pytest.raises(ValueError, match="is frozen, so it cannot be split"):
+        gb.revert(frozen, fused="split")
+    pruned = nn.Sequential(gb.BatchNorm1d(3, activation="relu"))
+    prune.random_unstructured(pruned[0], "weight", amount=1)
+    with pytest.raises(ValueError, match="cannot be split; make them plain"):
+        gb.revert(pruned, fused="split")
+
+
+# Families
+
+
+def batch_net(norm=nn.BatchNorm2d):
+    return filled(nn.Sequential(nn.Conv2d(3, 8, 1), norm(8, eps=1e-3), nn.ReLU(), norm(8)))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, gb.BatchNorm2d, nn.SyncBatchNorm])
+def test_batch_norms_become_group_norms(norm):
+    model = batch_net(norm)
+    weight, bias = model[1].weight, model[1].bias
+    reports = []
+    assert gb.convert(model, to="group", groups=4, report=reports.append) is model
+    assert type(model[1]) is gb.GroupNorm
+    assert model[1].weight is weight
+    assert model[1].bias is bias
+    assert (model[1].num_groups, model[1].eps, model[3].eps) == (4, 1e-3, 1e-5)
+    assert not hasattr(model[1], "running_mean")
+    assert not hasattr(model[1], "momentum")
+    assert repr(model[1]) == "GroupNorm(4, 8, eps=0.001, affine=True, bias=True)"
+    assert "1.running_mean" not in model.state_dict()
+    x = torch.randn(1, 8, 3, 3, generator=generator())  # a batch of one
+    torch.testing.assert_close(model[1](x), F.group_norm(x, 4, weight, bias, 1e-3))
+    assert reports[0].lost == {"running statistics": 2}
+    assert type(gb.revert(model)[1]) is nn.GroupNorm
+
+
+def test_what_is_lost_is_warned_of_unless_a_report_is_asked_for():
+    with pytest.warns(UserWarning, match=r"running statistics \(2 of 2\) \(report=print"):
+        gb.convert(batch_net(), to="group", groups=4)
+
+
+def test_groups_that_do_not_divide():
+    model = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(12), nn.BatchNorm2d(7))
+    before = state(model)
+    with pytest.raises(
+        ValueError, match=r"layer '1' \(BatchNorm2d\) has 12 channels.*groups=6 fits"
+    ):
+        gb.convert(model, to="group", groups=8)
+    assert state(model) == before
+    reports = []
+    gb.convert(model, to="group", groups=8, exact=False, report=reports.append)
+    assert [m.num_groups for m in model] == [8, 6, 7]
+    assert [change.notes for change in reports[0].changes] == [(), ("6 groups",), ("7 groups",)]
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (4, 8, 5)])
+def test_a_batch_norm_becomes_layer_norm_over_channels_and_positions(shape):
+    model = filled(nn.Sequential(nn.BatchNorm1d(8)))
+    weight, bias = model[0].weight, model[0].bias
+    gb.convert(model, to="layer", report=str)
+    x = torch.randn(shape, generator=generator())
+    columns = (8, *(1,) * (len(shape) - 2))
+    expected = F.layer_norm(x, shape[1:]) * weight.view(columns) + bias.view(columns)
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_a_batch_norm_becomes_instance_norm():
+    model = batch_net()
+    weight, bias = model[1].weight, model[1].bias
+    gb.convert(model, to="instance", report=str)
+    assert isinstance(model[1], nn.InstanceNorm2d)
+    x = torch.randn(2, 8, 3, 3, generator=generator())
+    expected = F.instance_norm(x, weight=weight, bias=bias, eps=1e-3)
+    torch.testing.assert_close(model[1](x), expected)
+    assert model[1].running_mean is None
+    assert list(model[1].state_dict()) == ["weight", "bias"]
+
+
+def test_group_and_instance_norms_become_batch_norms():
+    model = filled(nn.Sequential(nn.GroupNorm(2, 4), nn.InstanceNorm2d(4)))
+    weight = model[0].weight
+    with pytest.raises(ValueError, match=r"layer '0' .*give dims=1, 2 or 3"):
+        gb.convert(model, to="batch")
+    reports = []
+    gb.convert(model, to="batch", dims=2, report=reports.append)
+    assert [type(m) for m in model] == [gb.BatchNorm2d] * 2
+    assert model[0].weight is weight
+    assert model[1].weight is None  # a parameter is never made
+    assert model[0].running_var.tolist() == [1.0] * 4
+    assert reports[0].changes[0].notes == ("running statistics start at 0 and 1",)
+    x = torch.randn(6, 4, 3, 3, generator=generator())
+    model.train()(x)
+    expected = nn.BatchNorm2d(4)
+    expected(x)
+    torch.testing.assert_close(model[0].running_mean, expected.running_mean)
+
+
+def test_layer_norms_become_rms_norms_and_back():
+    model = filled(nn.Sequential(nn.LayerNorm(6), nn.LayerNorm([2, 6], elementwise_affine=False)))
+    weight = model[0].weight
+    reports = []
+    gb.convert(model, to="rms", report=reports.append)
+    assert [type(m) for m in model] == [gb.RMSNorm] * 2
+    assert model[0].weight is weight
+    assert reports[0].lost == {"β": 1}
+    x = torch.randn(3, 2, 6, generator=generator())
+    torch.testing.assert_close(model[0](x), F.rms_norm(x, [6], weight, 1e-5))
+    assert "0.bias" not in model.state_dict()
+    gb.convert(model, to="layer", of="rms", report=str)
+    assert [type(m) for m in model] == [gb.LayerNorm] * 2
+    torch.testing.assert_close(model[0](x), F.layer_norm(x, [6], weight, None, 1e-5))
+
+
+def test_a_beta_that_was_nothing_is_said_to_have_been():
+    reports = []
+    gb.convert(nn.Sequential(nn.LayerNorm(6)), to="rms", report=reports.append)
+    assert reports[0].lost == {"β, which was 0": 1}
+
+
+def test_an_rms_norm_with_the_machine_epsilon_becomes_a_layer_norm_with_torchs_default():
+    assert gb.convert(nn.RMSNorm(4), to="layer", of="rms", report=str).eps == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (nn.BatchNorm2d(4), {"to": "rms", "of": "batch"}, r"dim 1.*to='layer'.*to='group' fit"),
+        (nn.LayerNorm(4), {"to": "group", "of": "layer"}, r"last dims, \[4\].*to='rms' fit"),
+        (nn.BatchNorm2d(4), {"to": "grop"}, "did you mean 'group'"),
+        (nn.BatchNorm2d(4), {"to": "group", "of": "bach"}, "did you mean 'batch'"),
+        (nn.BatchNorm2d(4), {"to": "group", "groups": 0}, "groups=0 must be at least 1"),
+        (nn.LayerNorm(4), {"to": "group"}, r"no layer of the family batch .*it has: layer"),
+        (ThirdParty(4), {"to": "group"}, r"no layer of .*ThirdParty is a subclass"),
+    ],
+)
+def test_swaps_that_cannot_be(model, arguments, message):
+    model = nn.Sequential(model)
+    before = state(model)
+    with pytest.raises(ValueError, match=message):
+        gb.convert(model, **arguments)
+    assert state(model) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"to": "group", "groups": 2, "colour": 1}, "'colour' is no argument of GroupNorm"),
+        ({"to": "group", "groups": 2, "affine": True}, "affine= cannot be given"),
+        ({"colour": 1}, "colour= is for swaps of families"),
+        ({"of": "batch"}, "of= is for swaps of families"),
+    ],
+)
+def test_options_that_will_not_do(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        gb.convert(nn.Sequential(nn.BatchNorm1d(4)), **arguments)
+
+
+def test_a_parametrized_bias_cannot_be_dropped():
+    model = nn.Sequential(nn.LayerNorm(4))
+    parametrize.register_parametrization(model[0], "bias", Doubled())
+    with pytest.raises(ValueError, match="parametrized bias, and RMSNorm has none"):
+        gb.convert(model, to="rms")
+
+
+def test_options_are_the_new_layers_arguments():
+    model = gb.convert(nn.BatchNorm2d(4), to="group", groups=2, eps=0.5, report=str)
+    assert model.eps == 0.5
+
+
+def test_a_fused_activation_goes_along():
+    model = gb.convert(gb.BatchNorm2d(4, activation="relu"), to="group", groups=2, report=str)
+    assert model.activation == "relu"
+    assert model(torch.randn(2, 4, 3, 3)).min() == 0
+
+
+def test_a_persons_attributes_buffers_and_parameters_go_along():
+    layer = nn.BatchNorm2d(4)
+    layer.role = "stem"
+    layer.register_buffer("mine", torch.ones(2), persistent=False)
+    layer.scale = nn.Parameter(torch.ones(1))
+    scale = layer.scale
+    gb.convert(layer, to="group", groups=2, report=str)
+    assert layer.role == "stem"
+    assert layer.scale is scale
+    assert list(layer.state_dict()) == ["weight", "bias", "scale"]
+    assert layer.mine.tolist() == [1, 1]
+
+
+def test_dtype_mode_and_requires_grad_go_along():
+    layer = nn.GroupNorm(2, 4, dtype=torch.float64).eval()
+    layer.weight.requires_grad_(False)
+    gb.convert(layer, to="batch", dims=2, report=str)
+    assert layer.running_var.dtype == torch.float64
+    assert not layer.training
+    assert not layer.weight.requires_grad
+
+
+def test_only_the_families_asked_for_are_swapped():
+    model = nn.Sequential(nn.BatchNorm2d(4), nn.InstanceNorm2d(4), nn.LayerNorm(4), ThirdParty(4))
+    reports = []
+    gb.convert(model, to="group", groups=2, of=["batch", "instance"], report=reports.append)
+    assert [type(m) for m in model] == [gb.GroupNorm, gb.GroupNorm, nn.LayerNorm, ThirdParty]
+    assert [one.names for one in reports[0].left] == [("3",)]
+
+
+def test_gammabetas_own_families_are_there_if_it_has_them():
+    for family, stem in (("batch-renorm", "BatchRenorm"), ("ghost", "GhostBatchNorm")):
+        assert (family in FAMILIES) == hasattr(layers, f"{stem}2d")
+        if family in FAMILIES:
+            model = batch_net()
+            mean = model[1].running_mean
+            gb.convert(model, to=family, report=str)
+            assert type(model[1]) is getattr(layers, f"{stem}2d")
+            assert model[1].running_mean is mean
+            model(images())
+            gb.convert(model, to="batch", of=family, report=str)
+            assert type(model[1]) is gb.BatchNorm2d
+
+
+def test_families_know_their_members():
+    assert family_of(gb.BatchNorm3d(2)) == family_of(nn.SyncBatchNorm(2)) == "batch"
+    assert family_of(ThirdParty(2)) is None
+    norm = nn.BatchNorm1d(2)
+    parametrize.register_parametrization(norm, "weight", Doubled())
+    assert family_of(norm) == "batch"
+    assert convert_function is gb.convert
