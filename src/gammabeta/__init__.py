@@ -5,9 +5,7 @@ Drop-in normalization layers, and a live picture of every layer's signal while i
 
 __version__ = "0.1.0"
 
-from gammabeta.calibrate import calibrate
-from gammabeta.convert import convert, revert
-from gammabeta.freeze import freeze, unfreeze
+from gammabeta.conversion import convert, revert
 from gammabeta.layers import (
     TLU,
     BatchNorm1d,
@@ -44,6 +42,7 @@ from gammabeta.layers import (
     guard_statistics,
 )
 from gammabeta.signal import Cadence, Record, RecordError, Run, Watch, watch
+from gammabeta.statistics import calibrate, freeze, unfreeze
 from gammabeta.view import export
 
 __all__ = [

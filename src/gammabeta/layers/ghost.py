@@ -113,6 +113,10 @@ class _GhostBatchNorm(_FusedBatchNorm):
                 buffer.data.copy_(value)
             raise
 
+    def mini_batches(self, input: Tensor, residual: Tensor | None = None) -> list[Tensor]:
+        """What the statistics of a call are taken over, for `gammabeta.calibrate`."""
+        return list(torch.split(input, self.virtual_batches(input.shape[0])))
+
     def extra_repr(self) -> str:
         """Batch norm's description, and the virtual batch size."""
         return f"{super().extra_repr()}, virtual_batch_size={self.virtual_batch_size}"

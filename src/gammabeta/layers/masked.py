@@ -109,6 +109,12 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
             residual = torch.where(real, residual, 0)
         return torch.where(real, finish(y.to(input.dtype), self.activation, residual), 0)
 
+    def mini_batches(
+        self, input: Tensor, mask: Tensor | None = None, residual: Tensor | None = None
+    ) -> list[Tensor]:
+        """What the statistics of a call are taken over, for `gammabeta.calibrate`: real values."""
+        return [input if mask is None else input.movedim(1, -1)[mask]]
+
     def _check_mask(self, input: Tensor, mask: Tensor) -> None:
         """Raise unless ``mask`` says of each position of ``input`` whether it is real."""
         if mask.dtype != torch.bool:
@@ -146,4 +152,6 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
         unbiased = var * count / (count - 1).clamp(min=1)
         running_mean.add_(torch.where(several, factor * (mean - running_mean), 0.0))
         running_var.add_(torch.where(several, factor * (unbiased - running_var), 0.0))
-        seen.add_(several * self._commit(running_mean, running_var))
+        before = seen.clone()
+        self._commit(running_mean, running_var, seen)
+        seen.copy_(torch.where(several, seen, before))  # a batch of one value has changed nothing

@@ -173,7 +173,7 @@ class _BatchRenorm(_FusedBatchNorm):
         # through an earlier evaluation still runs.
         running_mean.data.copy_(running_mean + factor * (mean - running_mean))
         running_var.data.copy_((moved_std**2 - self.eps).clamp(min=0))
-        seen.add_(self._commit(running_mean, running_var))
+        self._commit(running_mean, running_var, seen)
 
     def _averages(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return running mean, running variance and count, which this layer always has."""

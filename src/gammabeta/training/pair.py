@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gammabeta.layers import NonFiniteBatchWarning
 from gammabeta.models.stack import Stack
 from gammabeta.signal import Cadence, Record, Watch, watch
 from gammabeta.training.data import Dataset
@@ -94,7 +96,10 @@ class Pair:
                 arm.signal.close()
 
     def _step(self, arm: Arm, step: int, x: Tensor, y: Tensor) -> None:
-        loss = F.cross_entropy(arm.model(x), y)
+        with warnings.catch_warnings():
+            # An arm that diverges is reported by its record, not by its layers.
+            warnings.simplefilter("ignore", NonFiniteBatchWarning)
+            loss = F.cross_entropy(arm.model(x), y)
         arm.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         arm.optimizer.step()

@@ -14,8 +14,8 @@ from torch.nn.utils import parametrize, prune
 import gammabeta as gb
 from gammabeta import convert as convert_function
 from gammabeta import layers
-from gammabeta.become import Becoming, become, recast
-from gammabeta.families import FAMILIES, TWINS, family_of
+from gammabeta.conversion.become import Becoming, become, recast
+from gammabeta.conversion.families import FAMILIES, TWINS, family_of
 
 # One maker and input shape for each of torch's classes.
 MAKERS = {
@@ -359,7 +359,7 @@ def test_subclasses_and_replaced_forwards_are_left_and_reported(caplog):
         (("2",), "gammabeta has no SyncBatchNorm"),
     ]
     assert "0 layers changed, 3 left" in str(reports[0])
-    with caplog.at_level("INFO", logger="gammabeta.convert"):
+    with caplog.at_level("INFO", logger="gammabeta.conversion.convert"):
         gb.convert(model)
     assert "0 layers changed, 3 left" in caplog.text
 

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
-from gammabeta.become import Becoming, succeed
-from gammabeta.conversion import Change, Conversion, Left, label
-from gammabeta.families import FAMILIES, build, describe, family_of
-from gammabeta.freeze import is_frozen
+from gammabeta.conversion.become import Becoming, succeed
+from gammabeta.conversion.families import FAMILIES, build, describe, family_of
+from gammabeta.conversion.report import Change, Conversion, Left, label
+from gammabeta.statistics.freeze import is_frozen
 
 
 def places(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Module]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta.moments import Moments, moments
+from gammabeta.statistics.moments import Moments, moments
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import gammabeta as gb
-from gammabeta.freeze import is_frozen
+from gammabeta.statistics.freeze import is_frozen
 
 NORMS = [nn.BatchNorm1d, gb.BatchNorm1d, nn.SyncBatchNorm]
 

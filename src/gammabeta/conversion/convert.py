@@ -11,20 +11,22 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
-from gammabeta.become import Becoming, become, recast, split
-from gammabeta.conversion import Change, Conversion, Left, label
-from gammabeta.families import FAMILIES, NORMS, TWINS
-from gammabeta.freeze import is_frozen
+from gammabeta.conversion.become import Becoming, become, recast, split
+from gammabeta.conversion.families import FAMILIES, NORMS, TWINS
+from gammabeta.conversion.report import Change, Conversion, Left, label
+from gammabeta.conversion.swap import is_ours, places, plan_swaps, reason_left
 from gammabeta.kernels.activations import MODULES
 from gammabeta.layers.epilogue import Epilogue
+from gammabeta.layers.guard import guard_statistics
 from gammabeta.names import known
-from gammabeta.swap import is_ours, places, plan_swaps, reason_left
+from gammabeta.statistics.freeze import is_frozen
 
 _Module = TypeVar("_Module", bound=nn.Module)
 _Report = Callable[[Conversion], object]
 _ACTIVATIONS = {name: cls for cls, name in MODULES.items()}
 
 _log = logging.getLogger(__name__)
+_NOT_SETTINGS = ("activation", "qualified_name")  # has a rule of its own; was not a person's
 _USUAL_OF = {"rms": ("layer",), "batch": ("group", "instance")}
 """What is swapped for a family where ``of`` does not say; batch norm for all others."""
 
@@ -121,6 +123,7 @@ def convert(
         changes, conversion = plan_swaps(model, to, families, arguments)
     _tell(conversion, report, warn=to is not None)
     become(changes)
+    guard_statistics(model)  # the guard's warnings can then name the layer
     return model
 
 
@@ -181,7 +184,7 @@ track_running_stats=True)
         notes = tuple(
             f"{key}={value!r} dropped"
             for key, value in module.__dict__.items()
-            if key in own and key[0] != "_" and key != "activation" and value is not None
+            if key in own and key[0] != "_" and key not in _NOT_SETTINGS and value is not None
             if repr(value) != repr(getattr(cls, key, None))
         )
         conversion.changes.append(Change(names, label(cls), after, notes=notes))

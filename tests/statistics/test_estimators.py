@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gammabeta import moments as moments_module
-from gammabeta.moments import Moments, merge, moments
 from gammabeta.statistics import Algorithm2, MovingAverage, Pooled
+from gammabeta.statistics import moments as moments_module
+from gammabeta.statistics.moments import Moments, merge, moments
 
 
 def batches_of(sizes, seed, shape=(3, 4), mean=0.0, std=1.0):

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import gammabeta as gb
-from gammabeta import progress as progress_module
+from gammabeta.statistics import progress as progress_module
 
 METHODS = ("algorithm2", "pooled", "moving_average")
 

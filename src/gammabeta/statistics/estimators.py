@@ -1,6 +1,6 @@
 """Population statistics: three estimators of the mean and variance a batch norm uses in evaluation.
 
-Each estimator takes the `gammabeta.moments.Moments` of one mini-batch after another and estimates,
+Each estimator takes the `Moments` of one mini-batch after another and estimates,
 per channel, the population's mean E[x] and variance Var[x]. Below, mini-batch b has m_b values a
 channel (for a convolution: examples × positions), mean μ_b and biased variance σ²_b (divisor m_b);
 B mini-batches have M = Σ m_b values. All arithmetic is float64.
@@ -23,7 +23,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from gammabeta.moments import Moments, merge, where_float64_is
+from gammabeta.statistics.moments import Moments, merge, where_float64_is
 
 METHODS = ("algorithm2", "pooled", "moving_average")
 """What `gammabeta.calibrate` calls `Algorithm2`, `Pooled` and `MovingAverage`."""
@@ -67,7 +67,7 @@ class Algorithm2:
 
     Example:
         >>> import torch
-        >>> from gammabeta.moments import moments
+        >>> from gammabeta.statistics.moments import moments
         >>> estimator = Algorithm2()
         >>> estimator.add(moments(torch.tensor([[0.0], [2.0]])))  # μ = 1, σ² = 1
         >>> estimator.add(moments(torch.tensor([[4.0], [8.0]])))  # μ = 6, σ² = 4
@@ -126,7 +126,7 @@ class Pooled:
 
     Example:
         >>> import torch
-        >>> from gammabeta.moments import moments
+        >>> from gammabeta.statistics.moments import moments
         >>> estimator = Pooled()
         >>> estimator.add(moments(torch.tensor([[0.0], [2.0]])))
         >>> estimator.add(moments(torch.tensor([[4.0], [8.0]])))
@@ -185,7 +185,7 @@ class MovingAverage:
 
     Example:
         >>> import torch
-        >>> from gammabeta.moments import moments
+        >>> from gammabeta.statistics.moments import moments
         >>> estimator = MovingAverage(torch.zeros(1), torch.ones(1), momentum=0.5)
         >>> estimator.add(moments(torch.tensor([[4.0], [8.0]])))  # μ = 6, unbiased variance 8
         >>> mean, var = estimator.estimate()

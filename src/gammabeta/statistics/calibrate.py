@@ -14,21 +14,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from gammabeta.calibration import Calibration, LayerChange
-from gammabeta.feed import Feed
-from gammabeta.freeze import is_frozen
-from gammabeta.measuring import eagerly, measuring
-from gammabeta.moments import Moments
 from gammabeta.names import known
-from gammabeta.preserve import preserved
-from gammabeta.progress import track
-from gammabeta.statistics import (
+from gammabeta.statistics.estimators import (
     METHODS,
     Algorithm2,
     Estimator,
     MovingAverage,
     Pooled,
 )
+from gammabeta.statistics.feed import Feed
+from gammabeta.statistics.freeze import is_frozen
+from gammabeta.statistics.measuring import eagerly, measuring
+from gammabeta.statistics.moments import Moments
+from gammabeta.statistics.preserve import preserved
+from gammabeta.statistics.progress import track
+from gammabeta.statistics.report import Calibration, LayerChange
 
 _FRESH: dict[str, Callable[[], Estimator]] = {"algorithm2": Algorithm2, "pooled": Pooled}
 

@@ -1,0 +1,5 @@
+"""Swapping a model's normalization layers: for gammabeta's twins, and for another family."""
+
+from gammabeta.conversion.convert import convert, revert
+
+__all__ = ["convert", "revert"]
