@@ -102,22 +102,24 @@ class Run:
         uri = self.path.absolute().as_uri()
         # Read-only first. A record in WAL mode in a folder that cannot be written, with no
         # writer's files beside it, opens only as immutable, which it then is.
-        for mode in ("mode=ro", "immutable=1"):
-            connection = sqlite3.connect(
-                f"{uri}?{mode}", uri=True, timeout=2, check_same_thread=False
-            )
+        for mode in ("mode=ro", "mode=ro&immutable=1"):
             try:
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            except sqlite3.OperationalError as e:
-                connection.close()
+                return self._connect(f"{uri}?{mode}")
+            except (sqlite3.Error, UnicodeDecodeError) as e:
                 if "unable to open" in str(e) and mode == "mode=ro":
                     continue
                 raise self._readable(e) from e
-            except (sqlite3.DatabaseError, UnicodeDecodeError) as e:
-                connection.close()
-                raise self._readable(e) from e
-            return connection
         raise RecordError(f"{self.path} cannot be opened")
+
+    def _connect(self, uri: str) -> sqlite3.Connection:
+        """Open the database and read of it, which is when SQLite first looks at the file."""
+        connection = sqlite3.connect(uri, uri=True, timeout=2, check_same_thread=False)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _readable(self, error: Exception) -> RecordError:
         text = str(error)
