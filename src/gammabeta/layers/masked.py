@@ -113,7 +113,10 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
         self, input: Tensor, mask: Tensor | None = None, residual: Tensor | None = None
     ) -> list[Tensor]:
         """What the statistics of a call are taken over, for `gammabeta.calibrate`: real values."""
-        return [input if mask is None else input.movedim(1, -1)[mask]]
+        if mask is None:
+            return [input]
+        real = input.movedim(1, -1)[mask]
+        return [real] if len(real) > 1 else []  # as in training, fewer than two say nothing
 
     def _check_mask(self, input: Tensor, mask: Tensor) -> None:
         """Raise unless ``mask`` says of each position of ``input`` whether it is real."""

@@ -133,7 +133,7 @@ class RecurrentBatchNormLSTM(NormalizedLSTM):
                 part.reset_running_stats()
 
     def _checked(self, x: Tensor, hx: State | None, batched: bool) -> State:
-        if self.training and x.shape[1] == 1:
+        if x.shape[1] == 1 and any(part.training for part in self.children()):  # none if frozen
             raise ValueError(
                 f"input has one sequence (shape {tuple(x.shape)} as (T, N, features)), whose "
                 "variance says nothing; train on more than one, or call eval()"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from gammabeta.layers.renorm import _BatchRenorm
 from gammabeta.names import known
 from gammabeta.statistics.estimators import (
     METHODS,
@@ -69,7 +71,8 @@ def calibrate(
         model: any module whose batch norms are torch's, gammabeta's or subclasses of them; in
             either mode. A batch norm is left alone, and normalizes by its running statistics, if
             `gammabeta.freeze` holds it, if it is in ``eval()`` inside a model in ``train()``, or
-            if it does not track statistics.
+            if it does not track statistics. So are running statistics of other kinds: an instance
+            norm's, and `RecurrentBatchNormLSTM`'s, which says how to get the population's.
         batches: tensors; tuples or lists, whose first item is the input; mappings of keyword
             arguments; with ``forward``, anything. Best the training data, at the batch size and
             with the augmentation of training. Tensors are moved to the model's device.
@@ -101,7 +104,8 @@ def calibrate(
         normalize by the mini-batch and not by the population, so that layer k sees the spread
         that training saw; the alternative, to calibrate layer by layer from below with all lower
         layers in evaluation, matches evaluation to the letter but takes a pass a layer, and the
-        two meet as batches grow. In a distributed job each process measures its own batches.
+        two meet as batches grow. Batch renorm is measured as it begins training: as batch norm.
+        In a distributed job each process measures its own batches.
 
     Source:
         Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 2. For dropout: Li et al. 2018,
@@ -121,8 +125,10 @@ def calibrate(
     known("method", method, METHODS)
     known("others", others, ("eval", "train"))
     known("nonfinite", nonfinite, ("raise", "skip"))
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit} must be at least 1, or None for all batches")
+    if limit is not None and (not isinstance(limit, Integral) or limit < 1):
+        raise ValueError(
+            f"limit={limit!r} must be at least 1, a whole number, or None for all batches"
+        )
     if isinstance(batches, (Tensor, str, bytes, Mapping)):
         raise TypeError(
             f"batches is one {type(batches).__name__}; it must be an iterable of batches, such as "
@@ -169,13 +175,12 @@ def _targets(model: nn.Module, method: str) -> tuple[dict[str, _Target], list[st
         )
     targets, kept = {}, []
     for name, layer in model.named_modules():
-        if not isinstance(layer, _BatchNorm):
-            continue
-        mean, var = layer.running_mean, layer.running_var
+        mean, var = getattr(layer, "running_mean", None), getattr(layer, "running_var", None)
         if mean is None or var is None:
             continue
         by_hand = model.training and not layer.training
-        if is_frozen(layer) or by_hand or not layer.track_running_stats:
+        set_here = isinstance(layer, _BatchNorm) and layer.track_running_stats
+        if is_frozen(layer) or by_hand or not set_here:
             kept.append(name)
             continue
         estimator: Estimator
@@ -186,9 +191,10 @@ def _targets(model: nn.Module, method: str) -> tuple[dict[str, _Target], list[st
             estimator = _FRESH[method]()
         targets[name] = _Target(layer, mean, var, estimator)
     if not targets:
-        left = f" but {len(kept)} left alone (frozen, in eval() or untracked)" if kept else ""
+        left = " but those left alone (frozen, in eval(), untracked or of another kind): "
         raise ValueError(
-            f"model={type(model).__name__} has no batch norm with running statistics{left}"
+            f"model={type(model).__name__} has no batch norm with running statistics"
+            + (left + ", ".join(name or "the model itself" for name in kept) if kept else "")
         )
     return targets, kept
 
@@ -204,6 +210,8 @@ def _set_modes(model: nn.Module, targets: Mapping[str, _Target], others: str) ->
     for module in model.modules():
         if module in chosen:
             module.training = True
+            if isinstance(module, _BatchRenorm):  # it would go by the statistics to be replaced
+                module.__dict__.update(r_max=1.0, d_max=0.0)
         elif isinstance(module, _BatchNorm) and module.running_mean is not None:
             module.training = False
         elif not as_it_is:

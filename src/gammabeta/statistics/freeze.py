@@ -7,6 +7,8 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gammabeta.layers.timestep import TimestepBatchNorm
+
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -43,8 +45,9 @@ def freeze(model: _Module, *, affine: bool = True) -> _Module:
     running statistics, which no batch changes. Its parameters require no gradient. Nothing else
     of the model changes, no value is touched, and `unfreeze` undoes it exactly.
 
-    It works on torch's batch norms (``SyncBatchNorm`` too), gammabeta's, and subclasses of
-    either. A frozen model can be copied, pickled, and frozen again; ``state_dict`` is as before.
+    It works on torch's batch norms (``SyncBatchNorm`` too), gammabeta's, those inside
+    `RecurrentBatchNormLSTM`, and subclasses of any. A frozen model can be copied, pickled, and
+    frozen again; ``state_dict`` is as before.
 
     Args:
         model: any module; it may itself be a batch norm. It is changed in place.
@@ -74,7 +77,9 @@ def freeze(model: _Module, *, affine: bool = True) -> _Module:
         (True, True)
     """
     layers = {
-        name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (_BatchNorm, TimestepBatchNorm))
     }
     if not layers:
         raise ValueError(f"model={type(model).__name__} has no batch norm to freeze")

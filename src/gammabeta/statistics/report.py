@@ -63,7 +63,7 @@ class Calibration:
         batches: batches used.
         skipped: indices of non-finite batches left out.
         layers: by name, what changed.
-        kept: names of batch norms left alone.
+        kept: names of the layers whose running statistics were left alone.
     """
 
     method: str
