@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -96,8 +96,9 @@ def test_a_page_has_all_its_parts(page: str) -> None:
     ]
 
 
-def test_the_pictures_are_what_the_script_draws() -> None:
-    drawn = runpy.run_path(str(ROOT / "scripts/make_axes.py"))["pictures"]()
+def test_the_pictures_are_what_the_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    drawn = importlib.import_module("make_axes").pictures()
     committed = {path.name: path.read_bytes() for path in PAGES.glob("*.svg")}
     assert sorted(committed) == sorted(drawn) == [f"{page}.svg" for page in LAYER_PAGES]
     for name, svg in drawn.items():
