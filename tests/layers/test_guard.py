@@ -217,6 +217,22 @@ def test_in_a_compiled_graph(ours, theirs, shape):
         layer.train().eval()
 
 
+@pytest.mark.parametrize("made", ["converted", "on meta"])
+def test_a_layer_not_made_where_it_is_compiled_counts_too(made):
+    if made == "converted":
+        model = gb.convert(nn.Sequential(nn.BatchNorm1d(3)))
+    else:
+        model = nn.Sequential(gb.BatchNorm1d(3, device="meta")).to_empty(device="cpu")
+        nn.init.zeros_(model[0].running_mean)
+        nn.init.ones_(model[0].running_var)
+    torch._dynamo.reset()
+    _, poison, _ = batches((6, 3))
+    feed(torch.compile(model, fullgraph=True, backend="eager"), poison, poison)
+    with pytest.warns(gb.NonFiniteBatchWarning):
+        model.eval()
+    assert model[0].refused_batches == 2
+
+
 def test_an_earlier_evaluation_can_still_be_differentiated():
     # torch's update does not touch autograd's version counters; a commit by copy_ would.
     layer = gb.BatchNorm1d(3)

@@ -46,7 +46,7 @@ class _FusedForward(Guarded, Epilogue, _BatchNorm):
             var if read else None,
             self.weight,
             self.bias,
-            training=self.training or (self.running_mean is None and self.running_var is None),
+            training=self.training or (mean is None and var is None),
             momentum=factor,
             eps=self.eps,
             activation=self.activation,

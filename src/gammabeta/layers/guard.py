@@ -14,6 +14,7 @@ the device. What is exported, traced or scripted by torch is torch's own graph, 
 # No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
 import math
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -79,15 +80,24 @@ class Guarded(nn.Module):
     def reset_running_stats(self) -> None:
         """Reset torch's running statistics, and with them the count of refused batches."""
         super().reset_running_stats()  # type: ignore[misc]
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start counting anew, and warn anew."""
         self._refused, self._told, self._device_count = 0, False, None
         self._counter()
 
     def train(self, mode: bool = True) -> "Guarded":
         """Switch between training and evaluation; tells what a device or graph has counted."""
         if not self._told and self.refused_batches:
-            mean, var = self.running_mean, self.running_var
-            self._tell(mean is not None and var is not None and not _finite(mean, var))
+            self._tell()
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Guarded":
+        """Move or cast the layer; the count goes where the statistics go."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._counter()
+        return self
 
     def _statistics(self, updates: bool) -> tuple[Tensor | None, Tensor | None]:
         """Return the running statistics for a kernel: copies, if it is to update them guarded.
@@ -122,37 +132,20 @@ class Guarded(nn.Module):
             if batches is not None:
                 batches.add_(1)
             return
-        looks = not torch.compiler.is_compiling()
-        if looks and mean.device.type == "cpu":
+        if mean.is_cpu and not torch.compiler.is_compiling():
             try:
                 finite = _finite(mean, var)
             except RuntimeError:  # under a transform or a trace there is no value to look at
-                self._commit_where(mean, var, old_mean, old_var, batches)
+                pass
+            else:
+                if finite:
+                    if batches is not None:
+                        batches.add_(1)
+                    _write(old_mean, old_var, mean, var)
+                else:
+                    self._refuse()
                 return
-            if finite:
-                if batches is not None:
-                    batches.add_(1)
-                _write(old_mean, old_var, mean, var)
-                return
-            self._refused += 1
-        else:
-            entered = self._commit_where(mean, var, old_mean, old_var, batches)
-            if self.on_nonfinite != "raise" or not looks or entered:
-                return
-        poisoned = not _finite(old_mean, old_var)
-        if self.on_nonfinite == "raise":
-            raise NonFiniteBatchError(self._message(poisoned))
-        self._tell(poisoned)
-
-    def _commit_where(
-        self,
-        mean: Tensor,
-        var: Tensor,
-        old_mean: Tensor,
-        old_var: Tensor,
-        batches: Tensor | None,
-    ) -> Tensor:
-        """Commit without looking: nothing here waits for the device or needs a value."""
+        # Nothing from here to the judgement waits for the device or needs a value.
         # 0 · finite is 0, 0 · inf and NaN are NaN: no sum of these overflows.
         entered = torch.dot(mean * 0, var) == 0
         if batches is not None:
@@ -160,13 +153,38 @@ class Guarded(nn.Module):
         new_mean = torch.where(entered, mean, old_mean)
         new_var = torch.where(entered, var, old_var)
         _write(old_mean, old_var, new_mean, new_var)
+        self._judge(entered)
+
+    def _judge(self, entered: Tensor) -> None:
+        """Count a batch unless it ``entered``, one bool; say so where that can be looked at.
+
+        Raises:
+            NonFiniteBatchError: it did not, and ``on_nonfinite="raise"``.
+        """
+        compiling = torch.compiler.is_compiling()
+        if entered.is_cpu and not compiling:
+            try:
+                refused = not entered
+            except RuntimeError:  # as in `_commit`
+                return
+            if refused:
+                self._refuse()
+            return
         # A transform may not change what it did not get, and its answer may be one an example:
         # there, nothing is counted. A graph counts only in a counter made before it.
         if not _transformed():
-            counter = self._device_count if torch.compiler.is_compiling() else self._counter()
-            if counter is not None and counter.device == mean.device:
+            counter = self._device_count if compiling else self._counter()
+            if counter is not None and counter.device == entered.device:
                 counter.add_(~entered)
-        return entered
+        if self.on_nonfinite == "raise" and not compiling and not entered:
+            raise NonFiniteBatchError(self._message())
+
+    def _refuse(self) -> None:
+        """Count a batch kept out, and say so."""
+        self._refused += 1
+        if self.on_nonfinite == "raise":
+            raise NonFiniteBatchError(self._message())
+        self._tell()
 
     def _counter(self) -> Tensor | None:
         """Return the device's count, made or moved to where the statistics are if need be."""
@@ -175,21 +193,22 @@ class Guarded(nn.Module):
             return None
         count = self._device_count
         if count is None or count.device != mean.device:
-            start = 0 if count is None or count.is_meta else int(count)
+            start = self.refused_batches - self._refused
             with torch.inference_mode(False):  # a tensor made in it could not be added to outside
                 self._device_count = torch.full((), start, dtype=torch.long, device=mean.device)
         return self._device_count
 
-    def _tell(self, poisoned: bool = False) -> None:
+    def _tell(self) -> None:
         """Warn, the first time only."""
         if not self._told:
             self._told = True
-            warnings.warn(self._message(poisoned), NonFiniteBatchWarning, stacklevel=2)
+            warnings.warn(self._message(), NonFiniteBatchWarning, stacklevel=2)
 
-    def _message(self, poisoned: bool) -> str:
+    def _message(self) -> str:
         kind = f"{type(self).__name__}({getattr(self, 'num_features', '')})"
         who = f"{self.qualified_name} ({kind})" if self.qualified_name else kind
-        if poisoned:
+        mean, var = self.running_mean, self.running_var
+        if mean is not None and var is not None and not _finite(mean.flatten(), var.flatten()):
             return (
                 f"{who}: the running statistics were not finite before this batch came, so no "
                 "batch can mend them; call reset_running_stats(), or load finite ones"
@@ -231,6 +250,7 @@ def guard_statistics(model: nn.Module, on_nonfinite: str | None = None) -> list[
     for name, module in model.named_modules():
         if isinstance(module, Guarded):
             module.qualified_name = name or None
+            module._counter()  # for a layer made without ``__init__``, before it is compiled
             if on_nonfinite is not None:
                 module.on_nonfinite = on_nonfinite
             names.append(name)
