@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 from gammabeta.kernels import reference_family
-from gammabeta.layers import RecurrentBatchNormLSTM
+from gammabeta.layers import (
+    NonFiniteBatchError,
+    NonFiniteBatchWarning,
+    RecurrentBatchNormLSTM,
+    guard_statistics,
+)
 
 # Float64 against float64 through up to ten timesteps: errors of 1e-16 may grow by 1/√ε = 300
 # where all sequences nearly agree.
@@ -192,14 +197,53 @@ def test_reset_running_stats():
     assert same(snapshot(lstm), before)
 
 
-def test_a_non_finite_timestep_is_not_recorded():
-    lstm = batch_lstm(3, 4)
+def bad_batch() -> Tensor:
     x = normal(4, 5, 3)
     x[2, 0] = float("nan")
-    lstm(x)
-    assert lstm.norm_ih_l0.num_batches_tracked.tolist() == [1, 1, 0, 1, 0, 0, 0, 0]
-    assert lstm.norm_c_l0.num_batches_tracked.tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
+    return x
+
+
+def test_a_non_finite_timestep_is_refused_by_the_guard():
+    lstm, norms = batch_lstm(3, 4), ("norm_ih_l0", "norm_hh_l0", "norm_c_l0")
+    with pytest.warns(NonFiniteBatchWarning) as told:
+        lstm(bad_batch())
+    assert sorted(str(w.message).split(" ")[0] for w in told) == sorted(norms)
+    lstm(bad_batch())  # told once: another warning would be an error
+    assert lstm.norm_ih_l0.num_batches_tracked.tolist() == [2, 2, 0, 2, 0, 0, 0, 0]
+    assert lstm.norm_c_l0.num_batches_tracked.tolist() == [2, 2, 0, 0, 0, 0, 0, 0]
     assert all(bool(value.isfinite().all()) for value in lstm.state_dict().values())
+    assert [lstm.get_submodule(name).refused_batches for name in norms] == [2, 2, 2]
+    lstm.reset_running_stats()
+    assert lstm.norm_c_l0.refused_batches == 0
+    assert guard_statistics(nn.ModuleDict({"a": lstm})) == [f"a.{name}" for name in norms]
+
+
+@pytest.mark.parametrize("state_only", [False, True])
+def test_a_non_finite_timestep_that_is_to_raise_leaves_all_as_it_was(state_only):
+    lstm = batch_lstm(3, 4, num_layers=2, on_nonfinite="raise")
+    before = snapshot(lstm)
+    x, h = bad_batch(), normal(2, 5, 4)
+    if state_only:  # the input's norms would have nothing to object
+        x, h[1, 0, 0] = normal(4, 5, 3), float("inf")
+    with pytest.raises(NonFiniteBatchError):
+        lstm(x, (h, h))
+    assert same(snapshot(lstm), before)
+
+
+def test_a_non_finite_timestep_may_enter_as_in_torch():
+    lstm = batch_lstm(3, 4, on_nonfinite="accept")
+    lstm(bad_batch())
+    assert lstm.norm_ih_l0.num_batches_tracked.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert bool(lstm.norm_ih_l0.running_mean[2].isnan().all())
+    assert lstm.norm_ih_l0.refused_batches == 0
+
+
+def test_a_variance_too_large_for_half_buffers_is_refused():
+    lstm = batch_lstm(3, 4, dtype=torch.float32)
+    lstm.norm_ih_l0.half()
+    with pytest.warns(NonFiniteBatchWarning, match="norm_ih_l0"):
+        lstm(3e4 * normal(4, 5, 3, dtype=torch.float32))
+    assert bool(lstm.norm_ih_l0.running_var.isfinite().all())
 
 
 def test_an_error_in_the_second_layer_leaves_the_first_as_it_was():

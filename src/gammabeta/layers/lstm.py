@@ -15,6 +15,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 State = tuple[Tensor, Tensor]
 Step = Callable[[Tensor, int], Tensor]
 """Normalizes the (N, features) values of one timestep: values, timestep → values."""
+Update = Callable[[], Callable[[], None]]
+"""Computes new statistics, or raises; what it returns writes them."""
 
 
 class NormalizedLSTM(nn.Module):
@@ -73,6 +75,18 @@ class NormalizedLSTM(nn.Module):
         """Torch's names of one layer's directions: ``l0``, and ``l0_reverse`` if there is one."""
         return [f"l{layer}", f"l{layer}_reverse"][: self._directions]
 
+    def _add_norms(self, make: Callable[[int, bool], nn.Module]) -> None:
+        """Add what normalizes W_x x, W_h h and c of each direction: ``make(features, has β)``."""
+        for layer in range(self.num_layers):
+            for suffix in self._suffixes(layer):
+                # The first two are added to b, which is their β.
+                for part, features, shift in (
+                    ("ih", 4 * self.hidden_size, False),
+                    ("hh", 4 * self.hidden_size, False),
+                    ("c", self.hidden_size, self.bias),
+                ):
+                    self.add_module(f"norm_{part}_{suffix}", make(features, shift))
+
     def reset_parameters(self) -> None:
         """Draw weights and biases as nn.LSTM does, from U(±1/√H); reads the global RNG."""
         bound = 1 / math.sqrt(self.hidden_size)
@@ -81,7 +95,7 @@ class NormalizedLSTM(nn.Module):
                 nn.init.uniform_(parameter, -bound, bound)
 
     def _normalizers(
-        self, suffix: str, length: int, live: Tensor | None, updates: list[Callable[[], None]]
+        self, suffix: str, length: int, live: Tensor | None, updates: list[Update]
     ) -> tuple[Callable[[Tensor], Tensor], Step, Step]:
         """Return what normalizes W_x x (all timesteps at once), W_h h and c of one direction.
 
@@ -89,7 +103,7 @@ class NormalizedLSTM(nn.Module):
             suffix: which layer and direction.
             length: T.
             live: (T, N) bool, True where a sequence has not ended; None for everywhere.
-            updates: to append what is to be done once the whole forward pass has succeeded.
+            updates: to append what moves statistics once the whole forward pass has succeeded.
         """
         raise NotImplementedError
 
@@ -175,7 +189,7 @@ class NormalizedLSTM(nn.Module):
             live = time < lengths
             # A sequence is reversed within its own length; its padding stays where it is.
             backwards = torch.where(live, lengths - 1 - time, time).unsqueeze(2)
-        updates: list[Callable[[], None]] = []
+        updates: list[Update] = []
         last_h, last_c = [], []
         for layer in range(self.num_layers):
             outputs = []
@@ -192,8 +206,8 @@ class NormalizedLSTM(nn.Module):
             if self.dropout and layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
         # Statistics move only now: an error in any layer leaves every layer as it was.
-        for update in updates:
-            update()
+        for write in [update() for update in updates]:
+            write()
         return x, (torch.stack(last_h), torch.stack(last_c))
 
     def _run(
@@ -203,7 +217,7 @@ class NormalizedLSTM(nn.Module):
         c: Tensor,
         suffix: str,
         live: Tensor | None,
-        updates: list[Callable[[], None]],
+        updates: list[Update],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run one direction of one layer; return its outputs (T, N, H) and last h, c (N, H)."""
         normalize_input, normalize_hidden, normalize_cell = self._normalizers(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from gammabeta.layers.lstm import NormalizedLSTM, State, Step
+from gammabeta.layers.guard import guard_statistics
+from gammabeta.layers.lstm import NormalizedLSTM, State, Step, Update
 from gammabeta.layers.timestep import Statistics, TimestepBatchNorm
 
 
@@ -41,10 +43,14 @@ class RecurrentBatchNormLSTM(NormalizedLSTM):
         gamma: γ at first. With 1, tanh saturates and gradients vanish.
         eps: ε, added to the variances.
         momentum: weight of the newest batch in the running averages; None for a cumulative one.
+        on_nonfinite: what to do with a timestep whose statistics are not finite, as in
+            `BatchNorm1d`. Each of the norms inside (``norm_ih_l0``, …) keeps out what it sees,
+            counts the batch in its ``refused_batches`` and warns once.
 
     Raises:
         ValueError: a size below 1, ``dropout`` no probability, ``gamma``
-            not above 0; in ``forward``, a wrong shape or dtype or, in training, one sequence.
+            not above 0, unknown ``on_nonfinite``; in ``forward``, a wrong shape or dtype or, in
+            training, one sequence.
 
     Numerics:
         As in batch norm, the biased variance normalizes and ``running_var`` averages the unbiased
@@ -56,7 +62,8 @@ class RecurrentBatchNormLSTM(NormalizedLSTM):
         *Lengths that differ.* In a packed batch a timestep's statistics are of the sequences that
         still run. When one runs alone, its timestep is normalized by the running statistics and
         gives nothing to them. Training steps past ``max_length`` use their own batch statistics
-        and are not recorded. A timestep with a NaN or infinity is not recorded either.
+        and are not recorded. A timestep with a NaN or infinity is refused by the guard; the others
+        of its batch enter.
 
         *Constant inputs.* Where all sequences agree (all-black first pixels, h_0 = 0) the variance
         is 0: outputs are fine, but gradients are multiplied by up to 1/√ε. The paper adds Gaussian
@@ -94,6 +101,7 @@ class RecurrentBatchNormLSTM(NormalizedLSTM):
         gamma: float = 0.1,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
+        on_nonfinite: str = "refuse",
     ) -> None:
         if max_length < 1:
             raise ValueError(
@@ -114,17 +122,20 @@ class RecurrentBatchNormLSTM(NormalizedLSTM):
             dtype,
         )
         self.max_length = max_length
-        for layer in range(num_layers):
-            for suffix in self._suffixes(layer):
-                for part, features, shift in (
-                    ("ih", 4 * hidden_size, False),
-                    ("hh", 4 * hidden_size, False),
-                    ("c", hidden_size, bias),
-                ):
-                    norm = TimestepBatchNorm(
-                        features, max_length, eps, momentum, gamma, shift, device, dtype
-                    )
-                    self.add_module(f"norm_{part}_{suffix}", norm)
+        self._add_norms(
+            lambda features, shift: TimestepBatchNorm(
+                features,
+                max_length,
+                eps,
+                momentum,
+                gamma,
+                shift,
+                device,
+                dtype,
+                on_nonfinite,
+            )
+        )
+        guard_statistics(self)  # until it is part of a model, warnings name the norm in here
 
     def reset_running_stats(self) -> None:
         """Forget the running averages of every timestep."""
@@ -144,14 +155,14 @@ class RecurrentBatchNormLSTM(NormalizedLSTM):
         return cast(TimestepBatchNorm, self.get_submodule(name))
 
     def _normalizers(
-        self, suffix: str, length: int, live: Tensor | None, updates: list[Callable[[], None]]
+        self, suffix: str, length: int, live: Tensor | None, updates: list[Update]
     ) -> tuple[Callable[[Tensor], Tensor], Step, Step]:
         input_norm = self._norm(f"norm_ih_{suffix}")
 
         def all_at_once(z: Tensor) -> Tensor:
             y, statistics = input_norm(z, *input_norm.population(length), live)
             if statistics is not None:
-                updates.append(lambda: input_norm.average(statistics))
+                updates.append(partial(_average, input_norm, [statistics]))
             return y  # type: ignore[no-any-return]
 
         def one_by_one(name: str) -> Step:
@@ -165,14 +176,17 @@ class RecurrentBatchNormLSTM(NormalizedLSTM):
                     z.unsqueeze(0), mean[now], var[now], None if live is None else live[now]
                 )
                 if statistics is not None:
+                    if not seen:
+                        updates.append(partial(_average, norm, seen))
                     seen.append(statistics)
                 return y.squeeze(0)  # type: ignore[no-any-return]
 
-            def average() -> None:
-                if seen:
-                    norm.average(Statistics(*map(torch.cat, zip(*seen, strict=True))))
-
-            updates.append(average)
             return step
 
         return all_at_once, one_by_one(f"norm_hh_{suffix}"), one_by_one(f"norm_c_{suffix}")
+
+
+def _average(norm: TimestepBatchNorm, seen: list[Statistics]) -> Callable[[], None]:
+    """Compute ``norm``'s averages with the timesteps ``seen``; what is returned writes them."""
+    batch = Statistics(*map(torch.cat, zip(*seen, strict=True)))
+    return partial(norm.write, norm.averages(batch))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gammabeta.layers.layer import LayerNorm
-from gammabeta.layers.lstm import NormalizedLSTM, Step
+from gammabeta.layers.lstm import NormalizedLSTM, Step, Update
 
 
 class LayerNormLSTM(NormalizedLSTM):
@@ -84,18 +84,12 @@ class LayerNormLSTM(NormalizedLSTM):
             device,
             dtype,
         )
-        for layer in range(num_layers):
-            for suffix in self._suffixes(layer):
-                for part, features, shift in (
-                    ("ih", 4 * hidden_size, False),
-                    ("hh", 4 * hidden_size, False),
-                    ("c", hidden_size, bias),
-                ):
-                    norm = LayerNorm(features, eps, bias=shift, device=device, dtype=dtype)
-                    self.add_module(f"norm_{part}_{suffix}", norm)
+        self._add_norms(
+            lambda features, shift: LayerNorm(features, eps, bias=shift, device=device, dtype=dtype)
+        )
 
     def _normalizers(
-        self, suffix: str, length: int, live: Tensor | None, updates: list[Callable[[], None]]
+        self, suffix: str, length: int, live: Tensor | None, updates: list[Update]
     ) -> tuple[Callable[[Tensor], Tensor], Step, Step]:
         hidden = self.get_submodule(f"norm_hh_{suffix}")
         cell = self.get_submodule(f"norm_c_{suffix}")

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gammabeta.layers.guard import Guarded
+
 
 class Statistics(NamedTuple):
     """What one or several timesteps of a training batch give to the running averages.
@@ -14,7 +16,8 @@ class Statistics(NamedTuple):
     Attributes:
         mean: (T, C).
         var: unbiased, (T, C).
-        enters: (T,) bool, whether the timestep had two sequences and a finite result.
+        enters: (T,) bool: of a batch, whether the timestep had two sequences; of the averages
+            after it, whether they are finite too.
     """
 
     mean: Tensor
@@ -22,7 +25,7 @@ class Statistics(NamedTuple):
     enters: Tensor
 
 
-class TimestepBatchNorm(nn.Module):
+class TimestepBatchNorm(Guarded):
     """Batch norm of (T, N, C) over N: γ and β shared by all timesteps, statistics by none.
 
     ``y_t = γ · (z_t − μ_t) / √(σ²_t + ε) + β``. The last timestep trained stands for all later
@@ -37,6 +40,8 @@ class TimestepBatchNorm(nn.Module):
         bias: whether there is a β.
         device: of parameters and buffers.
         dtype: of parameters and buffers.
+        on_nonfinite: as in `BatchNorm1d`; what does not enter is the timestep, and what is counted
+            is the batch.
     """
 
     running_mean: Tensor
@@ -53,6 +58,7 @@ class TimestepBatchNorm(nn.Module):
         bias: bool,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        on_nonfinite: str = "refuse",
     ) -> None:
         super().__init__()
         self.num_features, self.max_length = num_features, max_length
@@ -68,12 +74,14 @@ class TimestepBatchNorm(nn.Module):
             "num_batches_tracked", torch.zeros(max_length, dtype=torch.long, device=device)
         )
         self.reset_parameters()
+        self._set_on_nonfinite(on_nonfinite)
 
     def reset_running_stats(self) -> None:
-        """Forget the running averages: mean 0, variance 1, no batches."""
+        """Forget the running averages: mean 0, variance 1, no batches, none refused."""
         self.running_mean.zero_()
         self.running_var.fill_(1)
         self.num_batches_tracked.zero_()
+        self._forget()
 
     def reset_parameters(self) -> None:
         """Forget the running averages; set γ to its first value and β to 0."""
@@ -124,11 +132,10 @@ class TimestepBatchNorm(nn.Module):
             several = n > 1
             mean = torch.where(several, batch_mean, mean)
             var = torch.where(several, batch_var, var)
-            finite = torch.isfinite(batch_mean).all(2) & torch.isfinite(batch_var).all(2)
             statistics = Statistics(
                 batch_mean.detach().squeeze(1),
                 (batch_var * n / (n - 1).clamp(min=1)).detach().squeeze(1),
-                (several.squeeze(2) & finite).squeeze(1),
+                several.expand_as(batch_mean)[:, 0, 0],
             )
         y = (exact - mean) * torch.rsqrt(var + self.eps) * self.weight
         if self.bias is not None:
@@ -136,20 +143,40 @@ class TimestepBatchNorm(nn.Module):
         return y.to(z.dtype), statistics
 
     @torch.no_grad()
-    def average(self, statistics: Statistics) -> None:
-        """Move the running averages of timesteps 0, 1, …; those past ``max_length`` are dropped."""
-        mean, var, enters = (part[: self.max_length] for part in statistics)
+    def averages(self, batch: Statistics) -> Statistics:
+        """Return the running averages of timesteps 0, 1, … with ``batch``; nothing is changed yet.
+
+        Timesteps past ``max_length`` are dropped. The guard counts a batch that has a timestep
+        whose averages would not be finite.
+
+        Raises:
+            NonFiniteBatchError: there is one, and ``on_nonfinite="raise"``.
+        """
+        mean, var, several = (part[: self.max_length] for part in batch)
         length = mean.shape[0]
-        seen = self.num_batches_tracked[:length]
-        seen.add_(enters)
-        factor = (
-            1 / seen.clamp(min=1).unsqueeze(1).to(mean.dtype)
-            if self.momentum is None
-            else torch.full_like(mean[:, :1], self.momentum)
-        )
-        enters = enters.unsqueeze(1)
-        for running, batch in ((self.running_mean, mean), (self.running_var, var)):
-            running[:length] += torch.where(enters, factor * (batch - running[:length]), 0.0)
+        factor: float | Tensor = 1.0 if self.momentum is None else self.momentum
+        if self.momentum is None:
+            factor = 1 / (self.num_batches_tracked[:length] + 1).unsqueeze(1).to(mean.dtype)
+        old_mean, old_var = self.running_mean[:length], self.running_var[:length]
+        # As the buffers are to hold them: what is finite may overflow in their dtype.
+        mean = (old_mean + factor * (mean - old_mean)).to(old_mean.dtype)
+        var = (old_var + factor * (var - old_var)).to(old_var.dtype)
+        enters = several
+        if self.on_nonfinite != "accept":
+            enters = several & (mean.isfinite() & var.isfinite()).all(1)
+            self._judge((enters == several).all())
+        return Statistics(mean, var, enters)
+
+    @torch.no_grad()
+    def write(self, averages: Statistics) -> None:
+        """Make what `averages` returned the running averages."""
+        length, enters = len(averages.mean), averages.enters.unsqueeze(1)
+        for running, new in (
+            (self.running_mean[:length], averages.mean),
+            (self.running_var[:length], averages.var),
+        ):
+            running.copy_(torch.where(enters, new, running))
+        self.num_batches_tracked[:length].add_(averages.enters)
 
     def extra_repr(self) -> str:
         """The arguments, in torch's manner."""
