@@ -699,6 +699,7 @@ def test_an_rms_norm_with_the_machine_epsilon_becomes_a_layer_norm_with_torchs_d
         (nn.BatchNorm2d(4), {"to": "grop"}, "did you mean 'group'"),
         (nn.BatchNorm2d(4), {"to": "group", "of": "bach"}, "did you mean 'batch'"),
         (nn.BatchNorm2d(4), {"to": "group", "groups": 0}, "groups=0 must be at least 1"),
+        (nn.BatchNorm2d(4), {"to": "group", "groups": 2.0}, "groups=2.0 must be.*a whole number"),
         (nn.LayerNorm(4), {"to": "group"}, r"no layer of the family batch .*it has: layer"),
         (ThirdParty(4), {"to": "group"}, r"no layer of .*ThirdParty is a subclass"),
     ],
@@ -718,6 +719,8 @@ def test_swaps_that_cannot_be(model, arguments, message):
         ({"to": "group", "groups": 2, "affine": True}, "affine= cannot be given"),
         ({"colour": 1}, "colour= is for swaps of families"),
         ({"of": "batch"}, "of= is for swaps of families"),
+        ({"groups": 4}, "groups= is for swaps of families"),
+        ({"exact": False}, "exact= is for swaps of families"),
     ],
 )
 def test_options_that_will_not_do(arguments, message):
@@ -794,3 +797,27 @@ def test_families_know_their_members():
     parametrize.register_parametrization(norm, "weight", Doubled())
     assert family_of(norm) == "batch"
     assert convert_function is gb.convert
+
+
+def test_a_layer_compiled_by_itself_goes_on_when_split():
+    torch._dynamo.reset()
+    model = nn.Sequential(gb.BatchNorm1d(4, activation="relu")).eval()
+    x = torch.randn(8, 4)
+    expected = model(x)
+    model[0].compile(backend="eager")
+    torch.testing.assert_close(gb.revert(model, fused="split")(x), expected)
+    assert model[0]._compiled_call_impl is not None
+    assert model[0][0]._compiled_call_impl is None
+
+
+def test_revert_names_the_recurrent_layers_it_leaves():
+    model = nn.ModuleDict(
+        {"batch": gb.RecurrentBatchNormLSTM(3, 4, max_length=2), "layer": gb.LayerNormLSTM(3, 4)}
+    )
+    reports = []
+    gb.revert(model, report=reports.append)
+    assert [(left.names, left.kind) for left in reports[0].left] == [
+        (("batch",), "gb.RecurrentBatchNormLSTM"),
+        (("layer",), "gb.LayerNormLSTM"),
+    ]
+    assert model["layer"](torch.randn(5, 2, 3))[0].shape == (5, 2, 4)

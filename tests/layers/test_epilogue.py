@@ -135,6 +135,12 @@ def test_unknown_activation(case: Case, given: object, said: str) -> None:
 
 
 @one_of_each
+def test_residual_that_is_no_tensor(case: Case) -> None:
+    with pytest.raises(TypeError, match="residual is a float; give a tensor shaped as input"):
+        case.make()(case.input(), residual=1.0)
+
+
+@one_of_each
 def test_residual_of_another_shape(case: Case) -> None:
     layer, x = case.make(), case.input()
     state = {k: v.clone() for k, v in layer.state_dict().items()}

@@ -240,7 +240,7 @@ def test_a_batch_of_one_raises_as_batch_norm_does():
         GhostBatchNorm1d(3)(torch.ones(1, 3))
 
 
-@pytest.mark.parametrize("size", [0, -3])
+@pytest.mark.parametrize("size", [0, -3, 2.5])
 def test_bad_arguments(size):
     with pytest.raises(ValueError, match=f"virtual_batch_size={size}.*give 1 or more"):
         GhostBatchNorm2d(3, virtual_batch_size=size)

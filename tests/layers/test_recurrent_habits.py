@@ -141,6 +141,9 @@ STATE = torch.ones(1, 5, 4, dtype=torch.float64)
         (X, (STATE[:, :4], STATE), r"h_0 has shape \(1, 4, 4\).*\(1, 5, 4\)"),
         (X, (STATE, STATE[..., :3]), "c_0 has shape"),
         (X, (STATE[0], STATE[0]), "h_0 has shape"),
+        (X, STATE, r"hx is a pair of tensors, \(h_0, c_0\), and not: Tensor"),
+        (X, (STATE,) * 3, "hx is a pair.*not: 3 items"),
+        (X, (STATE, STATE.float()), "c_0 has dtype torch.float32 and input torch.float64"),
     ],
 )
 def test_state_is_untouched_when_forward_raises(make, x, hx, match):
@@ -187,3 +190,20 @@ def test_on_another_device(make):
 def test_description(make):
     text = repr(make(3, 4, num_layers=2, bidirectional=True))
     assert "3, 4, num_layers=2, bidirectional=True" in text
+
+
+@pytest.mark.parametrize("cls", [LayerNormLSTM, RecurrentBatchNormLSTM])
+def test_functional_calls_and_parametrized_weights(cls):
+    arguments = {"max_length": 4} if cls is RecurrentBatchNormLSTM else {}
+    lstm, x = cls(3, 4, dtype=torch.float64, **arguments).eval(), normal(4, 5, 3)
+
+    def loss(parameters):
+        return torch.func.functional_call(lstm, parameters, (x,))[0].square().sum()
+
+    lstm(x)[0].square().sum().backward()
+    grads = torch.func.grad(loss)({name: p.detach() for name, p in lstm.named_parameters()})
+    for name, parameter in lstm.named_parameters():
+        torch.testing.assert_close(grads[name], parameter.grad, msg=name)
+    plain = lstm(x)[0]
+    nn.utils.parametrizations.weight_norm(lstm, "weight_hh_l0")
+    torch.testing.assert_close(lstm(x)[0], plain)

@@ -274,7 +274,12 @@ def test_one_sequence_cannot_train():
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
-    [({"max_length": 0}, "max_length=0.*1 or more"), ({"gamma": 0.0}, "gamma=0.0.*above 0")],
+    [
+        ({"max_length": 0}, "max_length=0.*1 or more"),
+        ({"max_length": 2.5}, "max_length=2.5.*a whole number"),
+        ({"gamma": 0.0}, "gamma=0.0.*above 0"),
+        ({"on_nonfinite": "rase"}, "on_nonfinite='rase' is not known; did you mean 'raise'"),
+    ],
 )
 def test_bad_batch_norm_arguments(arguments, match):
     with pytest.raises(ValueError, match=match):

@@ -14,7 +14,8 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-_INTERNALS = frozenset(nn.Module().__dict__)
+# What ``Module.compile`` leaves is a call of the module itself, whatever its class.
+_INTERNALS = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
 _REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 

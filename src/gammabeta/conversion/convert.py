@@ -6,7 +6,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
@@ -18,6 +18,7 @@ from gammabeta.conversion.swap import is_ours, places, plan_swaps, reason_left
 from gammabeta.kernels.activations import MODULES
 from gammabeta.layers.epilogue import Epilogue
 from gammabeta.layers.guard import guard_statistics
+from gammabeta.layers.lstm import NormalizedLSTM
 from gammabeta.names import known
 from gammabeta.statistics.freeze import is_frozen
 
@@ -107,7 +108,8 @@ def convert(
         (GroupNorm(4, 8, eps=1e-05, affine=True, bias=True), True)
     """
     if to is None:
-        given = [*options, *(name for name, value in (("of", of), ("dims", dims)) if value)]
+        swaps = {"of": of, "dims": dims, "groups": groups != 32, "exact": not exact}
+        given = [*options, *(name for name, value in swaps.items() if value)]
         if given:
             raise TypeError(f"{given[0]}= is for swaps of families; give to= as well")
         changes, conversion = _twins(model)
@@ -117,8 +119,8 @@ def convert(
         families = [asked] if isinstance(asked, str) else list(asked)
         for family in families:
             known("of", family, FAMILIES)
-        if groups < 1:
-            raise ValueError(f"groups={groups} must be at least 1")
+        if not isinstance(groups, SupportsIndex) or groups < 1:
+            raise ValueError(f"groups={groups!r} must be at least 1, a whole number")
         arguments = {"groups": groups, "exact": exact, "dims": dims, "options": options}
         changes, conversion = plan_swaps(model, to, families, arguments)
     _tell(conversion, report, warn=to is not None)
@@ -211,7 +213,7 @@ def _reason_not_reverted(module: nn.Module, cls: type[nn.Module]) -> str:
     """Why a layer of gammabeta's, or made from one, stays; empty if it is neither."""
     if is_ours(cls) and "forward" in module.__dict__:
         return "its forward was replaced on the object"
-    if is_ours(cls) and isinstance(module, (Epilogue, *NORMS)):
+    if is_ours(cls) and isinstance(module, (Epilogue, NormalizedLSTM, *NORMS)):
         return f"torch.nn has no {cls.__name__}"
     if any(issubclass(cls, ours) for ours in TWINS.values()):
         return "a subclass of gammabeta's, which may do anything"

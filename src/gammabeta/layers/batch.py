@@ -103,6 +103,14 @@ class _FusedBatchNorm(_FusedForward):
         self._set_activation(activation)
         self._set_on_nonfinite(on_nonfinite)
 
+    def _check_features(self, input: Tensor) -> None:
+        """Raise unless dim 1 of ``input`` is C; for layers whose kernel does not come to say it."""
+        if input.shape[1] != self.num_features:
+            raise ValueError(
+                f"input has {input.shape[1]} features (shape {tuple(input.shape)}); the layer was "
+                f"made for num_features={self.num_features}"
+            )
+
 
 class BatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
     r"""Batch normalization of (N, C) or (N, C, L), with an optional residual and activation.

@@ -25,8 +25,12 @@ class Epilogue(nn.Module):
 
 
 def check_residual(x: Tensor, residual: Tensor | None) -> None:
-    """Raise `ValueError` unless ``residual`` adds to the output for ``x`` without broadcasting."""
-    if residual is not None and residual.shape != x.shape:
+    """Raise unless ``residual`` adds to the output for ``x`` without broadcasting."""
+    if residual is None:
+        return
+    if not isinstance(residual, Tensor):
+        raise TypeError(f"residual is a {type(residual).__name__}; give a tensor shaped as input")
+    if residual.shape != x.shape:
         raise ValueError(
             f"residual has shape {tuple(residual.shape)}; it is added to the normalized input, "
             f"so it needs the input's shape {tuple(x.shape)}"

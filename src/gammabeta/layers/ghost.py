@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,10 @@ class _GhostBatchNorm(_FusedBatchNorm):
         activation: str | None = None,
         on_nonfinite: str = "refuse",
     ) -> None:
-        if virtual_batch_size < 1:
+        if not isinstance(virtual_batch_size, SupportsIndex) or virtual_batch_size < 1:
             raise ValueError(
-                f"virtual_batch_size={virtual_batch_size}: a virtual batch has at least one "
-                "example; give 1 or more"
+                f"virtual_batch_size={virtual_batch_size!r}: a virtual batch has at least one "
+                "example; give 1 or more, a whole number"
             )
         super().__init__(
             num_features,
@@ -83,11 +83,7 @@ class _GhostBatchNorm(_FusedBatchNorm):
         # Every check comes before the first virtual batch moves the running statistics.
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         check_residual(input, residual)
-        if input.shape[1] != self.num_features:
-            raise ValueError(
-                f"input has {input.shape[1]} features (shape {tuple(input.shape)}); the layer was "
-                f"made for num_features={self.num_features}"
-            )
+        self._check_features(input)
         sizes = self.virtual_batches(input.shape[0])
         if len(sizes) == 1:
             return super().forward(input, residual)

@@ -106,13 +106,17 @@ class Guarded(nn.Module):
         never changed, and a kernel that raises has changed nothing.
         """
         mean, var = self.running_mean, self.running_var
-        if not updates or self.on_nonfinite == "accept" or mean is None or var is None:
-            return mean, var
-        # Meta has no values. An exported or traced graph is matched by others against torch's.
-        traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        if mean.is_meta or traced or torch.compiler.is_exporting():
+        if not updates or mean is None or var is None or not self._on_guard(mean):
             return mean, var
         return mean.clone(), var.clone()
+
+    def _on_guard(self, mean: Tensor) -> bool:
+        """Whether what updates the running statistics, such as ``mean``, is looked at."""
+        if self.on_nonfinite == "accept" or mean.is_meta:  # meta has no values
+            return False
+        # An exported or traced graph is matched by others against torch's.
+        traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        return not (traced or torch.compiler.is_exporting())
 
     def _commit(
         self, mean: Tensor | None, var: Tensor | None, batches: Tensor | None = None

@@ -75,6 +75,11 @@ class NormalizedLSTM(nn.Module):
         """Torch's names of one layer's directions: ``l0``, and ``l0_reverse`` if there is one."""
         return [f"l{layer}", f"l{layer}_reverse"][: self._directions]
 
+    def _tensor(self, name: str) -> Tensor:
+        """A weight or bias: a parameter, or what a parametrization or `torch.func` puts there."""
+        tensor: Tensor = getattr(self, name)
+        return tensor
+
     def _add_norms(self, make: Callable[[int, bool], nn.Module]) -> None:
         """Add what normalizes W_x x, W_h h and c of each direction: ``make(features, has β)``."""
         for layer in range(self.num_layers):
@@ -162,7 +167,7 @@ class NormalizedLSTM(nn.Module):
             )
         if steps == 0:
             raise ValueError("input has no timesteps; give sequences of at least one")
-        dtype = self.get_parameter("weight_ih_l0").dtype
+        dtype = self._tensor("weight_ih_l0").dtype
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(
                 f"input has dtype {x.dtype} and the parameters {dtype}; give input.to({dtype}), "
@@ -171,6 +176,9 @@ class NormalizedLSTM(nn.Module):
         shape = (self.num_layers * self._directions, n, self.hidden_size)
         if hx is None:
             return x.new_zeros(shape), x.new_zeros(shape)
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            given = f"{len(hx)} items" if isinstance(hx, (tuple, list)) else type(hx).__name__
+            raise ValueError(f"hx is a pair of tensors, (h_0, c_0), and not: {given}")
         if not batched and hx[0].dim() == hx[1].dim() == 2:
             hx = hx[0].unsqueeze(1), hx[1].unsqueeze(1)
         for name, state in zip(("h_0", "c_0"), hx, strict=True):
@@ -179,6 +187,8 @@ class NormalizedLSTM(nn.Module):
                     f"hx: {name} has shape {tuple(state.shape)}; input needs {shape} (num_layers · "
                     "directions, batch, hidden_size)"
                 )
+            if state.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+                raise ValueError(f"hx: {name} has dtype {state.dtype} and input {x.dtype}")
         return hx
 
     def _layers(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
@@ -223,11 +233,11 @@ class NormalizedLSTM(nn.Module):
         normalize_input, normalize_hidden, normalize_cell = self._normalizers(
             suffix, x.shape[0], live, updates
         )
-        weight_hh = self.get_parameter(f"weight_hh_{suffix}")
-        from_input = normalize_input(F.linear(x, self.get_parameter(f"weight_ih_{suffix}")))
+        weight_hh = self._tensor(f"weight_hh_{suffix}")
+        from_input = normalize_input(F.linear(x, self._tensor(f"weight_ih_{suffix}")))
         if self.bias:
             from_input = from_input + (
-                self.get_parameter(f"bias_ih_{suffix}") + self.get_parameter(f"bias_hh_{suffix}")
+                self._tensor(f"bias_ih_{suffix}") + self._tensor(f"bias_hh_{suffix}")
             )
         outputs = []
         for t in range(x.shape[0]):

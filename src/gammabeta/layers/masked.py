@@ -131,11 +131,7 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
                 f"mask has shape {tuple(mask.shape)}; input of shape {tuple(input.shape)} needs "
                 f"{expected}"
             )
-        if input.shape[1] != self.num_features:
-            raise ValueError(
-                f"input has {input.shape[1]} features (shape {tuple(input.shape)}); the layer was "
-                f"made for num_features={self.num_features}"
-            )
+        self._check_features(input)
         if self.training and mask.numel() == 1:
             raise ValueError(
                 f"input has one value per feature (shape {tuple(input.shape)}), whose variance "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import torch
 from torch import Tensor
@@ -103,10 +103,10 @@ class RecurrentBatchNormLSTM(NormalizedLSTM):
         momentum: float | None = 0.1,
         on_nonfinite: str = "refuse",
     ) -> None:
-        if max_length < 1:
+        if not isinstance(max_length, SupportsIndex) or max_length < 1:
             raise ValueError(
-                f"max_length={max_length}: it is the length of the longest training sequence; give "
-                "1 or more"
+                f"max_length={max_length!r}: it is the length of the longest training sequence; "
+                "give 1 or more, a whole number"
             )
         if not gamma > 0:
             raise ValueError(f"gamma={gamma}: the paper starts at 0.1; give above 0")

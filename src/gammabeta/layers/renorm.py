@@ -98,11 +98,7 @@ class _BatchRenorm(_FusedBatchNorm):
         """
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         check_residual(input, residual)
-        if input.shape[1] != self.num_features:
-            raise ValueError(
-                f"input has {input.shape[1]} features (shape {tuple(input.shape)}); the layer was "
-                f"made for num_features={self.num_features}"
-            )
+        self._check_features(input)
         per_feature = input.numel() // max(self.num_features, 1)
         if not self.training or per_feature == 0:  # an empty batch has nothing to average
             return kernels.batch_norm(

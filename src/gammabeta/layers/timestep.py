@@ -162,7 +162,7 @@ class TimestepBatchNorm(Guarded):
         mean = (old_mean + factor * (mean - old_mean)).to(old_mean.dtype)
         var = (old_var + factor * (var - old_var)).to(old_var.dtype)
         enters = several
-        if self.on_nonfinite != "accept":
+        if self._on_guard(mean):
             enters = several & (mean.isfinite() & var.isfinite()).all(1)
             self._judge((enters == several).all())
         return Statistics(mean, var, enters)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from numbers import Integral
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +124,7 @@ def calibrate(
     known("method", method, METHODS)
     known("others", others, ("eval", "train"))
     known("nonfinite", nonfinite, ("raise", "skip"))
-    if limit is not None and (not isinstance(limit, Integral) or limit < 1):
+    if limit is not None and (not isinstance(limit, SupportsIndex) or limit < 1):
         raise ValueError(
             f"limit={limit!r} must be at least 1, a whole number, or None for all batches"
         )
