@@ -821,3 +821,15 @@ def test_revert_names_the_recurrent_layers_it_leaves():
         (("layer",), "gb.LayerNormLSTM"),
     ]
     assert model["layer"](torch.randn(5, 2, 3))[0].shape == (5, 2, 4)
+
+
+def test_split_layers_survive_torchs_surgery_which_knows_no_activation():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), gb.BatchNorm2d(4, activation="relu")).eval()
+    x = torch.randn(2, 3, 5, 5)
+    expected = model(x)
+    assert expected.min() == 0
+    gb.revert(model, fused="split")
+    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    torch.testing.assert_close(synchronized(x), expected)
+    fused = nn.utils.fusion.fuse_conv_bn_eval(model[0], model[1][0])
+    torch.testing.assert_close(model[1][1](fused(x)), expected)

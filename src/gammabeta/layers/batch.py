@@ -120,6 +120,11 @@ class BatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
 
     It is a `torch.nn.BatchNorm1d`: same arguments, parameters, buffers and ``state_dict``.
 
+    **Torch's surgery drops the activation, silently.** `torch.nn.SyncBatchNorm`'s
+    ``convert_sync_batchnorm`` and `torch.nn.utils.fusion.fuse_conv_bn_eval` take out of a batch
+    norm what torch's has, and leave no place to object. Before either, call
+    ``gammabeta.revert(model, fused="split")``: it makes each activation a module of its own.
+
     Args:
         num_features: C.
         eps: ε, added to the variance.

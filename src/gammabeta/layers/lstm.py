@@ -130,6 +130,10 @@ class NormalizedLSTM(nn.Module):
 
         Raises:
             ValueError: a shape or dtype other than the above, or a sequence of no steps.
+
+        Numerics:
+            Under `torch.autocast` the products are in the lower precision. With a float32 b, the
+            gates, the state and so the output are float32, where nn.LSTM's are not.
         """
         if isinstance(input, PackedSequence):
             # In the packed order, longest first, so that output.data lines up with input.data.
