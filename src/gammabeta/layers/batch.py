@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta import kernels
 from gammabeta.kernels import eager
-from gammabeta.layers.epilogue import Epilogue, check_residual
+from gammabeta.layers.epilogue import Epilogue, check_residual, traced_whole
 from gammabeta.layers.guard import Guarded
 
 
@@ -28,9 +29,12 @@ class _FusedForward(Guarded, Epilogue, _BatchNorm):
                 value per feature, whose variance says nothing. Whatever is raised, the running
                 statistics and ``num_batches_tracked`` are as they were.
         """
-        self._check_input_dim(input)  # type: ignore[no-untyped-call]
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self._check_input_dim(input)  # type: ignore[no-untyped-call]
             return self._scripted(input, residual)
+        if isinstance(input, Proxy):
+            return traced_whole(self, input, residual)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
         check_residual(input, residual)
         batches = self.num_batches_tracked
         updates = self.training and self.track_running_stats

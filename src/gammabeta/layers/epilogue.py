@@ -1,6 +1,8 @@
 """What follows normalization in every layer: an added residual, then an activation."""
 
 # No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
+from typing import Any
+
 from torch import Tensor, nn
 
 from gammabeta.kernels.activations import known_activation
@@ -35,3 +37,12 @@ def check_residual(x: Tensor, residual: Tensor | None) -> None:
             f"residual has shape {tuple(residual.shape)}; it is added to the normalized input, "
             f"so it needs the input's shape {tuple(x.shape)}"
         )
+
+
+def traced_whole(layer: nn.Module, x: Any, residual: Any) -> Any:
+    """Record a call of ``layer`` as one node, as `torch.fx` does with torch's own layers.
+
+    It knows those by their home, ``torch.nn``, and would trace through ours, which look at shapes.
+    """
+    arguments = (x,) if residual is None else (x, residual)
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), arguments, {})

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from gammabeta import kernels
 from gammabeta.kernels import eager
-from gammabeta.layers.epilogue import Epilogue, check_residual
+from gammabeta.layers.epilogue import Epilogue, check_residual, traced_whole
 from gammabeta.layers.guard import Guarded
 
 
@@ -28,6 +29,10 @@ class _FusedForward(Guarded, Epilogue, _InstanceNorm):
             ValueError: wrong number of dims, C is not ``num_features`` in an affine layer, one
                 position where its own statistics are to be used, or a residual of another shape.
         """
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            if isinstance(input, Proxy):
+                return traced_whole(self, input, residual)
+            check_residual(input, residual)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         single = input.dim() == self._get_no_batch_dim()  # type: ignore[no-untyped-call]
         channel = 0 if single else 1
@@ -39,7 +44,6 @@ class _FusedForward(Guarded, Epilogue, _InstanceNorm):
                 residual = residual.unsqueeze(0)
             y = self._scripted(batch, residual)
         else:
-            check_residual(input, residual)
             extra = residual.unsqueeze(0) if single and residual is not None else residual
             y = self._guarded(batch, extra)
         return y.squeeze(0) if single else y
