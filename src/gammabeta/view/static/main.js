@@ -7,6 +7,7 @@ import { element, icon } from "gammabeta/dom.js";
 import { Grid, setText } from "gammabeta/grid.js";
 import { helpDialog, listen } from "gammabeta/keys.js";
 import { Player, SPEEDS } from "gammabeta/player.js";
+import { prepare } from "gammabeta/shape.js";
 import { follow, load } from "gammabeta/source.js";
 import { Strips } from "gammabeta/strips.js";
 import { isDark, palette, setTheme, storedTheme } from "gammabeta/theme.js";
@@ -214,6 +215,7 @@ function start(run) {
   grid.build();
   if (wanted.layer !== undefined && wanted.layer >= 1 && wanted.layer <= run.depth) open(wanted.layer);
   measure();
+  prepare(run);
   if (wanted.step !== undefined) player.seek(Math.max(0, strips.time.frameOf(wanted.step)));
   else if (still.matches) player.seek(run.running ? Infinity : 0);
   else player.play();
