@@ -1,7 +1,7 @@
 """Make the README's picture and score board from one real run: python scripts/make_picture.py
 
 Runs `gammabeta demo` (its defaults), photographs its page in Chromium, light and dark, and writes
-what the command printed to docs/demo.txt and its board into the README. Needs the test requirements.
+what the command printed to docs/demo.txt and its board into the README. Needs the test extra.
 """
 
 import os

@@ -39,7 +39,7 @@ def test_interrupted_in_the_middle(tmp_path: Path) -> None:
     with start("demo", *ENDLESS, "--port", 0, "--out", "run", folder=tmp_path) as command:
         assert command.stdout is not None
         assert command.stdout.readline() == "digits · 4 × 64 tanh · lr 0.1 · init × 1\n"
-        url = command.stdout.readline().removeprefix("live page: ").strip()
+        url = command.stdout.readline().removeprefix("live page, while it trains: ").strip()
         wait_for_frames(tmp_path / "run.sqlite", 20)
         live = httpx.get(f"{url}run.json").json()
         with httpx.stream("GET", f"{url}events", timeout=30) as response:
