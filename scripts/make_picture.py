@@ -1,7 +1,7 @@
 """Make the README's picture and score board from one real run: python scripts/make_picture.py
 
 Runs `gammabeta demo` (its defaults), photographs its page in Chromium, light and dark, and writes
-what the command printed to docs/demo.txt, which the README quotes. Needs the test requirements.
+what the command printed to docs/demo.txt and its board into the README. Needs the test extra.
 """
 
 import os
@@ -26,7 +26,9 @@ def main() -> None:
         ran = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=True
         )
-        (DOCS / "demo.txt").write_text("\n".join(map(str.rstrip, ran.stdout.splitlines())) + "\n")
+        printed = "\n".join(map(str.rstrip, ran.stdout.splitlines())) + "\n"
+        (DOCS / "demo.txt").write_text(printed)
+        quote(printed.split("\n\n")[1])
         page_file = Path(folder) / "runs/demo.html"
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
@@ -44,6 +46,14 @@ def main() -> None:
                 page.screenshot(path=DOCS / f"picture-{scheme}.png")
             browser.close()
     print(f"wrote {DOCS}/demo.txt, picture-light.png, picture-dark.png")
+
+
+def quote(board: str) -> None:
+    """Put the board into the README, where it quotes the run."""
+    readme = DOCS.parent / "README.md"
+    before, after = readme.read_text().split("pictured run printed:\n\n```\n")
+    rest = after[after.index("```") :]
+    readme.write_text(f"{before}pictured run printed:\n\n```\n{board}\n{rest}")
 
 
 if __name__ == "__main__":

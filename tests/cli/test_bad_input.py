@@ -54,8 +54,11 @@ def refused(shell: Shell, folder: Path, *args: object) -> str:
             ("init-scale", v, f"init_scale={float(v)} {POSITIVE}")
             for v in ("0", "-2", "nan", "1e300")
         ),
-        *(("momentum", v, f"momentum={float(v)} must be a positive") for v in ("0", "-0.1", "nan")),
-        ("momentum", "1.5", "momentum=1.5 must be at most 1"),
+        *(
+            ("bn-momentum", v, f"momentum={float(v)} must be a positive")
+            for v in ("0", "-0.1", "nan")
+        ),
+        ("bn-momentum", "1.5", "momentum=1.5 must be at most 1"),
         *(("depth", v, f"depth={v} must be between 1 and 64") for v in ("0", "-3", "65")),
         *(("width", v, f"width={v} must be between 1 and 4096") for v in ("0", "4097")),
         *(("steps", v, f"steps={v} must be between 1 and 1000000") for v in ("0", "-1", "9" * 30)),
@@ -78,7 +81,7 @@ def refused(shell: Shell, folder: Path, *args: object) -> str:
                 ("lr", ""),
                 ("lr", "0,5"),
                 ("init-scale", "1x"),
-                ("momentum", "--"),
+                ("bn-momentum", "--"),
             )
         ),
         *(

@@ -73,7 +73,7 @@ def test_the_default_run_shows_what_batch_norm_does(default: tuple[Path, str, fl
     lines = printed.splitlines()
     assert lines[0] == "digits · 4 × 64 tanh · lr 2 · init × 3" == run["title"]
     assert lines[1] == PRESETS["bold"].sentence == run["note"]
-    assert re.fullmatch(r"live page: http://127\.0\.0\.1:\d+/", lines[2])
+    assert re.fullmatch(r"live page, while it trains: http://127\.0\.0\.1:\d+/", lines[2])
     cells = [re.split(r"\s{2,}", line.strip()) for line in lines]
     board = {row[0]: row[1:] for row in cells if len(row) > 1}
     accuracy = [curve(run, arm, "accuracy") for arm in (0, 1)]
@@ -151,7 +151,7 @@ def small(shell: Shell, folder: Path, *args: object) -> Any:
         ("batch-size", "10", 10),
         ("optimizer", "momentum", "momentum"),
         ("optimizer", "adam", "adam"),
-        ("momentum", "0.5", 0.5),
+        ("bn-momentum", "0.5", 0.5),
         ("steps", "7", 7),
         ("seed", "1", 1),
     ],
@@ -160,7 +160,7 @@ def test_an_option_changes_its_setting_and_nothing_else(
     shell: Shell, tmp_path: Path, base: Any, option: str, text: str, value: object
 ) -> None:
     run = small(shell, tmp_path, f"--{option}", text)
-    name = option.replace("-", "_")
+    name = option.removeprefix("bn-").replace("-", "_")
     assert run["settings"] == {**base["settings"], name: value}
     assert base["settings"][name] != value
     assert run["scalars"] != base["scalars"]  # and the training is another

@@ -41,12 +41,20 @@ def test_what_a_bug_report_needs(tmp_path: Path) -> None:
 
 
 OPTIONS = {
-    (): {"--help"},
+    (): {"--help", "--version"},
     ("info",): {"--help"},
     ("view",): {"--help", "--port", "--open", "--no-open", "--html"},
     ("demo",): {
         *("--help", "--preset", "--dataset", "--data-dir", "--lr", "--init-scale", "--activation"),
-        *("--depth", "--width", "--norm", "--batch-size", "--optimizer", "--momentum", "--steps"),
+        *(
+            "--depth",
+            "--width",
+            "--norm",
+            "--batch-size",
+            "--optimizer",
+            "--bn-momentum",
+            "--steps",
+        ),
         *("--seed", "--out", "--port", "--server", "--no-server", "--open", "--no-open"),
     },
 }

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -40,7 +39,7 @@ def test_interrupted_in_the_middle(tmp_path: Path) -> None:
     with start("demo", *ENDLESS, "--port", 0, "--out", "run", folder=tmp_path) as command:
         assert command.stdout is not None
         assert command.stdout.readline() == "digits · 4 × 64 tanh · lr 0.1 · init × 1\n"
-        url = command.stdout.readline().removeprefix("live page: ").strip()
+        url = command.stdout.readline().removeprefix("live page, while it trains: ").strip()
         wait_for_frames(tmp_path / "run.sqlite", 20)
         live = httpx.get(f"{url}run.json").json()
         with httpx.stream("GET", f"{url}events", timeout=30) as response:
@@ -166,18 +165,14 @@ def test_surroundings_that_lack_something(
     assert shown(tmp_path / "run.html") == recorded(tmp_path / "run.sqlite")
 
 
-def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8(shell: Shell, tmp_path: Path) -> None:
     name = os.fsdecode(b"run \xff")
     try:
         (tmp_path / name).touch()
     except OSError:
         pytest.skip("file names are UTF-8 here")
-    args: tuple[Any, ...] = ("demo", "--no-server", "--steps", 2, "--out", name)
-    done = subprocess.run(
-        [*PROGRAM, *map(str, args)], cwd=tmp_path, env=environment(), capture_output=True
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"record   run ?.sqlite" in done.stdout
+    printed = shell("demo", "--no-server", "--steps", 2, "--out", name, folder=tmp_path).ok()
+    assert "record   run ?.sqlite  (gammabeta view run ?.sqlite)\n" in printed
     assert shown(tmp_path / f"{name}.html") == recorded(tmp_path / f"{name}.sqlite")
 
 

@@ -40,22 +40,6 @@ def test_from_another_folder(shell: Shell, run: Path, tmp_path: Path) -> None:
         assert shown(elsewhere / name) == recorded(run)
 
 
-def test_served_until_interrupted(run: Path, tmp_path: Path) -> None:
-    before = tree(tmp_path)
-    with start("view", "run.sqlite", "--port", 0, folder=tmp_path) as command:
-        assert command.stdout is not None
-        assert command.stdout.readline() == "A title\n"
-        url, hint = command.stdout.readline().rstrip("\n").split("  ")
-        assert hint == "(Ctrl-C ends)"
-        assert httpx.get(f"{url}run.json").json() == recorded(run)
-        command.send_signal(signal.SIGINT)
-        out, err = command.communicate(timeout=20)
-    assert (command.returncode, out, err) == (0, "ended; the record is unchanged\n", "")
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(url)
-    assert tree(tmp_path) == before
-
-
 def test_interrupted_while_a_page_listens(tmp_path: Path) -> None:
     """The run goes on elsewhere; ending the view ends neither it nor in an error."""
     with Record(tmp_path / "run", "A title") as record:
@@ -63,24 +47,31 @@ def test_interrupted_while_a_page_listens(tmp_path: Path) -> None:
         record.flush()
         with start("view", "run.sqlite", "--port", 0, folder=tmp_path) as command:
             assert command.stdout is not None
-            url = [command.stdout.readline(), command.stdout.readline().split("  ")[0]][1]
+            assert command.stdout.readline() == "A title\n"
+            url, hint = command.stdout.readline().rstrip("\n").split("  ")
+            assert hint == "(Ctrl-C ends)"
+            assert httpx.get(f"{url}run.json").json() == recorded(record.path)
             with httpx.stream("GET", f"{url}events", timeout=20) as response:
                 lines = response.iter_lines()
                 assert any(line.startswith("data: ") for line in lines)
                 command.send_signal(signal.SIGINT)
                 out, err = command.communicate(timeout=20)
         assert (command.returncode, out, err) == (0, "ended; the record is unchanged\n", "")
-        fill(record, 0)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
     assert recorded(record.path)["status"] == "finished"
 
 
 def test_a_title_cannot_command_the_terminal(shell: Shell, tmp_path: Path) -> None:
     with Record(tmp_path / "run", "\x1b]0;owned\x07\x1b[2J[bold]γ · ok\r\n") as record:
         fill(record, 1)
+    before = tree(tmp_path)
     done = shell("view", "run.sqlite", "--port", 0, folder=tmp_path, interrupt=1.0)
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines()[0] == "�]0;owned��[2J[bold]γ · ok��"
+    assert done.out.endswith("ended; the record is unchanged\n")
     assert "\x1b" not in done.out
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

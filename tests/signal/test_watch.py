@@ -19,9 +19,13 @@ from torch.utils.checkpoint import checkpoint
 
 import gammabeta as gb
 from gammabeta.signal import Cadence, Record, RecordError, Run, Watch, watch
+from gammabeta.signal.record import record_path
 from gammabeta.signal.run import Frame, Scalar
 from gammabeta.signal.summary import summarize
 from tests.signal.recorded import fill_the_disk, same
+
+# Many steps here are closed without a pass, on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:nothing was measured:RuntimeWarning")
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -241,7 +245,8 @@ def test_evaluation_is_not_recorded(path: Path) -> None:
     (frame,) = frames_of(path)
     assert frame.step == 2
     assert [(s.step, s.value) for s in scalars_of(path)] == [(1, 1.0), (2, 2.0)]
-    assert same(frame.signals[0], summarize(model[0](drawn(16, 5, seed=1))))
+    z = replace(frame.signals[0], saturated=None, dead=None)
+    assert same(z, summarize(model[0](drawn(16, 5, seed=1))))
 
 
 def test_of_several_passes_the_first_is_recorded(path: Path) -> None:
@@ -253,7 +258,7 @@ def test_of_several_passes_the_first_is_recorded(path: Path) -> None:
         signal.step()
     (frame,) = frames_of(path)
     first = summarize(model[0](drawn(16, 5)))
-    assert same(replace(frame.signals[0], gradient=None), first)
+    assert same(replace(frame.signals[0], gradient=None, saturated=None, dead=None), first)
     alone = network()
     alone[3].p = 0.0
     z = alone[0](drawn(16, 5))
@@ -683,3 +688,98 @@ def test_two_models_cannot_share_an_arm(tmp_path: Path) -> None:
         watch(nn.Linear(2, 2), record, arm="b").close()
     with Run(record.path) as run:
         assert list(run.arms().values()) == ["a", "b"]
+
+
+class Loss(nn.Module):
+    """Is used through a method of its own, not by being called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 2)
+
+    def loss(self, x: Tensor) -> Tensor:
+        return self.linear(x).square().mean()
+
+
+@pytest.mark.filterwarnings("default:nothing was measured")
+@pytest.mark.parametrize(
+    ("model", "use", "words"),
+    [
+        (Loss(), Loss.loss, "was not called since the last step"),
+        (nn.Linear(5, 2).eval(), nn.Module.__call__, r"the model is in eval\(\)"),
+        (nn.Softmax(1), nn.Module.__call__, "no linear, convolution, normalization"),
+    ],
+    ids=["not called", "evaluation", "no layer"],
+)
+def test_a_watch_that_measures_nothing_says_why_once(
+    path: Path, model: nn.Module, use: Callable[..., Tensor], words: str
+) -> None:
+    with watch(model, path) as signal:
+        use(model, drawn(16, 5))
+        with pytest.warns(RuntimeWarning, match=words):
+            signal.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            signal.step()
+
+
+def test_a_signal_that_cannot_be_measured_costs_no_training(path: Path) -> None:
+    model = nn.Sequential(
+        nn.Linear(3, 4, dtype=torch.complex64), nn.Linear(4, 2, dtype=torch.complex64)
+    )
+    x = drawn(8, 3).to(torch.cfloat)
+    expected = model(x)
+    with watch(model, path) as signal:
+        assert torch.equal(model(x), expected)
+        with pytest.warns(RuntimeWarning, match="0: complex numbers have no place"):
+            signal.step(loss=1.0)
+    assert frames_of(path) == []
+    assert len(scalars_of(path)) == 1
+
+
+def test_a_loss_that_is_not_one_number_is_refused_and_no_step(path: Path) -> None:
+    with watch(network(), path) as signal:
+        with pytest.raises(ValueError, match=r"loss has shape \(3,\); give one number"):
+            signal.step(loss=torch.ones(3))
+        assert signal.steps == 0
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+def test_a_compiled_model_is_recorded_and_stays_compiled(path: Path, warm: bool) -> None:
+    torch.compiler.reset()
+    compiled_graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        compiled_graphs.append(graph)
+        return graph.forward
+
+    model = nn.Sequential(nn.Linear(5, 7), gb.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 2))
+    compiled = torch.compile(model, backend=backend)
+    if warm:
+        compiled(drawn(16, 5)).sum().backward()
+    with watch(compiled, path, cadence=Cadence(early=2, ratio=math.inf)) as signal:
+        for seed in range(4):
+            compiled(drawn(16, 5, seed=seed)).sum().backward()
+            signal.step()
+    assert [frame.step for frame in frames_of(path)] == [1, 2]
+    stages = {(1, s) for s in ("z", "normalized", "affine", "activation")}
+    assert {(layer, stage) for layer, _, stage in places(path)} == stages
+    assert compiled_graphs  # the passes between frames ran compiled
+    assert not model[0]._forward_hooks
+
+
+def test_what_stands_between_a_layers_parts_does_not_part_them(path: Path) -> None:
+    model = nn.Sequential(
+        nn.Linear(5, 8),
+        nn.Dropout(0.5),
+        nn.BatchNorm1d(8),
+        nn.Identity(),
+        nn.Hardtanh(),
+        nn.Linear(8, 2),
+    )
+    with watch(model, path) as signal:
+        model(drawn(16, 5)).sum().backward()
+        signal.step()
+    assert places(path) == {(1, "0", s) for s in ("z", "normalized", "affine", "activation")}
+    with Run(record_path(path)) as run:
+        assert {probe.activation for probe in run.probes()} == {"hardtanh"}

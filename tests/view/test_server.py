@@ -391,8 +391,29 @@ def test_a_record_lost_while_a_page_listens(tmp_path: Path) -> None:
         stream = events(response)
         assert len(next(stream).data["frames"]) == 2
         record.path.unlink()
-        assert [(e.kind, "does not exist" in e.data) for e in stream] == [("trouble", True)]
+        (trouble,) = stream
+        assert trouble.kind == "trouble"
+        # Gone, or caught in the midst of going: in either case it is the file that is named.
+        assert trouble.data.startswith(str(record.path))
     record.close()
+
+
+def test_a_record_lost_while_it_is_opened(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.sqlite"
+    shutil.copy(recorded, path)
+    ask = Run._one
+
+    def lose(run: Run, sql: str) -> Any:
+        path.unlink(missing_ok=True)
+        return ask(run, sql)
+
+    with Server(path, 0) as running:
+        monkeypatch.setattr(Run, "_one", lose)
+        answer = httpx.get(f"{running.url}run.json")
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/json")
+    assert answer.json()["error"].startswith(str(path))
 
 
 # Ports, and the end.

@@ -8,9 +8,11 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from gammabeta import __version__
 from gammabeta.cli.demo import demo
 from gammabeta.cli.info import info
 from gammabeta.cli.view import view
@@ -28,8 +30,14 @@ _ParserError: type[typer.BadParameter] = next(
 
 
 @app.callback(invoke_without_command=True)
-def _help(context: typer.Context) -> None:
+def _alone(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
     """Steady the signal in PyTorch networks."""
+    if version:
+        print(__version__)
+        raise typer.Exit
     if context.invoked_subcommand is None:
         print(context.get_help())
 

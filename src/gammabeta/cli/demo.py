@@ -61,7 +61,7 @@ def demo(
         int | None, typer.Option(parser=whole, metavar="COUNT", help="Examples a mini-batch.")
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd, momentum or adam.")] = None,
-    momentum: Annotated[
+    bn_momentum: Annotated[
         float | None,
         typer.Option(parser=number, metavar="NUMBER", help="Of batch norm's running statistics."),
     ] = None,
@@ -102,7 +102,7 @@ def demo(
         norm=norm,
         batch_size=batch_size,
         optimizer=optimizer,
-        momentum=momentum,
+        momentum=bn_momentum,
         steps=steps,
         seed=seed,
     )
@@ -129,7 +129,7 @@ def demo(
             console.print(note, markup=False)
         if live is not None:
             live.start()
-            console.print(f"live page: {live.url}", markup=False)
+            console.print(f"live page, while it trains: {live.url}", markup=False)
             opened = browser.wanted(open_browser)
             if opened:
                 browser.open_page(live.url)

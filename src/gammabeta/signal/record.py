@@ -167,7 +167,7 @@ class Record:
             arm: id of the arm.
             layer: 1 for the first layer of the network.
             name: the layer's name in the model, a person's own words.
-            stage: one of `gammabeta.signal.watch.STAGES`.
+            stage: one of `gammabeta.signal.capture.STAGES`.
             activation: name of the layer's activation, if known.
         """
         with self._lock:

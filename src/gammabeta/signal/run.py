@@ -143,7 +143,11 @@ class Run:
         # SQLite reads a last page that is cut short as if zeros followed. While there is a log,
         # what the file lacks may be in it.
         log = Path(f"{self.path}-wal")
-        if self.path.stat().st_size % self._one("PRAGMA page_size") and not log.exists():
+        try:
+            size = self.path.stat().st_size
+        except OSError as e:  # deleted since it was opened
+            raise RecordError(f"{self.path} cannot be read: {e.strerror or e}") from e
+        if size % self._one("PRAGMA page_size") and not log.exists():
             raise RecordError(f"{self.path} is cut short; use a copy of it")
 
     def _one(self, sql: str) -> Any:

@@ -1,53 +1,23 @@
-"""Watch a model train: hooks that measure each layer's signal and put it in a record.
-
-A *layer* is what one linear or convolution starts: its output z, the normalization of z into x̂ and
-γx̂ + β, the activation after it. Layers are found by following tensors through the first recorded
-forward pass: what a module returns is recognized when the next module is called with it. A
-normalization whose input no such module gave starts a layer of its own, as in a transformer.
-"""
+"""Watch a model train: measure the forward passes that become frames, and record them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import warnings
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gammabeta.kernels.activations import MODULES
-from gammabeta.layers.epilogue import Epilogue
-from gammabeta.layers.standardized import NORMS, channel_dim, standardized
 from gammabeta.signal.cadence import Cadence
+from gammabeta.signal.capture import Capture
 from gammabeta.signal.record import Record
-from gammabeta.signal.summary import Summary, saturation, summarize
-
-STAGES = ("z", "normalized", "affine", "activation")
-"""z; x̂; γx̂ + β; the activation's output."""
-
-_PRODUCERS = (nn.Linear, nn.modules.conv._ConvNd)
-
-
-@dataclass
-class _Layer:
-    """What one forward pass has shown of a layer so far."""
-
-    name: str
-    feature_dim: int
-    norm: nn.Module | None = None
-    activation: str | None = None
-    signals: dict[str, Summary] = field(default_factory=dict)
-    gradients: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def preactivation(self) -> str:
-        """The stage that enters the activation."""
-        return "affine" if self.norm is not None else "z"
+from gammabeta.signal.summary import Summary
 
 
 def watch(
@@ -134,28 +104,19 @@ class Watch:
         self._began = time.monotonic()
         self._warned = False
         self._rows: dict[str, int] = {}  # layer's name → its row, 1 for the first
-        self._layers: dict[str, _Layer] = {}
-        self._seen: dict[int, tuple[weakref.ref[Tensor], _Layer, str]] = {}
-        self._inside: dict[nn.Module, _Layer] = {}  # called, not yet returned
-        self._capturing = False
-        self._captured = False
-        self._handles = [model.register_forward_pre_hook(self._begin)]
-        for module in model.modules():
-            if isinstance(module, _PRODUCERS):
-                self._handles.append(module.register_forward_hook(self._linear))
-            elif isinstance(module, NORMS):
-                # Both sides: the input is measured before a layer may work in place.
-                self._handles.append(
-                    module.register_forward_pre_hook(self._norm_input, with_kwargs=True)
-                )
-                self._handles.append(
-                    module.register_forward_hook(self._norm_output, with_kwargs=True)
-                )
-            elif type(module) in MODULES:
-                self._handles.append(module.register_forward_pre_hook(self._activation_input))
-                self._handles.append(module.register_forward_hook(self._activation_output))
-        # After all others: the model itself may be a layer.
-        self._handles.append(model.register_forward_hook(self._end))
+        self._passing: Capture | None = None  # the pass that is under way
+        self._passed: Capture | None = None  # the one this step will record
+        self._stance: contextlib.AbstractContextManager[object] | None = None
+        # Two hooks stay; those that measure are there only while a pass is being captured.
+        self._handles = [
+            model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            model.register_forward_hook(self._end, with_kwargs=True, always_call=True),
+        ]
+
+    def _warn(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
 
     def step(self, loss: Tensor | float | None = None, **scalars: Tensor | float) -> None:
         """Close an optimizer step: record its scalars, and its frame where the cadence says so.
@@ -163,43 +124,59 @@ class Watch:
         Args:
             loss: of this step.
             **scalars: more numbers of this step, such as ``accuracy``, drawn as curves.
+
+        Raises:
+            ValueError: one of them is not one number.
         """
-        self.steps += 1
         numbers = dict(scalars) if loss is None else {"loss": loss, **scalars}
-        values = {
-            name: float(value.detach() if isinstance(value, Tensor) else value)
-            for name, value in numbers.items()
-        }
-        signals = self._frame() if self._captured else None
-        self._reset()
-        self.record.write(self._arm, self.steps, values, signals, time.monotonic() - self._began)
-        if self.record.error is not None and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"recording stopped, training goes on: {self.record.path}: {self.record.error}",
-                RuntimeWarning,
-                stacklevel=2,
+        values = {name: _number(name, value) for name, value in numbers.items()}
+        self.steps += 1
+        signals = self._frame() if self._passed is not None else {}
+        if not signals and self._cadence.due(self.steps):
+            self._warn(self._why_nothing())
+        self._passed = None
+        self.record.write(
+            self._arm, self.steps, values, signals or None, time.monotonic() - self._began
+        )
+        if self.record.error is not None:
+            self._warn(
+                f"recording stopped, training goes on: {self.record.path}: {self.record.error}"
             )
+
+    def _why_nothing(self) -> str:
+        """What a person may have done so that a step shows no signal."""
+        if self._passed is not None and self._passed.error is not None:
+            return f"a signal could not be measured, training goes on: {self._passed.error}"
+        if self._passed is not None:
+            return (
+                "nothing was measured: no linear, convolution, normalization or activation that "
+                "is a module was called in the forward pass"
+            )
+        if not self._model.training:
+            return "nothing was measured: the model is in eval(), and only training is recorded"
+        return (
+            "nothing was measured: the watched model was not called since the last step. Call "
+            "it as model(x), and watch what you call: the compiled model, not the one inside"
+        )
 
     def close(self, status: str = "finished") -> None:
         """Take the hooks off the model; end the record if this watch began it."""
+        self._stop()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._reset()
+        self._passed = None
         if self._owned:
             self.record.close(status)
 
-    def _reset(self) -> None:
-        self._layers, self._seen, self._inside = {}, {}, {}
-        self._capturing = self._captured = False
-
     def _frame(self) -> dict[int, Summary]:
-        """The captured signals, by probe."""
+        """The captured signals, by probe; none of a pass in which measuring failed."""
+        if self._passed is None or self._passed.error is not None:
+            return {}
         if not self._rows:
-            self._rows = self._order()
+            self._rows = _order(self._passed)
         signals = {}
-        for name, layer in self._layers.items():
+        for name, layer in self._passed.layers.items():
             if name not in self._rows:
                 continue
             for stage, summary in layer.signals.items():
@@ -209,138 +186,39 @@ class Watch:
                 signals[probe] = replace(summary, gradient=layer.gradients.get(stage))
         return signals
 
-    def _order(self) -> dict[str, int]:
-        """Number the layers as called; a bare linear at the end is the model's output."""
-        layers = list(self._layers.values())
-        if len(layers) > 1 and layers[-1].norm is None and layers[-1].activation is None:
-            layers.pop()
-        return {layer.name: row for row, layer in enumerate(layers, 1)}
-
-    # Hooks. Each returns at once unless this forward pass is being captured.
-
-    def _begin(self, model: nn.Module, args: Any) -> None:
-        # Set either way: a pass that raised has left it on.
-        self._capturing = (
-            model.training and not self._captured and self._cadence.due(self.steps + 1)
-        )
-        if self._capturing:
-            self._layers, self._seen, self._inside = {}, {}, {}
-
-    def _end(self, model: nn.Module, args: Any, output: Any) -> None:
-        if self._capturing:
-            self._capturing, self._captured = False, True
-            self._seen = {}
-
-    def _linear(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._capturing and isinstance(output, Tensor):
-            conv = not isinstance(module, nn.Linear)
-            self._start(module, output, feature_dim=1 if conv else -1)
-
-    def _start(self, module: nn.Module, z: Tensor, feature_dim: int) -> _Layer | None:
-        """Begin the layer that ``module`` starts; None if it was called before in this pass."""
-        name = self._names[module]
-        if name in self._layers:
-            return None
-        layer = self._layers[name] = _Layer(name, feature_dim)
-        self._measure(layer, "z", z)
-        return layer
-
-    def _norm_input(self, norm: nn.Module, args: Any, kwargs: Any) -> None:
-        x = args[0] if args else kwargs.get("input", kwargs.get("x"))
-        if not self._capturing or not isinstance(x, Tensor):
+    def _begin(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling():  # the model inside a compiled one: see _why_nothing
             return
-        layer, stage = self._recognize(x)
-        if layer is None or layer.norm is not None or stage != "z":
-            if any(known.norm is norm for known in self._layers.values()):
-                return  # called before in this pass, as another layer's
-            layer = self._start(norm, x, channel_dim(norm, x))
-        if layer is None:
+        self._stop()  # of a pass that never ended
+        if (
+            model.training
+            and self._handles
+            and self._passed is None
+            and self._cadence.due(self.steps + 1)
+        ):
+            if hasattr(model, "_orig_mod"):  # compiled: this one pass is run as it was written
+                self._stance = torch.compiler.set_stance("force_eager")
+                self._stance.__enter__()
+            self._passing = Capture(self._names)
+            self._passing.attach(model)
+            self._passing.enter(model, args, kwargs)
+
+    def _end(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():
             return
-        layer.norm = norm
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            try:
-                x_hat = standardized(norm, x)
-            except (ValueError, RuntimeError):  # an input the layer itself is about to refuse
-                return
-            layer.signals["normalized"] = summarize(x_hat)
-            if isinstance(norm, Epilogue) and norm.activation is not None:
-                residual = args[1] if len(args) > 1 else kwargs.get("residual")
-                self._fused(layer, norm, x_hat, residual)
-        self._inside[norm] = layer
+        if self._passing is not None and output is not None:  # None: the pass has raised
+            self._passing.leave(model, args, kwargs, output)
+            self._passed = self._passing
+        self._stop()
 
-    def _fused(self, layer: _Layer, norm: Epilogue, x_hat: Tensor, residual: Any) -> None:
-        """A fused layer returns its activation; what enters it is rebuilt from x̂."""
-        weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-        y = x_hat if weight is None else x_hat * _along(norm, weight, x_hat)
-        y = y if bias is None else y + _along(norm, bias, x_hat)
-        y = y if residual is None else y + residual
-        layer.activation = norm.activation
-        saturated, dead = saturation(y, layer.activation, layer.feature_dim)
-        layer.signals["affine"] = replace(summarize(y), saturated=saturated, dead=dead)
-
-    def _norm_output(self, norm: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        layer = self._inside.pop(norm, None) if self._capturing else None
-        if layer is None or not isinstance(output, Tensor):
-            return
-        if isinstance(norm, Epilogue) and norm.activation is not None:
-            self._measure(layer, "activation", output)
-            self._copy_saturation(layer)
-            return
-        self._measure(layer, "affine", output)
-        weight = getattr(norm, "weight", None)
-        if output.requires_grad:
-
-            def normalized_gradient(gradient: Tensor) -> None:
-                # y = γx̂ + β, so ∂loss/∂x̂ = γ · ∂loss/∂y.
-                if weight is not None:
-                    gradient = gradient * _along(norm, weight.detach(), gradient)
-                layer.gradients["normalized"] = _norm_of(gradient)
-
-            output.register_hook(normalized_gradient)  # type: ignore[no-untyped-call]
-
-    def _activation_input(self, module: nn.Module, args: Any) -> None:
-        if not self._capturing or not (args and isinstance(args[0], Tensor)):
-            return
-        x = args[0]
-        layer, stage = self._recognize(x)
-        if layer is None or layer.activation is not None or stage != layer.preactivation:
-            return
-        layer.activation = MODULES[type(module)]
-        saturated, dead = saturation(x, layer.activation, layer.feature_dim)
-        layer.signals[stage] = replace(layer.signals[stage], saturated=saturated, dead=dead)
-        self._inside[module] = layer
-
-    def _activation_output(self, module: nn.Module, args: Any, output: Any) -> None:
-        layer = self._inside.pop(module, None) if self._capturing else None
-        if layer is not None and isinstance(output, Tensor):
-            self._measure(layer, "activation", output)
-            self._copy_saturation(layer)
-
-    def _copy_saturation(self, layer: _Layer) -> None:
-        """The activation's output is as saturated as what entered it."""
-        before = layer.signals[layer.preactivation]
-        layer.signals["activation"] = replace(
-            layer.signals["activation"], saturated=before.saturated, dead=before.dead
-        )
-
-    def _recognize(self, x: Tensor) -> tuple[_Layer | None, str]:
-        """The layer and stage ``x`` was measured as in this pass."""
-        entry = self._seen.get(id(x))
-        if entry is None or entry[0]() is not x:
-            return None, ""
-        return entry[1], entry[2]
-
-    def _measure(self, layer: _Layer, stage: str, x: Tensor) -> None:
-        with torch.no_grad():
-            layer.signals[stage] = summarize(x)
-        self._seen[id(x)] = (weakref.ref(x), layer, stage)
-        if x.requires_grad:
-            gradients = layer.gradients
-
-            def gradient_of_stage(gradient: Tensor) -> None:
-                gradients[stage] = _norm_of(gradient)
-
-            x.register_hook(gradient_of_stage)  # type: ignore[no-untyped-call]
+    def _stop(self) -> None:
+        """End the pass that is under way, if one is."""
+        passing, self._passing = self._passing, None
+        if passing is not None:
+            passing.detach()
+        stance, self._stance = self._stance, None
+        if stance is not None:
+            stance.__exit__(None, None, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A watched model may be copied (for an average of weights, say) or pickled, and its hooks
@@ -360,19 +238,27 @@ class Watch:
         self.close("finished" if kind is None else "interrupted" if interrupted else "failed")
 
 
-def _along(norm: nn.Module, parameter: Tensor, x: Tensor) -> Tensor:
-    """View γ or β so that it broadcasts along the features of ``x``."""
-    dim = channel_dim(norm, x)
-    return parameter if dim == -1 else parameter.reshape(-1, *(1,) * (x.dim() - 1 - dim))
+def _order(passed: Capture) -> dict[str, int]:
+    """Number the layers as called; a bare linear at the end is the model's output."""
+    layers = list(passed.layers.values())
+    if len(layers) > 1 and layers[-1].norm is None and layers[-1].activation is None:
+        layers.pop()
+    return {layer.name: row for row, layer in enumerate(layers, 1)}
 
 
-def _norm_of(gradient: Tensor) -> float:
-    """The L2 norm in float64: a sum of many small squares must not vanish."""
-    return float(gradient.detach().double().norm())
+def _number(name: str, value: Tensor | float) -> float:
+    """``value`` as a float."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}; give one number, its mean say"
+            )
+        value = value.detach()
+    return float(value)
 
 
 def _inert() -> Watch:
     """What a copy of a watched model carries: hooks that do nothing."""
     inert = Watch.__new__(Watch)
-    inert._capturing, inert._captured = False, True
+    inert._handles, inert._passing, inert._passed, inert._stance = [], None, None, None
     return inert

@@ -86,5 +86,6 @@ function remarkable(run, arm, layer) {
 function spread(name, layers) {
   const stds = layers.map(({ signal }) => signal.std).filter((std) => std !== null);
   if (stds.length === 0) return "";
-  return `${name}: σ between ${number(Math.min(...stds))} and ${number(Math.max(...stds))}.`;
+  const [least, most] = [number(Math.min(...stds)), number(Math.max(...stds))];
+  return least === most ? `${name}: σ is ${least}.` : `${name}: σ between ${least} and ${most}.`;
 }

@@ -3,6 +3,7 @@
 import { fit } from "gammabeta/dom.js";
 import { percent } from "gammabeta/format.js";
 import { between, blend, shapeOf } from "gammabeta/shape.js";
+import { hueOf } from "gammabeta/theme.js";
 
 /** @typedef {import("gammabeta/run.js").Run} Run */
 /** @typedef {import("gammabeta/run.js").Signal} Signal */
@@ -32,7 +33,7 @@ export class Cell {
    * @param {number} arm
    * @param {number} layer
    * @param {Stage} stage
-   * @param {"warm" | "cool"} hue
+   * @param {import("gammabeta/theme.js").Hue} hue
    */
   constructor(arm, layer, stage, hue) {
     this.arm = arm;
@@ -116,6 +117,11 @@ export class Cell {
   /** @type {Stage} */
   preactivation = "z";
 
+  /** Whether the zones of saturation mean something here: z might enter, were it not normalized. */
+  get entersOrMight() {
+    return this.stage === this.preactivation || this.stage === "z";
+  }
+
   /**
    * @param {Scene} scene
    * @param {number} frame
@@ -131,7 +137,7 @@ export class Cell {
     const base = height - FOOT;
     const probe = run.probe(this.arm, this.layer, this.stage);
     if (!probe) return;
-    const zone = this.stage === this.preactivation && probe.activation ? run.saturation[probe.activation] : undefined;
+    const zone = this.entersOrMight && probe.activation ? run.saturation[probe.activation] : undefined;
     if (zone) {
       context.fillStyle = palette.zone;
       const [low, high] = zone;
@@ -158,7 +164,7 @@ export class Cell {
       for (const arm of run.arms) {
         if (arm.id === this.arm) continue;
         const other = run.signal(run.probe(arm.id, this.layer, this.stage), frame);
-        if (other) this.dashed(context, shapeOf(other, run.axis), palette[this.hue === "warm" ? "cool" : "warm"]);
+        if (other) this.dashed(context, shapeOf(other, run.axis), palette[hueOf(run, arm.id)]);
       }
     }
     if (pinned !== null) {
@@ -227,7 +233,7 @@ export class Cell {
     context.textBaseline = "top";
     const total = signal.counts.reduce((sum, count) => sum + count, signal.under + signal.over);
     const saturated = signal.saturated ?? 0;
-    if (this.stage === this.preactivation && saturated > 0.01) {
+    if (this.entersOrMight && saturated > 0.01) {
       label(context, percent(saturated), width - 4, 3, "right", palette.ink, palette.paper);
     }
     if (signal.under > 0) {

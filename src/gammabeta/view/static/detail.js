@@ -3,7 +3,8 @@
 import { Cell } from "gammabeta/cell.js";
 import { element, icon } from "gammabeta/dom.js";
 import { STAGE_NAMES, STAGE_WORDS } from "gammabeta/format.js";
-import { drawAxis, hueOf } from "gammabeta/grid.js";
+import { drawAxis } from "gammabeta/grid.js";
+import { hueOf } from "gammabeta/theme.js";
 import { signalRows } from "gammabeta/tip.js";
 
 /** @typedef {import("gammabeta/run.js").Run} Run */

@@ -3,19 +3,16 @@
 import { Cell } from "gammabeta/cell.js";
 import { element, fit } from "gammabeta/dom.js";
 import { number, percent, STAGE_NAMES, STAGE_WORDS } from "gammabeta/format.js";
+import { hueOf } from "gammabeta/theme.js";
 
 /** @typedef {import("gammabeta/run.js").Run} Run */
 /** @typedef {import("gammabeta/cell.js").Scene} Scene */
 
 /** Rows of a few layers are tall; of many, low, and the page scrolls. */
-const TALL = 78;
 const LOW = 46;
 const MANY = 7;
-
-/** @param {Run} run @param {number} arm @returns {"warm" | "cool"} */
-export function hueOf(run, arm) {
-  return run.normalizes(arm) ? "cool" : "warm";
-}
+/** What all rows of a few layers have together, within bounds a row. */
+const ALL = 300;
 
 export class Grid {
   /**
@@ -59,7 +56,11 @@ export class Grid {
     const arms = run.arms.filter((arm) => run.stages(arm.id).length > 0);
     this.element.replaceChildren();
     if (arms.length === 0) {
-      const words = run.running ? "No frame yet: waiting for the first step." : "This run ended before its first frame.";
+      const words = run.running
+        ? "No frame yet: waiting for the first step."
+        : run.last > 0
+          ? "No layer was seen in this run: only its scalars were recorded."
+          : "This run ended before its first frame.";
       this.element.append(element("p", { class: "message" }, words));
       return;
     }
@@ -149,7 +150,8 @@ export class Grid {
 
   /** Take the sizes the layout gives; draw the axes. @param {Scene} scene */
   measure(scene) {
-    const tall = this.run.depth > MANY ? LOW : TALL;
+    const depth = Math.max(1, this.run.depth);
+    const tall = depth > MANY ? LOW : Math.max(64, Math.min(150, Math.round(ALL / depth)));
     this.element.style.setProperty("--row", `${tall}px`);
     for (const cell of this.cells) {
       cell.width = cell.canvas.clientWidth;

@@ -7,6 +7,7 @@ import { element, icon } from "gammabeta/dom.js";
 import { Grid, setText } from "gammabeta/grid.js";
 import { helpDialog, listen } from "gammabeta/keys.js";
 import { Player, SPEEDS } from "gammabeta/player.js";
+import { prepare } from "gammabeta/shape.js";
 import { follow, load } from "gammabeta/source.js";
 import { Strips } from "gammabeta/strips.js";
 import { isDark, palette, setTheme, storedTheme } from "gammabeta/theme.js";
@@ -117,8 +118,7 @@ function start(run) {
     detail.draw(scene);
     strips.draw(scene);
     const now = run.steps[scene.moment.frame];
-    const end = run.steps[run.length - 1];
-    setText(step, now === undefined ? "" : `step ${now} / ${end}`);
+    setText(step, now === undefined ? "" : `step ${now} / ${run.last}`);
     const waiting = player.playing && player.live && player.position >= player.end;
     if (drawn !== scene.moment.frame || !player.playing) setText(words, caption(run, scene.moment.frame));
     drawn = scene.moment.frame;
@@ -190,7 +190,23 @@ function start(run) {
 
   // Numbers under the pointer.
   const main = /** @type {HTMLElement} */ (app.querySelector("main"));
+  /** Where the pointer rests, so that its numbers follow the playhead. @type {PointerEvent | null} */
+  let resting = null;
   main.addEventListener("pointermove", (event) => {
+    resting = event;
+    showTip(event);
+  });
+  main.addEventListener("pointerleave", () => {
+    resting = null;
+    tip.hide();
+  });
+  let told = -1;
+  player.listeners.add(() => {
+    if (resting && told !== player.moment.frame) showTip(resting);
+    told = player.moment.frame;
+  });
+  /** @param {PointerEvent} event */
+  function showTip(event) {
     const target = /** @type {HTMLElement} */ (event.target);
     const cell = [...grid.cells, ...detail.cells].find((each) => each.canvas === target);
     if (cell) {
@@ -202,8 +218,7 @@ function start(run) {
     const found = strips.slider.contains(target) ? strips.hover(event) : null;
     if (found) tip.show(found, event);
     else tip.hide();
-  });
-  main.addEventListener("pointerleave", () => tip.hide());
+  }
 
   // Begin where the address says, or moving.
   player.still = still.matches;
@@ -214,6 +229,7 @@ function start(run) {
   grid.build();
   if (wanted.layer !== undefined && wanted.layer >= 1 && wanted.layer <= run.depth) open(wanted.layer);
   measure();
+  prepare(run);
   if (wanted.step !== undefined) player.seek(Math.max(0, strips.time.frameOf(wanted.step)));
   else if (still.matches) player.seek(run.running ? Infinity : 0);
   else player.play();
@@ -230,6 +246,7 @@ function start(run) {
     if (detail.layer === null) grid.build();
     measure();
     say(link, why);
+    if (link === "ended") keepForSaving(save);
   });
 
   /**
@@ -257,6 +274,17 @@ function button(kind, name, content) {
     made.title = name;
   }
   return made;
+}
+
+/**
+ * Fetch the file that "save" gives while its server is still there: it may end with the run.
+ * @param {HTMLAnchorElement} save
+ */
+async function keepForSaving(save) {
+  const response = await fetch(save.href).catch(() => null);
+  if (!response?.ok) return;
+  save.download = /filename="([^"]*)"/.exec(response.headers.get("Content-Disposition") ?? "")?.[1] ?? "run.html";
+  save.href = URL.createObjectURL(await response.blob());
 }
 
 /**

@@ -1,7 +1,7 @@
 // What does not move with the playhead: curves, the map of σ, their axes.
 
-import { percent } from "gammabeta/format.js";
-import { hueOf } from "gammabeta/grid.js";
+import { number, percent } from "gammabeta/format.js";
+import { DASHES, hueOf } from "gammabeta/theme.js";
 import { FOOT, TOP } from "gammabeta/timeline.js";
 
 /** @typedef {import("gammabeta/run.js").Series} Series */
@@ -30,8 +30,9 @@ export class Painter {
     context.font = PLAIN;
     context.textBaseline = "middle";
     const decades = time.decades;
+    if (time.hasLoss) this.frame("loss", TOP, time.lossBottom);
+    for (const loss of time.linear ?? []) this.tick(time.lossY(loss), number(Number(loss.toPrecision(2))));
     if (decades) {
-      this.frame("loss", TOP, time.lossBottom);
       const every = Math.ceil((decades[1] - decades[0]) / 3);
       for (let decade = decades[0]; decade <= decades[1]; decade += every) {
         this.tick(time.lossY(10 ** decade), decade < -3 ? `1e${decade}` : String(10 ** decade));
@@ -46,16 +47,16 @@ export class Painter {
     const ends = [];
     run.arms.forEach((arm, i) => {
       const colour = palette[hueOf(run, arm.id)];
-      const dash = hueOf(run, arm.id) === "warm" ? [5, 2] : [];
+      const dash = DASHES[hueOf(run, arm.id)];
       const loss = run.curve(arm.id, "loss");
-      if (loss && decades) {
-        const y = this.line(loss, (value) => time.lossY(value), colour, dash);
+      if (loss && time.hasLoss) {
+        const y = this.line(loss, (value) => time.lossY(value), colour, dash, false);
         if (y !== null) ends.push({ y, text: arm.name, colour });
       }
       const accuracy = run.curve(arm.id, "accuracy");
       if (accuracy) {
-        const y = this.line(accuracy, (value) => time.accuracyY(value), colour, dash);
-        if (y !== null && !decades) ends.push({ y, text: arm.name, colour });
+        const y = this.line(accuracy, (value) => time.accuracyY(value), colour, dash, true);
+        if (y !== null && !time.hasLoss) ends.push({ y, text: arm.name, colour });
       }
       this.map(arm.id, i, colour);
     });
@@ -111,8 +112,9 @@ export class Painter {
    * @param {(value: number) => number} y
    * @param {string} colour
    * @param {number[]} dash
+   * @param {boolean} held whether a value holds until the next is measured
    */
-  line(series, y, colour, dash) {
+  line(series, y, colour, dash, held) {
     const { time, context, palette } = this;
     let at = null;
     let x = 0;
@@ -122,7 +124,8 @@ export class Painter {
       if (value === null || value === undefined) break;
       x = time.x(time.frameOf(series.steps[i] ?? 0));
       if (at === null) context.moveTo(x, y(value));
-      else context.lineTo(x, y(value));
+      else if (held) context.lineTo(x, at);
+      if (at !== null) context.lineTo(x, y(value));
       at = y(value);
     }
     context.setLineDash(dash);

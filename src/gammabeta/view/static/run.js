@@ -96,6 +96,15 @@ export class Run {
     return this.steps.length;
   }
 
+  /** The last step of which anything is known. */
+  get last() {
+    let last = this.steps[this.steps.length - 1] ?? 0;
+    for (const curves of this.scalars.values()) {
+      for (const { steps } of curves.values()) last = Math.max(last, steps[steps.length - 1] ?? 0);
+    }
+    return last;
+  }
+
   get running() {
     return this.status === "running";
   }

@@ -29,7 +29,7 @@ export function shapeOf(signal, axis) {
     signal.counts.forEach((count, i) => (counts[signal.first + i] = count));
     const middle = axis.bins / 2;
     counts[middle] = Math.max(0, (counts[middle] ?? 0) - signal.zeros);
-    shape = heights(counts, axis);
+    shape = heights(counts, axis, signal.first, signal.first + signal.counts.length);
     shapes.set(signal, shape);
   }
   return shape;
@@ -58,7 +58,23 @@ export function between(from, to, t, axis) {
       if (i >= 0) counts[i] = (counts[i] ?? 0) + overlap / (right - left);
     }
   }
-  return heights(counts, axis);
+  return heights(counts, axis, 0, axis.bins);
+}
+
+/**
+ * Work the shapes of a run out before they are asked for, while the page has nothing else to do.
+ * @param {import("gammabeta/run.js").Run} run
+ */
+export function prepare(run) {
+  if (!("requestIdleCallback" in window)) return;
+  const all = [...run.signals.values()].flat().sort((a, b) => a.step - b.step);
+  let next = 0;
+  /** @param {IdleDeadline} idle */
+  const work = (idle) => {
+    for (let signal; idle.timeRemaining() > 1 && (signal = all[next]); next++) shapeOf(signal, run.axis);
+    if (next < all.length) requestIdleCallback(work);
+  };
+  requestIdleCallback(work);
 }
 
 /**
@@ -78,19 +94,27 @@ export function blend(a, b, t) {
 /**
  * @param {Float64Array} counts
  * @param {Axis} axis
+ * @param {number} first bin that may hold anything
+ * @param {number} last bin after the last of these
  * @returns {Shape}
  */
-function heights(counts, axis) {
+function heights(counts, axis, first, last) {
   const shape = new Float32Array(axis.bins);
   const reach = (KERNEL.length - 1) / 2;
+  const from = Math.max(0, first - reach);
+  const to = Math.min(axis.bins, last + reach);
   let most = 0;
-  for (let i = 0; i < axis.bins; i++) {
+  for (let i = from; i < to; i++) {
     let sum = 0;
-    for (let k = -reach; k <= reach; k++) sum += (KERNEL[k + reach] ?? 0) * (counts[i + k] ?? 0);
+    const low = Math.max(-reach, -i);
+    const high = Math.min(reach, axis.bins - 1 - i);
+    for (let k = low; k <= high; k++) {
+      sum += /** @type {number} */ (KERNEL[k + reach]) * /** @type {number} */ (counts[i + k]);
+    }
     shape[i] = sum / (axis.widths[i] ?? 1);
     most = Math.max(most, shape[i] ?? 0);
   }
-  if (most > 0) for (let i = 0; i < axis.bins; i++) shape[i] = (shape[i] ?? 0) / most;
+  if (most > 0) for (let i = from; i < to; i++) shape[i] = (shape[i] ?? 0) / most;
   return shape;
 }
 

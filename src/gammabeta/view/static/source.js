@@ -41,7 +41,9 @@ export function follow(run, changed) {
   };
   events.addEventListener("end", (event) => {
     run.status = JSON.parse(event.data);
-    events.close();
+    // Closed a little later: while a page listens, the server that ends with the run waits for it.
+    setTimeout(() => events.close(), 400);
+    events.onerror = () => events.close();
     changed("ended", "");
   });
   events.addEventListener("trouble", (event) => {

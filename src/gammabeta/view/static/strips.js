@@ -3,9 +3,9 @@
 
 import { element, fit } from "gammabeta/dom.js";
 import { number, percent } from "gammabeta/format.js";
-import { hueOf } from "gammabeta/grid.js";
 import { Painter } from "gammabeta/painter.js";
 import { lastAtOrBefore } from "gammabeta/run.js";
+import { hueOf } from "gammabeta/theme.js";
 import { FOOT, Timeline, TOP } from "gammabeta/timeline.js";
 
 /** @typedef {import("gammabeta/run.js").Run} Run */
@@ -104,9 +104,9 @@ export class Strips {
       const colour = palette[hueOf(run, arm.id)];
       if (run.diverged(arm.id, step) !== undefined) continue;
       const loss = along(run.curve(arm.id, "loss"), step);
-      if (loss !== null && time.decades) this.dot(context, x, time.lossY(loss), colour, palette.paper);
-      const accuracy = along(run.curve(arm.id, "accuracy"), step);
-      if (accuracy !== null) this.dot(context, x, time.accuracyY(accuracy), colour, palette.paper);
+      if (loss !== null && time.hasLoss) this.dot(context, x, time.lossY(loss), colour, palette.paper);
+      const accuracy = run.scalar(arm.id, "accuracy", step);
+      if (accuracy !== undefined && accuracy !== null) this.dot(context, x, time.accuracyY(accuracy), colour, palette.paper);
     }
     context.restore();
   }

@@ -10,9 +10,36 @@
  * @property {string} bad
  * @property {string} warm
  * @property {string} cool
+ * @property {string} plum
+ * @property {string} olive
  */
+/** @typedef {"warm" | "cool" | "plum" | "olive"} Hue */
 
-const NAMES = /** @type {const} */ (["ink", "muted", "line", "zone", "paper", "bad", "warm", "cool"]);
+const NAMES = /** @type {const} */ (["ink", "muted", "line", "zone", "paper", "bad", "warm", "cool", "plum", "olive"]);
+
+/**
+ * An arm's hue: warm for the first that does not normalize, cool for the first that does.
+ * @param {import("gammabeta/run.js").Run} run
+ * @param {number} arm
+ * @returns {Hue}
+ */
+export function hueOf(run, arm) {
+  if (!later(run, arm)) return run.normalizes(arm) ? "cool" : "warm";
+  const place = run.arms.filter((other) => later(run, other.id)).findIndex((other) => other.id === arm);
+  return place % 2 === 0 ? "plum" : "olive";
+}
+
+/**
+ * Whether an earlier arm of the same kind has taken the kind's own hue.
+ * @param {import("gammabeta/run.js").Run} run
+ * @param {number} arm
+ */
+function later(run, arm) {
+  return run.arms.find((other) => run.normalizes(other.id) === run.normalizes(arm))?.id !== arm;
+}
+
+/** A second carrier of which arm a curve is. @type {Record<Hue, number[]>} */
+export const DASHES = { warm: [5, 2], cool: [], plum: [1, 2], olive: [8, 3, 2, 3] };
 
 /** @returns {Palette} */
 export function palette() {

@@ -21,6 +21,12 @@ export class Timeline {
     this.width = 0;
     /** Whole decades that hold the losses. @type {[number, number] | null} */
     this.decades = null;
+    /** The losses' range, if one of them is not positive. @type {[number, number] | null} */
+    this.linear = null;
+  }
+
+  get hasLoss() {
+    return this.decades !== null || this.linear !== null;
   }
 
   /** @param {number} width */
@@ -104,20 +110,21 @@ export class Timeline {
     return next === undefined ? i : i + (step - here) / (next - here);
   }
 
-  /** Find the decades of the losses anew. */
+  /** Find the scale of the losses anew: logarithmic, unless one is not positive. */
   scaleLosses() {
     let low = Infinity;
     let high = -Infinity;
     for (const arm of this.run.arms) {
       for (const value of this.run.curve(arm.id, "loss")?.values ?? []) {
-        if (value !== null && value > 0) {
-          low = Math.min(low, value);
-          high = Math.max(high, value);
-        }
+        if (value === null) continue;
+        low = Math.min(low, value);
+        high = Math.max(high, value);
       }
     }
-    if (low > high) {
-      this.decades = null;
+    this.decades = this.linear = null;
+    if (low > high) return;
+    if (low <= 0) {
+      this.linear = [low, high > low ? high : low + 1];
       return;
     }
     const bottom = Math.max(-6, Math.floor(Math.log10(low)));
@@ -127,8 +134,8 @@ export class Timeline {
 
   /** @param {number} loss */
   lossY(loss) {
-    const [low, high] = this.decades ?? [0, 1];
-    const share = (Math.log10(Math.max(loss, 1e-30)) - low) / (high - low);
+    const [low, high] = this.linear ?? this.decades ?? [0, 1];
+    const share = ((this.linear ? loss : Math.log10(Math.max(loss, 1e-30))) - low) / (high - low);
     return this.lossBottom - LOSS * Math.min(1, Math.max(0, share));
   }
 
