@@ -1,7 +1,7 @@
 """Measure what a layer's call costs beside torch's own: python scripts/measure_layers.py [ROUNDS]
 
 Small tensors on one CPU thread, where a fixed cost shows. The calls of both layers run in random
-order in one process; medians of ROUNDS (default 200) runs of 20 calls, forward only, in microseconds.
+order in one process; medians of ROUNDS (default 200) runs of 20 calls, forward only.
 """
 
 import random
