@@ -38,6 +38,25 @@ class _FusedForward(Guarded, Epilogue, _BatchNorm):
         check_residual(input, residual)
         batches = self.num_batches_tracked
         updates = self.training and self.track_running_stats
+        if updates and batches is not None:
+            done = kernels.cpu.batch_norm(
+                input,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                True,
+                self.momentum,
+                self.eps,
+                self.activation,
+                residual,
+                batches,
+                self.on_nonfinite != "accept",
+            )
+            if done is not None:
+                if not done[1]:
+                    self._refuse()
+                return done[0]
         factor = 0.0 if self.momentum is None else self.momentum
         if updates and self.momentum is None and batches is not None:
             factor = 1.0 / (float(batches) + 1.0)  # cumulative average: the t-th batch weighs 1/t

@@ -1,0 +1,56 @@
+// Every kernel, for the instruction set that this file is compiled for: once each, with
+// -DGB_KERNELS=<table> and the flags that go with it.
+#include "batch_norm_planes.h"
+#include "batch_norm_rows.h"
+
+namespace {
+
+// Call f<T, known, residual>() for the arguments' type, activation and residual.
+template <class T, class F>
+void with_tail(const BatchNorm& bn, bool residual, F&& f) {
+  int known = bn.activation == kNone ? kKnownNone : bn.activation == kReLU ? kKnownReLU : kLookedUp;
+  if (known == kKnownNone) {
+    residual ? f.template operator()<T, kKnownNone, true>() : f.template operator()<T, kKnownNone, false>();
+  } else if (known == kKnownReLU) {
+    residual ? f.template operator()<T, kKnownReLU, true>() : f.template operator()<T, kKnownReLU, false>();
+  } else {
+    residual ? f.template operator()<T, kLookedUp, true>() : f.template operator()<T, kLookedUp, false>();
+  }
+}
+template <class F>
+void with_type(const BatchNorm& bn, bool residual, F&& f) {
+  switch (bn.type) {
+    case kFloat32: return with_tail<float>(bn, residual, f);
+    case kBFloat16: return with_tail<bfloat16>(bn, residual, f);
+    case kFloat16: return with_tail<float16>(bn, residual, f);
+    case kFloat64: return with_tail<double>(bn, residual, f);
+  }
+}
+
+struct Forward {
+  BatchNormForward& bn;
+  template <class T, int known, bool residual>
+  void operator()() const {
+    bn.rows ? forward_rows<T, known, residual>(bn) : forward_planes<T, known, residual>(bn);
+  }
+};
+struct Backward {
+  BatchNormBackward& bn;
+  template <class T, int known, bool residual>
+  void operator()() const {
+    bn.rows ? backward_rows<T, known, residual>(bn) : backward_planes<T, known, residual>(bn);
+  }
+};
+
+void batch_norm_forward(BatchNormForward& bn) {
+  with_type(bn, bn.residual != nullptr, Forward{bn});
+}
+void batch_norm_backward(BatchNormBackward& bn) {
+  with_type(bn, bn.residual != nullptr || bn.bits != nullptr, Backward{bn});
+}
+
+}  // namespace
+
+#define GB_TEXT_(x) #x
+#define GB_TEXT(x) GB_TEXT_(x)
+const Kernels GB_KERNELS = {GB_TEXT(GB_NAME), kVectorBytes, batch_norm_forward, batch_norm_backward};

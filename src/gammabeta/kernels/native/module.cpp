@@ -1,0 +1,165 @@
+// The binding: addresses and sizes come in as numbers, since torch is neither included nor linked.
+#include <nanobind/nanobind.h>
+#include <pthread.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "table.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using Address = uintptr_t;
+
+// ---- instruction sets ---------------------------------------------------------------------------
+
+const Kernels* usable(int i) {
+#if defined(__x86_64__)
+  if (i == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    return &kKernelsAVX512;
+  if (i == 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return &kKernelsAVX2;
+#endif
+  return i == 0 ? &kKernelsBaseline : nullptr;
+}
+const Kernels* best() {
+  for (int i = 2; i > 0; i--)
+    if (const Kernels* kernels = usable(i)) return kernels;
+  return usable(0);
+}
+const Kernels* g_kernels = best();
+
+nb::list instruction_sets() {
+  nb::list names;
+  for (int i = 0; i < 3; i++)
+    if (const Kernels* kernels = usable(i)) names.append(kernels->name);
+  return names;
+}
+bool use_instruction_set(const char* name) {
+  for (int i = 0; i < 3; i++)
+    if (const Kernels* kernels = usable(i); kernels && !std::strcmp(kernels->name, name)) {
+      g_kernels = kernels;
+      return true;
+    }
+  return false;
+}
+
+// ---- threads --------------------------------------------------------------------------------------
+
+// A forked child has none of its parent's OpenMP threads, and would wait for them for ever.
+bool g_forked = false;
+int64_t g_serial_below = 32768;  // elements: waking a thread costs more than it saves
+int64_t g_streamed_above = 16 << 20;  // bytes
+int64_t g_width = 0;
+
+int threads_for(int64_t elements) {
+#if defined(_OPENMP)
+  if (elements >= g_serial_below && !g_forked) return omp_get_max_threads();
+#endif
+  return 1;
+}
+
+// One block of memory a Python thread, kept between calls.
+struct Workspace {
+  char* memory = nullptr;
+  size_t size = 0;
+  ~Workspace() { std::free(memory); }
+};
+char* workspace(size_t size) {
+  thread_local Workspace space;
+  if (space.size < size) {
+    std::free(space.memory);
+    space.size = (size + size / 2 + 4095) / 4096 * 4096;
+    space.memory = static_cast<char*>(std::aligned_alloc(4096, space.size));
+    if (!space.memory) {
+      space.size = 0;
+      throw std::bad_alloc();
+    }
+  }
+  return space.memory;
+}
+
+// ---- batch norm -----------------------------------------------------------------------------------
+
+void* at(Address address) { return reinterpret_cast<void*>(address); }
+
+size_t size_of(int type) { return type == kFloat64 ? 8 : type == kFloat32 ? 4 : 2; }
+
+// Bytes of the bit mask of (n, c, s).
+int64_t bits_size(bool rows, int64_t n, int64_t c, int64_t s, int type) {
+  int64_t lanes = g_kernels->lanes / (type == kFloat64 ? 8 : 4);
+  return (rows ? n * ((c + lanes - 1) / lanes) : n * c * (s / lanes + 2)) * (lanes == 16 ? 2 : 1);
+}
+
+void set(BatchNorm& bn, bool rows, int64_t n, int64_t c, int64_t s, int type, int parameter_type,
+         int activation, Address x, Address residual, Address gamma, Address beta, Address bits,
+         Address stats) {
+  bn.rows = rows;
+  bn.n = n, bn.c = c, bn.s = s;
+  bn.type = static_cast<Type>(type);
+  bn.parameter_type = static_cast<Type>(parameter_type);
+  bn.activation = activation;
+  bn.x = at(x), bn.residual = at(residual), bn.gamma = at(gamma), bn.beta = at(beta);
+  bn.bits = at(bits), bn.stats = static_cast<double*>(at(stats));
+  bn.workspace = workspace;
+  bn.threads = threads_for(n * c * s);
+  int64_t bytes = n * c * s * static_cast<int64_t>(size_of(type));
+  bn.streamed = bytes >= g_streamed_above;
+  bn.width = g_width;
+}
+
+bool forward(bool rows, int64_t n, int64_t c, int64_t s, int type, int parameter_type,
+             int activation, Address x, Address residual, Address gamma, Address beta, Address bits,
+             Address stats, Address y, bool training, double momentum, double eps, int running_type,
+             Address running_mean, Address running_var, Address batches, bool guarded) {
+  BatchNormForward bn{};
+  set(bn, rows, n, c, s, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
+  bn.y = at(y);
+  bn.training = training;
+  bn.momentum = momentum, bn.eps = eps;
+  bn.running_type = static_cast<Type>(running_type);
+  bn.running_mean = at(running_mean), bn.running_var = at(running_var);
+  bn.batches = static_cast<int64_t*>(at(batches));
+  bn.guarded = guarded;
+  bn.streamed = bn.streamed && y % 64 == 0 && (!rows || c * size_of(type) % 64 == 0);
+  g_kernels->batch_norm_forward(bn);
+  return !bn.refused;
+}
+
+void backward(bool rows, int64_t n, int64_t c, int64_t s, int type, int parameter_type,
+              int activation, Address x, Address residual, Address gamma, Address beta,
+              Address bits, Address stats, bool training, Address g, Address gx, Address gresidual,
+              Address ggamma, Address gbeta) {
+  BatchNormBackward bn{};
+  set(bn, rows, n, c, s, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
+  bn.training = training;
+  bn.g = at(g), bn.gx = at(gx), bn.gresidual = at(gresidual);
+  bn.ggamma = at(ggamma), bn.gbeta = at(gbeta);
+  bn.streamed = bn.streamed && gx % 64 == 0 && gresidual % 64 == 0 &&
+                (!rows || c * size_of(type) % 64 == 0);
+  g_kernels->batch_norm_backward(bn);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.doc() = "Normalization kernels for the CPU.";
+  pthread_atfork(nullptr, nullptr, [] { g_forked = true; });
+  m.def("instruction_sets", instruction_sets, "Those this machine has, the smallest first.");
+  m.def("instruction_set", [] { return g_kernels->name; }, "The one in use.");
+  m.def("use_instruction_set", use_instruction_set, "Use another; False if it is not there.");
+  m.def("tune", [](int64_t serial, int64_t streamed, int64_t width) {
+    g_serial_below = serial, g_streamed_above = streamed, g_width = width;
+  });
+  m.def("bits_size", bits_size, "Bytes of the mask that forward fills.");
+  m.def("batch_norm_forward", forward, nb::call_guard<nb::gil_scoped_release>());
+  m.def("batch_norm_backward", backward, nb::call_guard<nb::gil_scoped_release>());
+}

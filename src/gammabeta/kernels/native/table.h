@@ -1,0 +1,50 @@
+// What the binding and the kernels agree on: arguments, and one table of kernels an instruction set.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum Type : int { kFloat32, kBFloat16, kFloat16, kFloat64 };
+
+// A batch norm over n·s values of each of c channels. In `rows`, x is (n, c) and s is 1; else it is
+// (n, c, s). Both are dense. Pointers may be null where a thing is not there.
+struct BatchNorm {
+  bool rows;
+  int64_t n, c, s;
+  Type type, parameter_type;
+  int activation;
+  const void *x, *residual, *gamma, *beta;
+  void* bits;     // what a ReLU after a residual let through; see slots()
+  double* stats;  // (2, c): mean and 1 / √(variance + ε), for the backward pass
+  char* (*workspace)(size_t);  // memory to work in, aligned to 64; lives until the next call
+  int threads;
+  bool streamed;   // store past the caches
+  int64_t width;   // in rows: channels that one thread finishes while they are in its cache, or 0
+};
+
+struct BatchNormForward : BatchNorm {
+  void* y;
+  bool training;
+  double momentum;  // below 0: the cumulative average
+  double eps;
+  Type running_type;
+  void *running_mean, *running_var;
+  int64_t* batches;
+  bool guarded;
+  bool refused;  // result: the batch was kept out of the running statistics
+};
+
+struct BatchNormBackward : BatchNorm {
+  bool training;
+  const void* g;
+  void *gx, *gresidual, *ggamma, *gbeta;
+};
+
+struct Kernels {
+  const char* name;
+  int lanes;
+  void (*batch_norm_forward)(BatchNormForward&);
+  void (*batch_norm_backward)(BatchNormBackward&);
+};
+
+extern const Kernels kKernelsBaseline, kKernelsAVX2, kKernelsAVX512;
