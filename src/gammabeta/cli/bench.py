@@ -1,0 +1,138 @@
+"""``gammabeta bench``: measure the layers beside torch's and others'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from gammabeta.bench import norm as norm_bench
+from gammabeta.bench import norm_report
+from gammabeta.bench.allocator import ALLOCATORS, set_allocator
+from gammabeta.bench.inputs import FORMATS, OPS
+from gammabeta.bench.results import Row, Setting, Table, here
+from gammabeta.bench.rivals import RIVALS
+from gammabeta.bench.shapes import LISTS
+from gammabeta.bench.verdict import verdicts_table
+from gammabeta.cli.parse import number, whole
+from gammabeta.cli.turns import Turns
+
+app = typer.Typer(
+    name="bench",
+    help="Measure the layers beside torch's and others'.",
+    no_args_is_help=False,
+    add_completion=False,
+)
+
+Out = Annotated[
+    Path, typer.Option(help="Folder of the CSV files and pictures; those of old are replaced.")
+]
+Threads = Annotated[
+    int, typer.Option(parser=whole, metavar="COUNT", help="Of torch, for all that is compared.")
+]
+Allocator = Annotated[
+    str,
+    typer.Option(
+        help=f"What becomes of freed memory, for all: {' or '.join(ALLOCATORS)}.", metavar="NAME"
+    ),
+]
+Seconds = Annotated[
+    float,
+    typer.Option(parser=number, metavar="NUMBER", help="That the rounds of a case should take."),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Few cases, few rounds: does it run?")]
+
+DEFAULT_OUT = Path("runs/bench")
+_THREADS, _SECONDS = 2, 1.0
+_QUICK_ROUNDS = 3
+
+
+def names(text: str) -> list[str]:
+    """Return the names in ``text``, which commas part."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@app.command()
+def norm(
+    shapes: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES", help=f"Lists of shapes ({', '.join(LISTS)}) or shapes: 32x64x56x56."
+        ),
+    ] = "bn-inception,resnet-50,tiny",
+    formats: Annotated[
+        str, typer.Option(metavar="NAMES", help=f"Of {', '.join(FORMATS)}.")
+    ] = ",".join(FORMATS),
+    ops: Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(OPS)}.")] = ",".join(
+        OPS
+    ),
+    rivals: Annotated[
+        str, typer.Option(metavar="NAMES", help=f"Of {', '.join(RIVALS)}.")
+    ] = "eager",
+    threads: Threads = _THREADS,
+    allocator: Allocator = ALLOCATORS[0],
+    seconds: Seconds = _SECONDS,
+    quick: Quick = False,
+    out: Out = DEFAULT_OUT,
+) -> None:
+    """Time of batch norm, forward and backward, in training, on networks' shapes."""
+    plan = norm_bench.Plan(
+        ["quick"] if quick else names(shapes), names(formats), names(ops), names(rivals)
+    )
+    console, setting = _prepare(threads, allocator)
+    table = Table(out / "norm.csv")
+    cases = norm_bench.measure(
+        plan, setting, seconds=seconds, rounds=_QUICK_ROUNDS if quick else None
+    )
+    complete = _collect(console, "norm", cases, len(plan.cases), table, norm_report.line)
+    for name in FORMATS:
+        if any(row.format == name for row in table.rows):
+            console.print(f"\n{norm_report.LAYOUTS[name]}", markup=False)
+            console.print(norm_report.shapes_table(table.rows, name), markup=False)
+    _conclude(console, table, verdicts_table(norm_report.verdicts(table.rows)), complete)
+
+
+def _prepare(threads: int, allocator: str) -> tuple[Console, Setting]:
+    """Set up the process as asked, and say how."""
+    if not 1 <= threads <= 1024:
+        raise ValueError(f"threads={threads} must be between 1 and 1024")
+    effective = set_allocator(allocator)
+    torch.set_num_threads(threads)
+    setting = here(effective)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(str(setting), markup=False)
+    return console, setting
+
+
+def _collect(
+    console: Console,
+    title: str,
+    cases: Iterator[list[Row]],
+    total: int,
+    table: Table,
+    line: Callable[[list[Row]], str],
+) -> bool:
+    """Measure all ``cases`` into ``table``; False if Ctrl-C came before the last."""
+    try:
+        with Turns(console, title, total) as turns:
+            for rows in cases:
+                table.add(rows)
+                turns.done(line(rows))
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def _conclude(console: Console, table: Table, summary: str, complete: bool) -> None:
+    """Print what it comes to and where it is."""
+    if table.rows:
+        for absence in norm_report.absences(table.rows):
+            console.print(f"absent: {absence}", markup=False)
+        console.print(f"\n{summary}\n\nresults  {table.path}", markup=False)
+    if not complete:
+        console.print("interrupted; what was measured is kept")
+        raise typer.Exit(130)
