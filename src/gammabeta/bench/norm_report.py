@@ -151,7 +151,7 @@ def absences(rows: Sequence[Row]) -> list[str]:
     """Who took no part and why, one line each."""
     return list(
         dict.fromkeys(
-            f"{row.who}, {NAMES[row.what]}: {row.note}"
+            f"{row.who}, {NAMES.get(row.what, row.what)}: {row.note}"
             for row in rows
             if math.isnan(row.q50) and row.note
         )

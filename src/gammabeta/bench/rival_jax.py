@@ -51,7 +51,6 @@ def build(what: str, inputs: Inputs) -> Call:
 
     adds = what == "bn+add+relu"
 
-    @jax.jit
     def both(parameters: Any, statistics: Any, x: Any, residual: Any, upstream: Any) -> Any:
         def of(parameters: Any, x: Any, residual: Any) -> tuple[Any, Any]:
             return forward(parameters, statistics, x, residual)
@@ -60,9 +59,11 @@ def build(what: str, inputs: Inputs) -> Call:
         of_parameters, of_x, of_residual = pull(upstream)
         return y, of_x, of_parameters, updated, of_residual if adds else None
 
+    compiled = jax.jit(both)
+
     def call() -> Any:
         return jax.block_until_ready(
-            both(variables["params"], variables["batch_stats"], x, residual, upstream)
+            compiled(variables["params"], variables["batch_stats"], x, residual, upstream)
         )
 
     return call

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -64,14 +64,25 @@ def _relu(what: str, inputs: Inputs) -> Call:
     return _differentiated(lambda x, residual: torch.relu(x), inputs, ())
 
 
-def _gammabeta(what: str, inputs: Inputs) -> Call:
+def gammabeta_forward(what: str, inputs: Inputs) -> tuple[Forward, nn.Module]:
+    """Return the operation of gammabeta's layer, and the layer.
+
+    Args:
+        what: the operation.
+        inputs: what it will be called with.
+    """
     cls = gammabeta.BatchNorm2d if inputs.x.dim() == 4 else gammabeta.BatchNorm1d
     layer = cls(inputs.x.shape[1], activation=None if what == "bn" else "relu")
-    if what == "bn+add+relu":
-        return _differentiated(
-            lambda x, residual: layer(x, residual=residual), inputs, layer.parameters(), True
-        )
-    return _differentiated(lambda x, residual: layer(x), inputs, layer.parameters())
+
+    def adds(x: Tensor, residual: Tensor) -> Tensor:
+        y: Tensor = layer(x, residual=residual)
+        return y
+
+    def plain(x: Tensor, residual: Tensor) -> Tensor:
+        y: Tensor = layer(x)
+        return y
+
+    return adds if what == "bn+add+relu" else plain, layer
 
 
 def torch_forward(what: str, inputs: Inputs, inplace: bool = False) -> tuple[Forward, nn.Module]:
@@ -98,6 +109,11 @@ def torch_forward(what: str, inputs: Inputs, inplace: bool = False) -> tuple[For
         return y
 
     return {"bn": bn, "bn+relu": bn_relu, "bn+add+relu": bn_add_relu}[what], norm
+
+
+def _gammabeta(what: str, inputs: Inputs) -> Call:
+    forward, layer = gammabeta_forward(what, inputs)
+    return _differentiated(forward, inputs, layer.parameters(), what == "bn+add+relu")
 
 
 def _eager(what: str, inputs: Inputs, inplace: bool = False) -> Call:
@@ -152,11 +168,11 @@ def _jax(what: str, inputs: Inputs) -> Call:
 
 
 def _differentiated(
-    forward: Forward, inputs: Inputs, parameters: object, adds: bool = False
+    forward: Forward, inputs: Inputs, parameters: Iterable[Tensor], adds: bool = False
 ) -> Call:
     """``forward`` and the gradients of all it reads."""
     x, residual, upstream = inputs.x, inputs.residual, inputs.upstream
-    wanted: Sequence[Tensor] = [x, *parameters, *([residual] if adds else [])]  # type: ignore[misc]
+    wanted = [x, *parameters, *([residual] if adds else [])]
 
     def call() -> tuple[Tensor, ...]:
         return torch.autograd.grad(forward(x, residual), wanted, upstream)

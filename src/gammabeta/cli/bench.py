@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,16 +10,20 @@ import torch
 import typer
 from rich.console import Console
 
+from gammabeta.bench import error as error_bench
+from gammabeta.bench import error_report, norm_report, step_report
 from gammabeta.bench import norm as norm_bench
-from gammabeta.bench import norm_report
+from gammabeta.bench import step as step_bench
 from gammabeta.bench.allocator import ALLOCATORS, set_allocator
 from gammabeta.bench.inputs import FORMATS, OPS
 from gammabeta.bench.results import Row, Setting, Table, here
 from gammabeta.bench.rivals import RIVALS
 from gammabeta.bench.shapes import LISTS
+from gammabeta.bench.variants import VARIANTS
 from gammabeta.bench.verdict import verdicts_table
 from gammabeta.cli.parse import number, whole
 from gammabeta.cli.turns import Turns
+from gammabeta.names import known
 
 app = typer.Typer(
     name="bench",
@@ -46,9 +50,19 @@ Seconds = Annotated[
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="Few cases, few rounds: does it run?")]
 
+Shapes = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES", help=f"Lists of shapes ({', '.join(LISTS)}) or shapes: 32x64x56x56."
+    ),
+]
+Formats = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(FORMATS)}.")]
+
 DEFAULT_OUT = Path("runs/bench")
 _THREADS, _SECONDS = 2, 1.0
 _QUICK_ROUNDS = 3
+_NETWORKS = "bn-inception,resnet-50,tiny"
+_ALL_FORMATS = ",".join(FORMATS)
 
 
 def names(text: str) -> list[str]:
@@ -58,15 +72,8 @@ def names(text: str) -> list[str]:
 
 @app.command()
 def norm(
-    shapes: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES", help=f"Lists of shapes ({', '.join(LISTS)}) or shapes: 32x64x56x56."
-        ),
-    ] = "bn-inception,resnet-50,tiny",
-    formats: Annotated[
-        str, typer.Option(metavar="NAMES", help=f"Of {', '.join(FORMATS)}.")
-    ] = ",".join(FORMATS),
+    shapes: Shapes = _NETWORKS,
+    formats: Formats = _ALL_FORMATS,
     ops: Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(OPS)}.")] = ",".join(
         OPS
     ),
@@ -89,11 +96,114 @@ def norm(
         plan, setting, seconds=seconds, rounds=_QUICK_ROUNDS if quick else None
     )
     complete = _collect(console, "norm", cases, len(plan.cases), table, norm_report.line)
+    _by_format(console, table, norm_report.shapes_table)
+    _conclude(console, table, verdicts_table(norm_report.verdicts(table.rows)), complete)
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="A function that returns a network of torch's layers.",
+        show_default="8 × conv 3×3",
+    ),
+]
+Batch = Annotated[int, typer.Option(parser=whole, metavar="COUNT", help="Images a step.")]
+Size = Annotated[
+    int, typer.Option(parser=whole, metavar="COUNT", help="Height and width of an image.")
+]
+DTypes = Annotated[str, typer.Option("--dtype", metavar="NAMES", help="fp32, bf16 (autocast).")]
+Variants = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(VARIANTS)}.")]
+_ALL_DTYPES = ",".join(step_bench.DTYPES)
+_FORMS = "relu,torch,gammabeta,lean"
+
+
+@app.command()
+def step(
+    model: Model = None,
+    batch: Batch = 64,
+    size: Size = 32,
+    dtype: DTypes = _ALL_DTYPES,
+    variants: Variants = _FORMS,
+    threads: Threads = _THREADS,
+    allocator: Allocator = ALLOCATORS[0],
+    seconds: Seconds = 20.0,
+    quick: Quick = False,
+    out: Out = DEFAULT_OUT,
+) -> None:
+    """Time of a network's training step: with ReLU alone, with torch's norms, with ours."""
+    dtypes, forms = _dtypes(dtype), step_bench.forms(names(variants))
+    training = step_bench.Training.of(model, *((8, 16) if quick else (batch, size)))
+    console, setting = _prepare(threads, allocator)
+    table = Table(out / "step.csv")
+    rounds = _QUICK_ROUNDS if quick else None
+    cases = step_bench.measure_time(
+        training, dtypes, forms, setting, seconds=seconds, rounds=rounds
+    )
+    complete = _collect(console, "step", cases, len(dtypes), table, step_report.line)
+    _conclude_forms(console, training, table, complete)
+
+
+@app.command()
+def memory(
+    model: Model = None,
+    batch: Batch = 64,
+    size: Size = 32,
+    dtype: DTypes = _ALL_DTYPES,
+    variants: Variants = _FORMS,
+    threads: Threads = _THREADS,
+    quick: Quick = False,
+    out: Out = DEFAULT_OUT,
+) -> None:
+    """Peak of a network's activation memory, forward and backward."""
+    dtypes, forms = _dtypes(dtype), step_bench.forms(names(variants))
+    training = step_bench.Training.of(model, *((8, 16) if quick else (batch, size)))
+    console, setting = _prepare(threads, "default")
+    table = Table(out / "memory.csv")
+    cases = step_bench.measure_memory(training, dtypes, forms, setting)
+    complete = _collect(console, "memory", cases, len(dtypes), table, step_report.line)
+    _conclude_forms(console, training, table, complete)
+
+
+@app.command()
+def error(
+    shapes: Shapes = _NETWORKS,
+    formats: Formats = _ALL_FORMATS,
+    threads: Threads = _THREADS,
+    quick: Quick = False,
+    out: Out = DEFAULT_OUT,
+) -> None:
+    """Error against float64, ours and torch's, and bits at other numbers of threads."""
+    plan = norm_bench.Plan(["quick"] if quick else names(shapes), names(formats))
+    console, setting = _prepare(threads, "reuse")
+    table = Table(out / "error.csv")
+    cases = error_bench.measure(plan, setting)
+    complete = _collect(console, "error", cases, len(plan.cases), table, error_report.line)
+    _by_format(console, table, error_report.shapes_table)
+    _conclude(console, table, verdicts_table(error_report.verdicts(table.rows)), complete)
+
+
+def _dtypes(text: str) -> list[str]:
+    return [known("dtype", name, step_bench.DTYPES) for name in dict.fromkeys(names(text))]
+
+
+def _conclude_forms(
+    console: Console, training: step_bench.Training, table: Table, complete: bool
+) -> None:
+    if table.rows:
+        console.print(f"\n{training.name}, input {training.shape.replace('x', '×')}", markup=False)
+        console.print(step_report.forms_table(table.rows), markup=False)
+    _conclude(console, table, verdicts_table(step_report.verdicts(table.rows)), complete)
+
+
+def _by_format(
+    console: Console, table: Table, lay_out: Callable[[Sequence[Row], str], str]
+) -> None:
+    """Print one table a format."""
     for name in FORMATS:
         if any(row.format == name for row in table.rows):
             console.print(f"\n{norm_report.LAYOUTS[name]}", markup=False)
-            console.print(norm_report.shapes_table(table.rows, name), markup=False)
-    _conclude(console, table, verdicts_table(norm_report.verdicts(table.rows)), complete)
+            console.print(lay_out(table.rows, name), markup=False)
 
 
 def _prepare(threads: int, allocator: str) -> tuple[Console, Setting]:
