@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gammabeta.bench.inputs import FORMATS, OPS
 from gammabeta.bench.results import Row
+from gammabeta.bench.rivals import RIVALS
 from gammabeta.bench.timing import geometric_mean
 from gammabeta.bench.verdict import Verdict
 from gammabeta.table import table
@@ -109,9 +110,10 @@ def _of_format(rows: Sequence[Row], name: str) -> list[Verdict]:
             for (_, shape), medians in times(counted).items()
             if (others := _rivals(medians, "bn+relu"))
         }
-        whos = ", ".join(who for who in _whos(counted) if who != "gammabeta")
-        if "," in whos:
-            label = f"{LAYOUTS[name]}: BN+ReLU, × best of {whos}"
+        took_part = {who for at in times(counted).values() for what, who in at if what == "bn+relu"}
+        whos = [who for who in _whos(counted) if who in took_part and who != "gammabeta"]
+        if len(whos) > 1:
+            label = f"{LAYOUTS[name]}: BN+ReLU, × best of {', '.join(whos)}"
             found.append(Verdict(label, _mean(best), BEST_GOAL, True))
     return found
 
@@ -159,8 +161,9 @@ def absences(rows: Sequence[Row]) -> list[str]:
 
 
 def _whos(rows: Sequence[Row]) -> list[str]:
-    """Whose layers were measured."""
-    return list(dict.fromkeys(row.who for row in rows if row.who != "torch"))
+    """Whose layers were measured, ours first."""
+    found = {row.who for row in rows}
+    return [who for who in ("gammabeta", *RIVALS) if who in found]
 
 
 def _rivals(medians: Times, what: str) -> list[float]:

@@ -25,7 +25,7 @@ def peak_bytes(call: Callable[[], object]) -> int:
 
     Example:
         >>> import torch
-        >>> peak_bytes(lambda: torch.zeros(1000) + 1)
+        >>> peak_bytes(lambda: torch.empty(1000).relu())
         8000
     """
     call()

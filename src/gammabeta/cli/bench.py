@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from gammabeta.bench import error as error_bench
-from gammabeta.bench import error_report, norm_report, step_report
+from gammabeta.bench import error_report, norm_report, roofline, step_report
 from gammabeta.bench import norm as norm_bench
 from gammabeta.bench import step as step_bench
 from gammabeta.bench.allocator import ALLOCATORS, set_allocator
@@ -56,49 +56,9 @@ Shapes = Annotated[
         metavar="NAMES", help=f"Lists of shapes ({', '.join(LISTS)}) or shapes: 32x64x56x56."
     ),
 ]
+Ops = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(OPS)}.")]
+Rivals = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(RIVALS)}.")]
 Formats = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(FORMATS)}.")]
-
-DEFAULT_OUT = Path("runs/bench")
-_THREADS, _SECONDS = 2, 1.0
-_QUICK_ROUNDS = 3
-_NETWORKS = "bn-inception,resnet-50,tiny"
-_ALL_FORMATS = ",".join(FORMATS)
-
-
-def names(text: str) -> list[str]:
-    """Return the names in ``text``, which commas part."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-@app.command()
-def norm(
-    shapes: Shapes = _NETWORKS,
-    formats: Formats = _ALL_FORMATS,
-    ops: Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(OPS)}.")] = ",".join(
-        OPS
-    ),
-    rivals: Annotated[
-        str, typer.Option(metavar="NAMES", help=f"Of {', '.join(RIVALS)}.")
-    ] = "eager",
-    threads: Threads = _THREADS,
-    allocator: Allocator = ALLOCATORS[0],
-    seconds: Seconds = _SECONDS,
-    quick: Quick = False,
-    out: Out = DEFAULT_OUT,
-) -> None:
-    """Time of batch norm, forward and backward, in training, on networks' shapes."""
-    plan = norm_bench.Plan(
-        ["quick"] if quick else names(shapes), names(formats), names(ops), names(rivals)
-    )
-    console, setting = _prepare(threads, allocator)
-    table = Table(out / "norm.csv")
-    cases = norm_bench.measure(
-        plan, setting, seconds=seconds, rounds=_QUICK_ROUNDS if quick else None
-    )
-    complete = _collect(console, "norm", cases, len(plan.cases), table, norm_report.line)
-    _by_format(console, table, norm_report.shapes_table)
-    _conclude(console, table, verdicts_table(norm_report.verdicts(table.rows)), complete)
-
 
 Model = Annotated[
     str | None,
@@ -114,8 +74,47 @@ Size = Annotated[
 ]
 DTypes = Annotated[str, typer.Option("--dtype", metavar="NAMES", help="fp32, bf16 (autocast).")]
 Variants = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(VARIANTS)}.")]
+
+DEFAULT_OUT = Path("runs/bench")
+_THREADS, _SECONDS = 2, 1.0
+_QUICK_ROUNDS = 3
+_NETWORKS = "bn-inception,resnet-50,tiny"
+_ALL_FORMATS = ",".join(FORMATS)
+_ALL_OPS = ",".join(OPS)
 _ALL_DTYPES = ",".join(step_bench.DTYPES)
 _FORMS = "relu,torch,gammabeta,lean"
+
+
+def names(text: str) -> list[str]:
+    """Return the names in ``text``, which commas part."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@app.command()
+def norm(
+    shapes: Shapes = _NETWORKS,
+    formats: Formats = _ALL_FORMATS,
+    ops: Ops = _ALL_OPS,
+    rivals: Rivals = "eager",
+    threads: Threads = _THREADS,
+    allocator: Allocator = ALLOCATORS[0],
+    seconds: Seconds = _SECONDS,
+    quick: Quick = False,
+    out: Out = DEFAULT_OUT,
+) -> None:
+    """Time of batch norm, forward and backward, in training, on networks' shapes."""
+    plan = norm_bench.Plan(
+        ["quick"] if quick else names(shapes), names(formats), names(ops), names(rivals)
+    )
+    console, setting, table = _prepare(out / "norm.csv", threads, allocator, seconds)
+    cases = norm_bench.measure(
+        plan, setting, seconds=seconds, rounds=_QUICK_ROUNDS if quick else None
+    )
+    complete = _collect(console, "norm", cases, len(plan.cases), table, norm_report.line)
+    if any((row.what, row.who) in roofline.SERIES for row in table.rows):
+        (out / "roofline.svg").write_text(roofline.draw(table.rows), encoding="utf-8")
+    _by_format(console, table, norm_report.shapes_table)
+    _conclude(console, table, verdicts_table(norm_report.verdicts(table.rows)), complete)
 
 
 @app.command()
@@ -134,8 +133,7 @@ def step(
     """Time of a network's training step: with ReLU alone, with torch's norms, with ours."""
     dtypes, forms = _dtypes(dtype), step_bench.forms(names(variants))
     training = step_bench.Training.of(model, *((8, 16) if quick else (batch, size)))
-    console, setting = _prepare(threads, allocator)
-    table = Table(out / "step.csv")
+    console, setting, table = _prepare(out / "step.csv", threads, allocator, seconds)
     rounds = _QUICK_ROUNDS if quick else None
     cases = step_bench.measure_time(
         training, dtypes, forms, setting, seconds=seconds, rounds=rounds
@@ -158,8 +156,7 @@ def memory(
     """Peak of a network's activation memory, forward and backward."""
     dtypes, forms = _dtypes(dtype), step_bench.forms(names(variants))
     training = step_bench.Training.of(model, *((8, 16) if quick else (batch, size)))
-    console, setting = _prepare(threads, "default")
-    table = Table(out / "memory.csv")
+    console, setting, table = _prepare(out / "memory.csv", threads, "default")
     cases = step_bench.measure_memory(training, dtypes, forms, setting)
     complete = _collect(console, "memory", cases, len(dtypes), table, step_report.line)
     _conclude_forms(console, training, table, complete)
@@ -175,12 +172,26 @@ def error(
 ) -> None:
     """Error against float64, ours and torch's, and bits at other numbers of threads."""
     plan = norm_bench.Plan(["quick"] if quick else names(shapes), names(formats))
-    console, setting = _prepare(threads, "reuse")
-    table = Table(out / "error.csv")
+    console, setting, table = _prepare(out / "error.csv", threads, "reuse")
     cases = error_bench.measure(plan, setting)
     complete = _collect(console, "error", cases, len(plan.cases), table, error_report.line)
     _by_format(console, table, error_report.shapes_table)
     _conclude(console, table, verdicts_table(error_report.verdicts(table.rows)), complete)
+
+
+@app.command(name="all")
+def all_of_them(
+    rivals: Rivals = "eager",
+    threads: Threads = _THREADS,
+    allocator: Allocator = ALLOCATORS[0],
+    quick: Quick = False,
+    out: Out = DEFAULT_OUT,
+) -> None:
+    """All four, one after the other."""
+    norm(rivals=rivals, threads=threads, allocator=allocator, quick=quick, out=out)
+    step(threads=threads, allocator=allocator, quick=quick, out=out)
+    memory(threads=threads, quick=quick, out=out)
+    error(threads=threads, quick=quick, out=out)
 
 
 def _dtypes(text: str) -> list[str]:
@@ -206,16 +217,22 @@ def _by_format(
             console.print(lay_out(table.rows, name), markup=False)
 
 
-def _prepare(threads: int, allocator: str) -> tuple[Console, Setting]:
-    """Set up the process as asked, and say how."""
+def _prepare(
+    path: Path, threads: int, allocator: str, seconds: float = 0.0
+) -> tuple[Console, Setting, Table]:
+    """Set up the process as asked, and say how; complaints come before anything is printed."""
     if not 1 <= threads <= 1024:
         raise ValueError(f"threads={threads} must be between 1 and 1024")
+    if not 0 <= seconds <= 3600:
+        raise ValueError(f"seconds={seconds} must be between 0 and 3600")
+    known("allocator", allocator, ALLOCATORS)
+    table = Table(path)
     effective = set_allocator(allocator)
     torch.set_num_threads(threads)
     setting = here(effective)
     console = Console(highlight=False, soft_wrap=True)
     console.print(str(setting), markup=False)
-    return console, setting
+    return console, setting, table
 
 
 def _collect(
@@ -244,5 +261,6 @@ def _conclude(console: Console, table: Table, summary: str, complete: bool) -> N
             console.print(f"absent: {absence}", markup=False)
         console.print(f"\n{summary}\n\nresults  {table.path}", markup=False)
     if not complete:
-        console.print("interrupted; what was measured is kept")
+        kept = "what was measured is kept" if table.rows else "nothing was measured yet"
+        console.print(f"interrupted; {kept}")
         raise typer.Exit(130)
