@@ -50,12 +50,17 @@ def test_short_calls_are_repeated_until_a_sample_lasts() -> None:
     assert timings["tiny"].q50 == pytest.approx(1e-6)
 
 
-def test_quantiles_are_those_of_the_samples() -> None:
+@pytest.mark.parametrize(("scale", "warms"), [(1.0, False), (1e-3, True)])
+def test_quantiles_are_those_of_the_samples(scale: float, warms: bool) -> None:
     world = World()
-    before = [1.0, 1.0]  # the first call, and how long one takes
-    samples = [time for tenth in range(11) for time in (9.0, 1.0 + tenth)]  # one call untimed
-    timings = interleave({"it": world.call("it", *before, *samples)}, rounds=11, clock=world.clock)
-    assert (timings["it"].q20, timings["it"].q50, timings["it"].q80) == (3.0, 6.0, 9.0)
+    takes = [scale, scale]  # the first call, and how long one takes
+    for tenth in range(11):
+        takes += [9.0] if warms else []  # not timed, for a call of a millisecond
+        takes += [scale * (1 + tenth)]
+    timings = interleave({"it": world.call("it", *takes)}, rounds=11, clock=world.clock)
+    found = timings["it"]
+    assert [found.q20, found.q50, found.q80] == pytest.approx([3 * scale, 6 * scale, 9 * scale])
+    assert len(world.calls) == len(takes)
 
 
 def test_every_contender_has_its_turn_in_every_round_in_changing_order() -> None:

@@ -19,6 +19,9 @@ import numpy as np
 SAMPLE = 200e-6
 """Seconds that a sample lasts at least; shorter calls are repeated within one."""
 
+WARM = 50e-3
+"""Seconds that a call takes at most to be warmed up for: a longer one warms itself."""
+
 FEWEST, MOST = 7, 201
 """Rounds: enough for the quantiles, and no more than help them."""
 
@@ -55,8 +58,9 @@ def interleave(
     """Time ``contenders`` in turns.
 
     In each round every contender has one sample, in an order drawn anew. A sample is one call that
-    is not timed, which brings its data and code back into the caches, and then as many calls as
-    last for ``sample``. Garbage is collected before, not meanwhile.
+    is not timed, which brings its data and code back into the caches (calls longer than `WARM` do
+    without), and then as many calls as last for ``sample``. Garbage is collected before, not
+    meanwhile.
 
     Args:
         contenders: name → what to call.
@@ -82,11 +86,13 @@ def interleave(
     if not seconds >= 0:
         raise ValueError(f"seconds={seconds} must be 0 or more")
     calls: dict[Name, int] = {}
+    warmed: dict[Name, bool] = {}
     round_takes = 0.0
     for name, call in contenders.items():
         call()  # what is made at the first call (buffers, compiled code) is no one's time
         calls[name], takes = _calls(call, sample, clock)
-        round_takes += takes * (1 + 1 / calls[name])
+        warmed[name] = takes / calls[name] <= WARM
+        round_takes += takes * (1 + warmed[name] / calls[name])
     if rounds is None:
         rounds = min(MOST, max(FEWEST, math.floor(seconds / max(round_takes, 1e-9))))
     order = random.Random(seed)
@@ -98,7 +104,8 @@ def interleave(
         for _ in range(rounds):
             for name in order.sample(list(contenders), len(contenders)):
                 call, repeats = contenders[name], range(calls[name])
-                call()
+                if warmed[name]:
+                    call()
                 start = clock()
                 for _ in repeats:
                     call()
