@@ -35,6 +35,11 @@ class Verdict:
         return self.value >= self.goal if self.least else self.value <= self.goal
 
     @property
+    def measured(self) -> str:
+        """The figure as it is printed."""
+        return "–" if math.isnan(self.value) else f"{_text(self.value)}{self.unit}"
+
+    @property
     def word(self) -> str:
         """``met``, ``missed`` or ``not measured``."""
         return "not measured" if math.isnan(self.value) else "met" if self.met else "missed"
@@ -50,8 +55,7 @@ def verdicts_table(verdicts: Iterable[Verdict]) -> str:
     """
     lines, words = [], []
     for v in verdicts:
-        value = "–" if math.isnan(v.value) else f"{_text(v.value)}{v.unit}"
-        lines.append((v.of, value, f"{'≥' if v.least else '≤'} {_text(v.goal)}{v.unit}"))
+        lines.append((v.of, v.measured, f"{'≥' if v.least else '≤'} {_text(v.goal)}{v.unit}"))
         words.append(v.word + (f"  ({v.note})" if v.note else ""))
     head, *rest = table(["figure", "measured", "goal"], lines).splitlines()
     return "\n".join([head, *(f"{line}  {word}" for line, word in zip(rest, words, strict=True))])
