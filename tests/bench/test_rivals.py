@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -101,3 +102,18 @@ def test_tensors_are_laid_out_as_the_format_says() -> None:
         assert tensor.dtype is torch.bfloat16
     assert torch.equal(drawn.x, draw(SHAPE, "bf16-channels_last", seed=3).x)
     assert not torch.equal(drawn.x, draw(SHAPE, "bf16-channels_last", seed=4).x)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_a_compiled_rival_computes_the_same() -> None:
+    inputs = draw(SHAPE, "fp32-channels_last")
+    rivals.forget()
+    try:
+        found = made_by("compile", "bn+add+relu", inputs)
+    except rivals.Absent as e:  # a compiler alone is not all it needs
+        pytest.skip(str(e))
+    finally:
+        rivals.forget()
+    for mine, right in zip(found, exact("bn+add+relu", inputs), strict=True):
+        torch.testing.assert_close(mine.double(), right, rtol=1e-4, atol=1e-4)

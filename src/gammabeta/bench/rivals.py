@@ -131,9 +131,9 @@ def _compile(what: str, inputs: Inputs) -> Call:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         raise Absent("torch.compile needs a C++ compiler, and there is no g++ or clang++")
     forward, norm = torch_forward(what, inputs)
-    compiled: Forward = torch.compile(forward, dynamic=False)
-    call = _differentiated(compiled, inputs, norm.parameters(), what == "bn+add+relu")
     try:
+        compiled: Forward = torch.compile(forward, dynamic=False)
+        call = _differentiated(compiled, inputs, norm.parameters(), what == "bn+add+relu")
         call()
     except Exception as e:  # a compiler may fail in any way
         raise Absent(f"torch.compile failed: {type(e).__name__}: {str(e)[:120]}") from e
