@@ -13,6 +13,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 
 class Turns:
@@ -30,21 +31,24 @@ class Turns:
         self._done = 0
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[last]}"),
+            BarColumn(bar_width=24, table_column=Column(min_width=24)),
+            MofNCompleteColumn(table_column=Column(min_width=7)),
+            TimeElapsedColumn(table_column=Column(min_width=7)),
+            TimeRemainingColumn(table_column=Column(min_width=7)),
+            # Whatever width is left; the rest is cut.
+            TextColumn("{task.fields[last]}", table_column=Column(no_wrap=True, ratio=1)),
             console=console,
             disable=not console.is_terminal,
             transient=True,
+            auto_refresh=False,  # a thread that draws would be timed along with the contenders
+            expand=True,
         )
         self._task = self._bar.add_task(title, total=total, last="")
 
     def done(self, case: str) -> None:
         """One more case is done; ``case`` says which, and how it came out."""
         self._done += 1
-        self._bar.update(self._task, completed=self._done, last=case)
+        self._bar.update(self._task, completed=self._done, last=case, refresh=True)
         if not self._console.is_terminal:
             width = len(str(self._total))
             self._console.print(f"{self._done:>{width}}/{self._total}  {case}", markup=False)
