@@ -57,6 +57,7 @@ def _norms(rows: list[Row]) -> str:
         "| | BN | BN+ReLU | BN+add+ReLU | BN+ReLU ÷ ReLU | torch's |",
         "|---|---|---|---|---|---|",
     ]
+    best = []
     for name in FORMATS:
         label = norm_report.LAYOUTS[name]
         if any(of.startswith(label) for of in verdicts):
@@ -67,6 +68,14 @@ def _norms(rows: list[Row]) -> str:
             over = verdicts.get(f"{label}: BN+ReLU ÷ ReLU")
             theirs = over.note.removeprefix("torch eager: ") if over else ""
             lines.append(f"| {' | '.join([label, *cells, _text(over), theirs or '–'])} |")
+            prefix = f"{label}: BN+ReLU, × "
+            best += [
+                f"{v.measured} {of.removeprefix(prefix)} in {label}"
+                for of, v in verdicts.items()
+                if of.startswith(f"{prefix}best")
+            ]
+    if best:
+        lines += ["", f"BN+ReLU is {', '.join(best)}."]
     return "\n".join(lines)
 
 
