@@ -70,12 +70,12 @@ def _norms(rows: list[Row]) -> str:
             lines.append(f"| {' | '.join([label, *cells, _text(over), theirs or '–'])} |")
             prefix = f"{label}: BN+ReLU, × "
             best += [
-                f"{v.measured} {of.removeprefix(prefix)} in {label}"
+                f"{label} {v.measured} ({of.removeprefix(prefix + 'best of ')})"
                 for of, v in verdicts.items()
-                if of.startswith(f"{prefix}best")
+                if of.startswith(f"{prefix}best of ")
             ]
     if best:
-        lines += ["", f"BN+ReLU is {', '.join(best)}."]
+        lines += ["", f"BN+ReLU, by the best of its rivals on each shape: {'; '.join(best)}."]
     return "\n".join(lines)
 
 

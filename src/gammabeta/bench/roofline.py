@@ -24,7 +24,7 @@ SERIES = {
 }
 """(what, who) → CSS class and label."""
 
-WIDTH, HEIGHT = 1046, 404
+WIDTH, HEIGHT = 1056, 404
 LEFT, TOP, PLOT, TALL = 58, 84, 254, 236
 STRIDE = PLOT + 26
 APART = 15  # least distance of two names
