@@ -40,8 +40,18 @@ def test_what_a_bug_report_needs(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+FORMS = {"--help", "--model", "--batch", "--size", "--dtype", "--variants", "--threads"}
 OPTIONS = {
     (): {"--help", "--version"},
+    ("bench",): {"--help"},
+    ("bench", "all"): {"--help", "--rivals", "--threads", "--allocator", "--quick", "--out"},
+    ("bench", "norm"): {
+        *("--help", "--shapes", "--formats", "--ops", "--rivals", "--threads", "--allocator"),
+        *("--seconds", "--quick", "--out"),
+    },
+    ("bench", "step"): FORMS | {"--allocator", "--seconds", "--quick", "--out"},
+    ("bench", "memory"): FORMS | {"--quick", "--out"},
+    ("bench", "error"): {"--help", "--shapes", "--formats", "--threads", "--quick", "--out"},
     ("info",): {"--help"},
     ("view",): {"--help", "--port", "--open", "--no-open", "--html"},
     ("demo",): {
@@ -66,7 +76,8 @@ def test_help_names_every_option(shell: Shell, tmp_path: Path, command: tuple[st
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) == OPTIONS[command]
     assert max(map(len, text.splitlines())) <= 80
     if command == ():
-        assert re.findall(r"^│ (demo|view|info)\b", text, re.MULTILINE) == ["demo", "view", "info"]
+        commands = re.findall(r"^│ (demo|view|info|bench)\b", text, re.MULTILINE)
+        assert commands == ["demo", "view", "info", "bench"]
         assert shell(folder=tmp_path).ok() == text  # no command asks for help
     if command == ("demo",):
         words = " ".join(re.sub(r"[│\n]", " ", text).split())

@@ -1,4 +1,4 @@
-"""The command line: ``gammabeta demo | view | info``.
+"""The command line: ``gammabeta demo | view | bench | info``.
 
 Every error a person can cause ends here as one line and exit code 2; Ctrl-C is exit code 130.
 """
@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from gammabeta import __version__
+from gammabeta.cli import bench
 from gammabeta.cli.demo import demo
 from gammabeta.cli.info import info
 from gammabeta.cli.view import view
@@ -20,6 +21,7 @@ from gammabeta.cli.view import view
 app = typer.Typer(name="gammabeta", add_completion=False, pretty_exceptions_enable=False)
 app.command()(demo)
 app.command()(view)
+app.add_typer(bench.app)
 app.command()(info)
 
 # The base of the parser's own complaints. Newer Typer carries a Click of its own, which it does not

@@ -1,0 +1,266 @@
+"""``gammabeta bench``: measure the layers beside torch's and others'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from gammabeta.bench import error as error_bench
+from gammabeta.bench import error_report, norm_report, roofline, step_report
+from gammabeta.bench import norm as norm_bench
+from gammabeta.bench import step as step_bench
+from gammabeta.bench.allocator import ALLOCATORS, set_allocator
+from gammabeta.bench.inputs import FORMATS, OPS
+from gammabeta.bench.results import Row, Setting, Table, here
+from gammabeta.bench.rivals import RIVALS
+from gammabeta.bench.shapes import LISTS
+from gammabeta.bench.variants import VARIANTS
+from gammabeta.bench.verdict import verdicts_table
+from gammabeta.cli.parse import number, whole
+from gammabeta.cli.turns import Turns
+from gammabeta.names import known
+
+app = typer.Typer(
+    name="bench",
+    help="Measure the layers beside torch's and others'.",
+    no_args_is_help=False,
+    add_completion=False,
+)
+
+Out = Annotated[
+    Path, typer.Option(help="Folder of the CSV files and pictures; those of old are replaced.")
+]
+Threads = Annotated[
+    int, typer.Option(parser=whole, metavar="COUNT", help="Of torch, for all that is compared.")
+]
+Allocator = Annotated[
+    str,
+    typer.Option(
+        help=f"What becomes of freed memory, for all: {' or '.join(ALLOCATORS)}.", metavar="NAME"
+    ),
+]
+Seconds = Annotated[
+    float,
+    typer.Option(parser=number, metavar="NUMBER", help="That the rounds of a case should take."),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Few cases, few rounds: does it run?")]
+
+Shapes = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES", help=f"Lists of shapes ({', '.join(LISTS)}) or shapes: 32x64x56x56."
+    ),
+]
+Ops = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(OPS)}.")]
+Rivals = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(RIVALS)}.")]
+Formats = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(FORMATS)}.")]
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="A function that returns a network of torch's layers.",
+        show_default="8 × conv 3×3",
+    ),
+]
+Batch = Annotated[int, typer.Option(parser=whole, metavar="COUNT", help="Images a step.")]
+Size = Annotated[
+    int, typer.Option(parser=whole, metavar="COUNT", help="Height and width of an image.")
+]
+DTypes = Annotated[str, typer.Option("--dtype", metavar="NAMES", help="fp32, bf16 (autocast).")]
+Variants = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(VARIANTS)}.")]
+
+DEFAULT_OUT = Path("runs/bench")
+_THREADS, _SECONDS = 2, 1.0
+_QUICK_ROUNDS = 3
+_NETWORKS = "bn-inception,resnet-50,tiny"
+_ALL_FORMATS = ",".join(FORMATS)
+_ALL_OPS = ",".join(OPS)
+_ALL_DTYPES = ",".join(step_bench.DTYPES)
+_FORMS = "relu,torch,gammabeta,lean"
+
+
+def names(text: str) -> list[str]:
+    """Return the names in ``text``, which commas part."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@app.command()
+def norm(
+    shapes: Shapes = _NETWORKS,
+    formats: Formats = _ALL_FORMATS,
+    ops: Ops = _ALL_OPS,
+    rivals: Rivals = "eager",
+    threads: Threads = _THREADS,
+    allocator: Allocator = ALLOCATORS[0],
+    seconds: Seconds = _SECONDS,
+    quick: Quick = False,
+    out: Out = DEFAULT_OUT,
+) -> None:
+    """Time of batch norm, forward and backward, in training, on networks' shapes."""
+    plan = norm_bench.Plan(
+        ["quick"] if quick else names(shapes), names(formats), names(ops), names(rivals)
+    )
+    console, setting, table = _prepare(out / "norm.csv", threads, allocator, seconds)
+    cases = norm_bench.measure(
+        plan, setting, seconds=seconds, rounds=_QUICK_ROUNDS if quick else None
+    )
+    complete = _collect(console, "norm", cases, len(plan.cases), table, norm_report.line)
+    if any((row.what, row.who) in roofline.SERIES for row in table.rows):
+        (out / "roofline.svg").write_text(roofline.draw(table.rows), encoding="utf-8")
+    _by_format(console, table, norm_report.shapes_table)
+    _conclude(console, table, verdicts_table(norm_report.verdicts(table.rows)), complete)
+
+
+@app.command()
+def step(
+    model: Model = None,
+    batch: Batch = 64,
+    size: Size = 32,
+    dtype: DTypes = _ALL_DTYPES,
+    variants: Variants = _FORMS,
+    threads: Threads = _THREADS,
+    allocator: Allocator = ALLOCATORS[0],
+    seconds: Seconds = 20.0,
+    quick: Quick = False,
+    out: Out = DEFAULT_OUT,
+) -> None:
+    """Time of a network's training step: with ReLU alone, with torch's norms, with ours."""
+    dtypes, forms = _dtypes(dtype), step_bench.forms(names(variants))
+    training = step_bench.Training.of(model, *((8, 16) if quick else (batch, size)))
+    console, setting, table = _prepare(out / "step.csv", threads, allocator, seconds)
+    rounds = _QUICK_ROUNDS if quick else None
+    cases = step_bench.measure_time(
+        training, dtypes, forms, setting, seconds=seconds, rounds=rounds
+    )
+    complete = _collect(console, "step", cases, len(dtypes), table, step_report.line)
+    _conclude_forms(console, training, table, complete)
+
+
+@app.command()
+def memory(
+    model: Model = None,
+    batch: Batch = 64,
+    size: Size = 32,
+    dtype: DTypes = _ALL_DTYPES,
+    variants: Variants = _FORMS,
+    threads: Threads = _THREADS,
+    quick: Quick = False,
+    out: Out = DEFAULT_OUT,
+) -> None:
+    """Peak of a network's activation memory, forward and backward."""
+    dtypes, forms = _dtypes(dtype), step_bench.forms(names(variants))
+    training = step_bench.Training.of(model, *((8, 16) if quick else (batch, size)))
+    console, setting, table = _prepare(out / "memory.csv", threads, "default")
+    cases = step_bench.measure_memory(training, dtypes, forms, setting)
+    complete = _collect(console, "memory", cases, len(dtypes), table, step_report.line)
+    _conclude_forms(console, training, table, complete)
+
+
+@app.command()
+def error(
+    shapes: Shapes = _NETWORKS,
+    formats: Formats = _ALL_FORMATS,
+    threads: Threads = _THREADS,
+    quick: Quick = False,
+    out: Out = DEFAULT_OUT,
+) -> None:
+    """Error against float64, ours and torch's, and bits at other numbers of threads."""
+    plan = norm_bench.Plan(["quick"] if quick else names(shapes), names(formats))
+    console, setting, table = _prepare(out / "error.csv", threads, "reuse")
+    cases = error_bench.measure(plan, setting)
+    complete = _collect(console, "error", cases, len(plan.cases), table, error_report.line)
+    _by_format(console, table, error_report.shapes_table)
+    _conclude(console, table, verdicts_table(error_report.verdicts(table.rows)), complete)
+
+
+@app.command(name="all")
+def all_of_them(
+    rivals: Rivals = "eager",
+    threads: Threads = _THREADS,
+    allocator: Allocator = ALLOCATORS[0],
+    quick: Quick = False,
+    out: Out = DEFAULT_OUT,
+) -> None:
+    """All four, one after the other."""
+    norm(rivals=rivals, threads=threads, allocator=allocator, quick=quick, out=out)
+    step(threads=threads, allocator=allocator, quick=quick, out=out)
+    memory(threads=threads, quick=quick, out=out)
+    error(threads=threads, quick=quick, out=out)
+
+
+def _dtypes(text: str) -> list[str]:
+    return [known("dtype", name, step_bench.DTYPES) for name in dict.fromkeys(names(text))]
+
+
+def _conclude_forms(
+    console: Console, training: step_bench.Training, table: Table, complete: bool
+) -> None:
+    if table.rows:
+        console.print(f"\n{training.name}, input {training.shape.replace('x', '×')}", markup=False)
+        console.print(step_report.forms_table(table.rows), markup=False)
+    _conclude(console, table, verdicts_table(step_report.verdicts(table.rows)), complete)
+
+
+def _by_format(
+    console: Console, table: Table, lay_out: Callable[[Sequence[Row], str], str]
+) -> None:
+    """Print one table a format."""
+    for name in FORMATS:
+        if any(row.format == name for row in table.rows):
+            console.print(f"\n{norm_report.LAYOUTS[name]}", markup=False)
+            console.print(lay_out(table.rows, name), markup=False)
+
+
+def _prepare(
+    path: Path, threads: int, allocator: str, seconds: float = 0.0
+) -> tuple[Console, Setting, Table]:
+    """Set up the process as asked, and say how; complaints come before anything is printed."""
+    if not 1 <= threads <= 1024:
+        raise ValueError(f"threads={threads} must be between 1 and 1024")
+    if not 0 <= seconds <= 3600:
+        raise ValueError(f"seconds={seconds} must be between 0 and 3600")
+    known("allocator", allocator, ALLOCATORS)
+    table = Table(path)
+    effective = set_allocator(allocator)
+    torch.set_num_threads(threads)
+    setting = here(effective)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(str(setting), markup=False)
+    return console, setting, table
+
+
+def _collect(
+    console: Console,
+    title: str,
+    cases: Iterator[list[Row]],
+    total: int,
+    table: Table,
+    line: Callable[[list[Row]], str],
+) -> bool:
+    """Measure all ``cases`` into ``table``; False if Ctrl-C came before the last."""
+    try:
+        with Turns(console, title, total) as turns:
+            for rows in cases:
+                table.add(rows)
+                turns.done(line(rows))
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def _conclude(console: Console, table: Table, summary: str, complete: bool) -> None:
+    """Print what it comes to and where it is."""
+    if table.rows:
+        for absence in norm_report.absences(table.rows):
+            console.print(f"absent: {absence}", markup=False)
+        console.print(f"\n{summary}\n\nresults  {table.path}", markup=False)
+    if not complete:
+        kept = "what was measured is kept" if table.rows else "nothing was measured yet"
+        console.print(f"interrupted; {kept}")
+        raise typer.Exit(130)

@@ -1,0 +1,126 @@
+"""``gammabeta bench``: tables, CSV, picture; mistakes in one line; Ctrl-C keeps what there is."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from gammabeta.bench.results import read
+from tests.cli.command import Shell, start
+from tests.cli.records import tree
+
+ONE = ("--threads", "1")
+
+
+def test_norms_are_measured_printed_written_and_drawn(shell: Shell, tmp_path: Path) -> None:
+    out = shell(
+        *("bench", "norm", "--shapes", "4x8x6x6,16x4", "--formats", "fp32-nchw", *ONE),
+        *("--rivals", "eager,onednn", "--seconds", "0", "--out", "kept/here"),
+        folder=tmp_path,
+    ).ok()
+    assert "1 threads; allocator reuse; torch " in out
+    assert re.search(r"^1/2  fp32 NCHW 4×8×6×6  BN × \d", out, re.MULTILINE)
+    assert re.search(r"^2/2  fp32 NCHW 16×4  ", out, re.MULTILINE)
+    assert re.search(r"^fp32 NCHW: BN, × torch eager +\d.*≥ 3\.50 ×  (met|missed)$", out, re.M)
+    assert re.search(r"^worst of all shapes, × onednn .*≥ 1\.00 ×  (met|missed)", out, re.M)
+    assert "absent: onednn, BN: torch's oneDNN batch norm takes (N, C, H, W) only" in out
+    assert out.endswith("results  kept/here/norm.csv\n")
+    rows = read(tmp_path / "kept/here/norm.csv")
+    assert {row.shape for row in rows} == {"4x8x6x6", "16x4"}
+    assert {row.setting.threads for row in rows} == {1}
+    assert {row.rounds for row in rows} == {7, 0}
+    assert (tmp_path / "kept/here/roofline.svg").read_text().startswith("<svg ")
+
+
+def test_the_allocator_is_what_was_asked_for(shell: Shell, tmp_path: Path) -> None:
+    out = shell(
+        *("bench", "norm", "--shapes", "16x4", "--ops", "bn", "--allocator", "default", *ONE),
+        *("--seconds", "0", "--out", "."),
+        folder=tmp_path,
+    ).ok()
+    assert "allocator default" in out
+    assert {row.setting.allocator for row in read(tmp_path / "norm.csv")} == {"default"}
+
+
+def test_a_network_of_ones_own_is_measured(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "def one():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())\n"
+    )
+    args = ("--model", "nets:one", "--batch", "2", "--size", "8", *ONE, "--out", ".")
+    out = shell("bench", "step", *args, "--dtype", "fp32", "--seconds", "0", folder=tmp_path).ok()
+    assert "nets:one, input 2×3×8×8" in out
+    assert re.search(r"^fp32 step: BN\+ReLU ÷ ReLU alone +\d", out, re.MULTILINE)
+    out = shell("bench", "memory", *args, folder=tmp_path).ok()
+    assert re.search(r"^bf16 peak of activation memory: lean ÷ torch", out, re.MULTILINE)
+    kinds = {
+        name: {(row.bench, row.case, row.shape) for row in read(tmp_path / f"{name}.csv")}
+        for name in ("step", "memory")
+    }
+    assert kinds == {name: {(name, "nets:one", "2x3x8x8")} for name in ("step", "memory")}
+
+
+def test_errors_are_measured(shell: Shell, tmp_path: Path) -> None:
+    out = shell(
+        *("bench", "error", "--shapes", "8x4x3x3", *ONE, "--out", "."), folder=tmp_path
+    ).ok()
+    assert re.search(r"^fp32 NCHW: worst error ÷ torch's best layout's +\d", out, re.MULTILINE)
+    assert "cases with the same bits at 1, 2, 4 threads" in out
+    assert {row.bench for row in read(tmp_path / "error.csv")} == {"error"}
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("norm", "--rivals", "eagre"), "rivals='eagre' is not known; did you mean 'eager'?"),
+        (("norm", "--shapes", "resnet"), "shapes='resnet' is not known; did you mean 'resnet-50'?"),
+        (("norm", "--shapes", "3x3x3"), "shapes='3x3x3' must be NxC or NxCxHxW"),
+        (("norm", "--formats", "fp16"), "formats='fp16' is not known"),
+        (("norm", "--ops", ""), "nothing to measure"),
+        (("norm", "--allocator", "jemalloc"), "allocator='jemalloc' is not known"),
+        (("norm", "--threads", "0"), "threads=0 must be between 1 and 1024"),
+        (("norm", "--threads", "two"), "'two' is not a whole number"),
+        (("norm", "--seconds", "-1"), "seconds=-1.0 must be between 0 and 3600"),
+        (("norm", "--seconds", "nan"), "seconds=nan must be between 0 and 3600"),
+        (("norm", "--out", "file"), "file"),
+        (("step", "--model", "nets"), "model='nets' must be module:function"),
+        (("step", "--model", "nowhere:net"), "cannot import nowhere"),
+        (("step", "--model", "math:pi"), "made a float, no torch.nn.Module"),
+        (("step", "--variants", "lena"), "variants='lena' is not known; did you mean 'lean'?"),
+        (("step", "--batch", "1"), "batch=1 must be between 2 and 4096"),
+        (("memory", "--dtype", "fp16"), "dtype='fp16' is not known"),
+        (("memory", "--size", "0"), "size=0 must be between 1 and 4096"),
+        (("error", "--shapes", "tinny"), "did you mean 'tiny'?"),
+        (("speed",), "No such command 'speed'"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    shell: Shell, tmp_path: Path, args: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    before = tree(tmp_path)
+    assert said in shell("bench", *args, folder=tmp_path).refused()
+    assert tree(tmp_path) == before
+
+
+def test_interrupted_it_keeps_what_was_measured(tmp_path: Path) -> None:
+    command = start(
+        *("bench", "norm", "--shapes", "16x4,16x8,16x16", "--formats", "fp32-nchw", *ONE),
+        *("--ops", "bn", "--seconds", "30", "--out", "."),
+        folder=tmp_path,
+    )
+    assert command.stdout is not None
+    seen = ""
+    while not seen.startswith("1/3"):
+        seen = command.stdout.readline()
+        assert seen, "it ended before the first case"
+    command.send_signal(signal.SIGINT)
+    out, err = command.communicate(timeout=60)
+    assert (command.returncode, err) == (130, "")
+    assert "interrupted; what was measured is kept" in out
+    assert "results  norm.csv" in out
+    assert {row.shape for row in read(tmp_path / "norm.csv")} < {"16x4", "16x8", "16x16"}
