@@ -36,14 +36,13 @@ struct Share {
 // Sums about a first guess of the mean, and again about the mean where the guess was bad.
 template <class T>
 void chunk_moments(const T* x, int64_t row, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
-                   double eps, double* out, int64_t stride, C<T>* partial) {
+                   double eps, double* out, int64_t stride, C<T>* shift) {
   using A = C<T>;
   constexpr int L = kLanes<double>;
-  A* shift = partial + 2 * stride;
   double n = (double)(r1 - r0);
   vdouble inverse_n = splat(1 / n);
   first_means(x, row, r0, r1, c0, c1, shift);
-  moments(x, row, r0, r1, c0, c1, shift, out, stride, partial);
+  moments(x, row, r0, r1, c0, c1, shift, out, stride);
   vint64 again = {};
   for (int64_t c = c0; c < c1; c += L)
     again |= untrustworthy(inverse_n, load(out + c), load(out + stride + c));
@@ -57,7 +56,7 @@ void chunk_moments(const T* x, int64_t row, int64_t r0, int64_t r1, int64_t c0, 
         A mean = (A)(shift[c] + out[c] / n);
         shift[c] = mean - mean == 0 ? mean : 0;
       }
-      moments(x, row, r0, r1, v, end, shift, out, stride, partial);
+      moments(x, row, r0, r1, v, end, shift, out, stride);
     }
   vint64 beyond = {};
   for (int64_t c = c0; c < c1; c += L) {
@@ -105,7 +104,7 @@ void forward_rows(BatchNormForward& bn) {
   using A = C<T>;
   using Word = typename BitWord<A>::type;
   Chunks chunks(bn);
-  Channels<A> at(bn, chunks.count);
+  Channels<A> at(bn, chunks.count, padded(bn.c) * sizeof(A));
   Epilogue<T, known, residual> epilogue{bn.activation};
   const T *x = (const T*)bn.x, *r = residual ? (const T*)bn.residual : x;
   T* y = (T*)bn.y;
@@ -114,7 +113,7 @@ void forward_rows(BatchNormForward& bn) {
 
   auto measure = [&](int64_t p, int64_t b, const Worker& me) {
     chunk_moments(x, row, chunks.from(p), chunks.to(p), chunks.first(b), chunks.last(b), bn.eps,
-                  at.sums + 2 * at.c * p, at.c, at.partial + 3 * at.c * me.index);
+                  at.sums + 2 * at.c * p, at.c, at.of(me).template take<A>(at.c));
   };
   auto settle = [&](int64_t c0, int64_t c1) {
     if (bn.training) {
@@ -166,10 +165,10 @@ void backward_rows(BatchNormBackward& bn) {
   const Word* bits = (const Word*)bn.bits;
   int64_t row = bn.c, slots = (bn.c + kLanes<A> - 1) / kLanes<A>;
 
-  auto measure = [&](int64_t p, int64_t b, const Worker& me) {
+  auto measure = [&](int64_t p, int64_t b) {
     gradient_sums_of_rows(epilogue, at.column, g, x, r, bits, row, slots, chunks.from(p),
                           chunks.to(p), chunks.first(b), chunks.last(b), at.sums + 2 * at.c * p,
-                          at.c, at.partial + 3 * at.c * me.index);
+                          at.c);
   };
   auto settle = [&](int64_t c0, int64_t c1) {
     double *first = at.sums, *second = at.sums + at.c;
@@ -189,7 +188,7 @@ void backward_rows(BatchNormBackward& bn) {
     if (bn.width) {
       for (int64_t b = me.from(chunks.blocks); b < me.to(chunks.blocks); b++) {
         set_affine(bn, at, chunks.first(b), chunks.last(b));
-        for (int64_t p = 0; p < chunks.count; p++) measure(p, b, me);
+        for (int64_t p = 0; p < chunks.count; p++) measure(p, b);
         settle(chunks.first(b), chunks.last(b));
         if (gx)
           for (int64_t p = chunks.count; p-- > 0;) apply(p, b);
@@ -199,7 +198,7 @@ void backward_rows(BatchNormBackward& bn) {
       int64_t from = me.from(chunks.tasks), to = me.to(chunks.tasks);
       set_affine(bn, at, share.from, share.to);
       me.wait();
-      for (int64_t k = from; k < to; k++) measure(k / chunks.blocks, k % chunks.blocks, me);
+      for (int64_t k = from; k < to; k++) measure(k / chunks.blocks, k % chunks.blocks);
       me.wait();
       settle(share.from, share.to);
       me.wait();

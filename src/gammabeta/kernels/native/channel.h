@@ -19,19 +19,29 @@ GB_INLINE Moments about(double n, double shift, double first, double second) {
   return {n, shift + d, m2 < 0 ? 0 : m2};
 }
 
-// Whether sums about this shift were exact enough: not where the shift is far from the mean beside
-// the deviation, so that the difference cancels; overflowed sums never are.
+// Whether sums about this shift were exact enough: not where the shift is more than two deviations
+// from the mean, so that the difference cancels; overflowed sums never are.
 GB_INLINE bool trustworthy(double n, double first, double second) {
   double d = first / n;
-  return 5 * d * d <= second / n && second - second == 0;
+  return 5 * d * d <= 4 * second / n && second - second == 0;
 }
 GB_INLINE vint64 untrustworthy(vdouble inverse_n, vdouble first, vdouble second) {
   vdouble d = first * inverse_n;
-  return ~((5 * d * d <= second * inverse_n) & (second - second == 0));
+  return ~((5 * d * d <= 4 * second * inverse_n) & (second - second == 0));
 }
 
 // Whether squares may have underflowed where that matters.
 GB_INLINE bool vanishing(double n, double m2, double eps) { return eps < 1e-15 && m2 < 1e-25 * n; }
+
+// What f gives for each vector of p[0 .. n), summed.
+template <class F>
+GB_INLINE double sum_over(const double* p, int64_t n, F&& f) {
+  Sum<double> sum;
+  walk<double>(n, 0, 0, [&](int64_t i, int64_t, auto part, auto k) GB_FLAT {
+    sum.add(keep(f(load(p + i, part), i, part), part), k);
+  });
+  return sum.total();
+}
 
 // The moments of what next(i) returns for i < n, in double and in two passes: for the channels whose
 // squares do not fit the compute type, or that are not finite.
@@ -55,10 +65,12 @@ struct Channels {
   int64_t c;  // padded
   Columns<A> column;
   double *gamma, *beta, *variance;
-  double* sums;  // a pair of arrays a chunk (rows), or a pair of numbers a block (planes)
-  A* partial;    // 3·c a thread
+  double* sums;  // `pieces` pairs of arrays
 
-  Channels(const BatchNorm& bn, int64_t pieces) : c(padded(bn.c)) {
+  // Memory of a worker's own: `each` bytes.
+  GB_INLINE Scratch of(const Worker& me) const { return {own + each * me.index}; }
+
+  Channels(const BatchNorm& bn, int64_t pieces, size_t each = 0) : c(padded(bn.c)), each(each) {
     Scratch scratch{nullptr};
     lay_out(bn, pieces, scratch);
     scratch = {bn.workspace(scratch.used)};
@@ -68,13 +80,16 @@ struct Channels {
   }
 
  private:
+  size_t each;
+  char* own;
   void lay_out(const BatchNorm& bn, int64_t pieces, Scratch& scratch) {
     column = {scratch.take<A>(c), scratch.take<A>(c), scratch.take<A>(c),
               scratch.take<A>(c), scratch.take<A>(c), scratch.take<A>(c)};
     gamma = scratch.take<double>(c);
     beta = scratch.take<double>(c);
     variance = scratch.take<double>(c);
-    partial = scratch.take<A>(3 * c * bn.threads);
+    each = (each + 127) / 64 * 64;
+    own = scratch.take<char>((int64_t)each * bn.threads);
     sums = scratch.take<double>(2 * c * pieces);
   }
 };

@@ -1,7 +1,6 @@
 // Every kernel, for the instruction set that this file is compiled for: once each, with
 // -DGB_KERNELS=<table> and the flags that go with it.
-#include "batch_norm_planes.h"
-#include "batch_norm_rows.h"
+#include "batch_norm_folded.h"
 
 namespace {
 
@@ -31,14 +30,24 @@ struct Forward {
   BatchNormForward& bn;
   template <class T, int known, bool residual>
   void operator()() const {
-    bn.rows ? forward_rows<T, known, residual>(bn) : forward_planes<T, known, residual>(bn);
+    if (bn.rows)
+      forward_rows<T, known, residual>(bn);
+    else if (folds(bn))
+      forward_folded<T, known, residual>(bn);
+    else
+      forward_planes<T, known, residual>(bn);
   }
 };
 struct Backward {
   BatchNormBackward& bn;
   template <class T, int known, bool residual>
   void operator()() const {
-    bn.rows ? backward_rows<T, known, residual>(bn) : backward_planes<T, known, residual>(bn);
+    if (bn.rows)
+      backward_rows<T, known, residual>(bn);
+    else if (folds(bn))
+      backward_folded<T, known, residual>(bn);
+    else
+      backward_planes<T, known, residual>(bn);
   }
 };
 

@@ -48,76 +48,63 @@ GB_INLINE int64_t rows_ahead(int64_t row) {
 // Sums in the compute type go no further than this many rows; then they are added up in double.
 constexpr int64_t kSummedRows = 64;
 
-// out[c] and out[stride + c] = the two sums that body(row, Rows, column, part, first, second) adds
-// to, over rows and columns. `partial` holds 2·stride numbers to work with.
-template <class A, class Body>
-GB_INLINE void sums_of_rows(int64_t r0, int64_t r1, int64_t c0, int64_t c1, double* out,
-                            int64_t stride, A* partial, Body&& body) {
-  for (int64_t c = c0; c < c1; c += kLanes<A>)
-    for (int i = 0; i < kLanes<A>; i++) out[c + i] = out[stride + c + i] = 0;
-  for (int64_t block = r0; block < r1; block += kSummedRows) {
-    int64_t end = block + kSummedRows < r1 ? block + kSummedRows : r1;
-    for (int64_t c = c0; c < c1; c += kLanes<A>) {
-      store(partial + c, V<A>{});
-      store(partial + stride + c, V<A>{});
-    }
-    by_rows<8>(block, end, [&](int64_t r, auto rows) GB_FLAT {
-      columns<A>(c0, c1, [&](int64_t c, auto part) GB_FLAT {
-        V<A> first = {}, second = {};
-        body(r, rows, c, part, first, second);
-        store(partial + c, load(partial + c) + first);
-        store(partial + stride + c, load(partial + stride + c) + second);
-      });
-    });
-    for (int64_t c = c0; c < c1; c += kLanes<A>) {
-      add_to(out + c, load(partial + c));
-      add_to(out + stride + c, load(partial + stride + c));
-    }
+// Two sums a column, over rows, of n vectors side by side. They stay in registers, and a row's adds
+// wait only for those of the row before.
+template <class A, int n>
+struct Pair {
+  V<A> first[n], second[n];
+};
+
+// out[c] and out[stride + c] = the sums of first and second, which body(row, column, part, first,
+// second) adds to, over rows and columns. `start(column)` returns what a body needs of its column.
+template <class A, int n, class Part, class Start, class Body>
+GB_INLINE void sum_columns(int64_t r0, int64_t r1, int64_t c, Part part, double* out,
+                           int64_t stride, Start&& start, Body&& body) {
+  constexpr int W = kLanes<A>;
+  decltype(start(c)) column[n];
+#pragma GCC unroll 4
+  for (int k = 0; k < n; k++) column[k] = start(c + k * W);
+  Pair<A, n> sums = {};
+  for (int64_t r = r0; r < r1; r++)
+#pragma GCC unroll 4
+    for (int k = 0; k < n; k++) body(r, c + k * W, column[k], part, sums.first[k], sums.second[k]);
+#pragma GCC unroll 4
+  for (int k = 0; k < n; k++) {
+    add_to(out + c + k * W, sums.first[k]);
+    add_to(out + stride + c + k * W, sums.second[k]);
   }
 }
-
-// Two sums over n terms, of which no more than two wait for one another.
-template <class A, int n>
-struct Tree {
-  static constexpr int kParts = n < 4 ? n : 4;
-  V<A> first[kParts], second[kParts];
-  GB_INLINE void add(int i, V<A> one, V<A> a, V<A> b) {
-    int k = i % kParts;
-    first[k] = i < kParts ? one : first[k] + one;
-    second[k] = i < kParts ? a * b : fma(a, b, second[k]);
+template <class A, class Start, class Body>
+GB_INLINE void sums_of_rows(int64_t r0, int64_t r1, int64_t c0, int64_t c1, double* out,
+                            int64_t stride, Start&& start, Body&& body) {
+  constexpr int W = kLanes<A>;
+  for (int64_t c = c0; c < c1; c += W)
+    for (int i = 0; i < W; i++) out[c + i] = out[stride + c + i] = 0;
+  for (int64_t block = r0; block < r1; block += kSummedRows) {
+    int64_t end = block + kSummedRows < r1 ? block + kSummedRows : r1, c = c0;
+    for (; c + 4 * W <= c1; c += 4 * W)
+      sum_columns<A, 4>(block, end, c, Full{}, out, stride, start, body);
+    for (; c + W <= c1; c += W)
+      sum_columns<A, 1>(block, end, c, Full{}, out, stride, start, body);
+    if (c < c1) sum_columns<A, 1>(block, end, c, First{(int)(c1 - c)}, out, stride, start, body);
   }
-  GB_INLINE void into(V<A>& f, V<A>& s) {
-#pragma GCC unroll 8
-    for (int step = kParts / 2; step; step /= 2)
-#pragma GCC unroll 8
-      for (int i = 0; i < step; i++) first[i] += first[i + step], second[i] += second[i + step];
-    f += first[0];
-    s += second[0];
-  }
-};
+}
 
 // Σ (x − shift) and Σ (x − shift)² of each column.
 template <class T>
 GB_INLINE void moments(const T* x, int64_t row, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
-                       const C<T>* shift, double* out, int64_t stride, C<T>* partial) {
+                       const C<T>* shift, double* out, int64_t stride) {
   using A = C<T>;
   int64_t ahead = rows_ahead<T>(row) * row;
-  sums_of_rows<A>(r0, r1, c0, c1, out, stride, partial,
-                  [&](int64_t r, auto rows, int64_t c, auto part, V<A>& first, V<A>& second) GB_FLAT {
-                    add_moments(x + r * row + c, row, ahead, load(shift + c), rows, part, first, second);
-                  });
-}
-template <class T, int n, class Part>
-GB_INLINE void add_moments(const T* x, int64_t row, int64_t ahead, V<C<T>> about, Rows<n>, Part part,
-                           V<C<T>>& first, V<C<T>>& second) {
-  Tree<C<T>, n> sums;
-#pragma GCC unroll 8
-  for (int i = 0; i < n; i++) {
-    fetch(x + i * row + ahead);
-    V<C<T>> d = keep(load(x + i * row, part) - about, part);
-    sums.add(i, d, d, d);
-  }
-  sums.into(first, second);
+  sums_of_rows<A>(
+      r0, r1, c0, c1, out, stride, [&](int64_t c) GB_FLAT { return load(shift + c); },
+      [&](int64_t r, int64_t c, V<A> about, auto part, V<A>& first, V<A>& second) GB_FLAT {
+        const T* at = x + r * row + c;
+        fetch(at + ahead);
+        V<A> d = keep(load(at, part) - about, part);
+        first += d;
+        second = fma(d, d, second);
+      });
 }
 
 // shift[c] = the mean of the first rows of each column, near enough to the mean that sums about it
@@ -126,7 +113,7 @@ template <class T>
 GB_INLINE void first_means(const T* x, int64_t row, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
                            C<T>* shift) {
   using A = C<T>;
-  int64_t n = r1 - r0 < 16 ? r1 - r0 : 16;
+  int64_t most = r1 - r0 < 256 ? 8 : 16, n = r1 - r0 < most ? r1 - r0 : most;
   V<A> count = splat((A)n);
   columns<A>(c0, c1, [&](int64_t c, auto part) GB_FLAT {
     V<A> total = {};
@@ -173,36 +160,27 @@ GB_INLINE void gradient_sums_of_rows(const Epilogue<T, known, residual>& epilogu
                                      const Columns<C<T>>& column, const T* g, const T* x,
                                      const T* res, const typename BitWord<C<T>>::type* bits,
                                      int64_t row, int64_t slots, int64_t r0, int64_t r1, int64_t c0,
-                                     int64_t c1, double* out, int64_t stride, C<T>* partial) {
+                                     int64_t c1, double* out, int64_t stride) {
   using A = C<T>;
+  struct Column {
+    Affine<A> affine;
+    V<A> inverse;
+  };
   int64_t ahead = rows_ahead<T>(row) * row;
-  sums_of_rows<A>(r0, r1, c0, c1, out, stride, partial,
-                  [&](int64_t r, auto rows, int64_t c, auto part, V<A>& first, V<A>& second) GB_FLAT {
-                    int64_t at = r * row + c;
-                    add_gradient_sums(epilogue, column.affine(c), load(column.inverse + c), g + at,
-                                      x + at, res + at, bits + r * slots + c / kLanes<A>, row,
-                                      slots, ahead, rows, part, first, second);
-                  });
-}
-template <class T, int known, bool residual, int n, class Part>
-GB_INLINE void add_gradient_sums(const Epilogue<T, known, residual>& epilogue, const Affine<C<T>>& affine,
-                                 V<C<T>> inverse, const T* g, const T* x, const T* res,
-                                 const typename BitWord<C<T>>::type* bits, int64_t row,
-                                 int64_t slots, int64_t ahead, Rows<n>, Part part, V<C<T>>& first,
-                                 V<C<T>>& second) {
-  using A = C<T>;
-  Tree<A, n> sums;
-#pragma GCC unroll 8
-  for (int i = 0; i < n; i++) {
-    fetch(g + i * row + ahead);
-    fetch(x + i * row + ahead);
-    V<A> value = load(x + i * row, part);
-    V<A> d = epilogue.backward(load(g + i * row, part), value, affine, res + i * row,
-                               bits + i * slots, part);
-    d = keep(d, part);
-    sums.add(i, d, d, keep((value - affine.shift) * inverse, part));
-  }
-  sums.into(first, second);
+  sums_of_rows<A>(
+      r0, r1, c0, c1, out, stride,
+      [&](int64_t c) GB_FLAT { return Column{column.affine(c), load(column.inverse + c)}; },
+      [&](int64_t r, int64_t c, const Column& k, auto part, V<A>& first, V<A>& second) GB_FLAT {
+        int64_t at = r * row + c;
+        fetch(g + at + ahead);
+        fetch(x + at + ahead);
+        V<A> value = load(x + at, part);
+        V<A> d = epilogue.backward(load(g + at, part), value, k.affine, res + at,
+                                   bits + r * slots + c / kLanes<A>, part);
+        d = keep(d, part);
+        first += d;
+        second = fma(d, keep((value - k.affine.shift) * k.inverse, part), second);
+      });
 }
 
 // gx = g·scale + (x − shift)·slope + level, and the residual's gradient g.

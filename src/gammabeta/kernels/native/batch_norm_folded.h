@@ -1,0 +1,149 @@
+// Batch normalization of short planes: (N, C, S) with S of a few vectors, taken as N rows of C·S
+// columns. Vectors then run on from one channel into the next and none is cut short; a channel is
+// what S columns are together.
+#pragma once
+
+#include "batch_norm_planes.h"
+#include "batch_norm_rows.h"
+
+namespace {
+
+// Channels in blocks that begin on a vector: small enough for a block's rows to stay in cache.
+struct Folds {
+  int64_t c, s, channels, width, count;
+  explicit Folds(const BatchNorm& bn) : c(bn.c), s(bn.s), channels(1) {
+    while (channels * s % 16) channels *= 2;
+    for (int64_t whole = channels; channels * s < 256 && channels < c;) channels += whole;
+    width = padded(channels * s);
+    count = (c + channels - 1) / channels;
+  }
+  GB_INLINE int64_t first(int64_t b) const { return b * channels; }
+  GB_INLINE int64_t last(int64_t b) const {
+    return (b + 1) * channels < c ? (b + 1) * channels : c;
+  }
+};
+
+// Not by the number of threads, so that no result depends on it.
+GB_INLINE bool folds(const BatchNorm& bn) {
+  return bn.s < kAligned && bn.n >= 4 && Folds(bn).count >= 8;
+}
+
+// A worker's numbers, one a column, for the block it is at.
+template <class A>
+struct Fold {
+  Columns<A> column;
+  A* guess;
+  double* sums;  // two arrays of `width`
+  int64_t s;
+
+  static size_t size(const Folds& folds) {
+    return (7 * folds.width + 32) * sizeof(A) + (2 * folds.width + 16) * sizeof(double) + 1024;
+  }
+  Fold(const Folds& folds, Scratch scratch) : s(folds.s) {
+    int64_t w = folds.width;
+    column = {scratch.take<A>(w), scratch.take<A>(w), scratch.take<A>(w),
+              scratch.take<A>(w), scratch.take<A>(w), scratch.take<A>(w)};
+    guess = scratch.take<A>(w);
+    sums = scratch.take<double>(2 * w);
+  }
+
+  // Give every column the number of its channel, for channels c0 to c1.
+  GB_INLINE void spread(const A* channel, A* to, int64_t c0, int64_t c1) const {
+    for (int64_t c = c0; c < c1; c++)
+      for (int64_t j = 0; j < s; j++) to[(c - c0) * s + j] = channel[c];
+  }
+};
+
+template <class T, int known, bool residual>
+void forward_folded(BatchNormForward& bn) {
+  using A = C<T>;
+  using Word = typename BitWord<A>::type;
+  Folds folds(bn);
+  Channels<A> at(bn, 0, Fold<A>::size(folds));
+  Epilogue<T, known, residual> epilogue{bn.activation};
+  const T *x = (const T*)bn.x, *r = residual ? (const T*)bn.residual : x;
+  T* y = (T*)bn.y;
+  Word* bits = (Word*)bn.bits;
+  int64_t row = bn.c * bn.s, slots = (row + kLanes<A> - 1) / kLanes<A>, w = folds.width;
+
+  auto measure = [&](const Fold<A>& fold, int64_t c0, int64_t c1) {
+    chunk_moments(x + c0 * bn.s, row, 0, bn.n, 0, (c1 - c0) * bn.s, bn.eps, fold.sums, w,
+                  fold.guess);
+    for (int64_t c = c0; c < c1; c++) {
+      const double *means = fold.sums + (c - c0) * bn.s, *m2s = means + w;
+      auto same = [](vdouble v, int64_t, auto) GB_FLAT { return v; };
+      double mean = sum_over(means, bn.s, same) / (double)bn.s;
+      double between = sum_over(means, bn.s, [&](vdouble v, int64_t, auto) GB_FLAT {
+        return (v - mean) * (v - mean);
+      });
+      double m2 = sum_over(m2s, bn.s, same) + (double)bn.n * between;
+      bn.stats[c] = mean;
+      at.variance[c] = m2 / (double)(bn.n * bn.s);
+    }
+    set_inverse(bn, at.variance, bn.eps, c0, c1);
+  };
+
+  as_team(bn.threads, [&](Worker me) {
+    Fold<A> fold(folds, at.of(me));
+    for (int64_t b = me.from(folds.count); b < me.to(folds.count); b++) {
+      int64_t c0 = folds.first(b), c1 = folds.last(b), o = c0 * bn.s;
+      bn.training ? measure(fold, c0, c1) : use_running(bn, at, c0, c1);
+      set_affine(bn, at, c0, c1);
+      fold.spread(at.column.shift, fold.column.shift, c0, c1);
+      fold.spread(at.column.scale, fold.column.scale, c0, c1);
+      fold.spread(at.column.offset, fold.column.offset, c0, c1);
+      apply_rows(epilogue, fold.column, x + o, r + o, y + o, bits + o / kLanes<A>, row, slots, 0,
+                 bn.n, 0, (c1 - c0) * bn.s, bn.streamed && row % 32 == 0);
+    }
+    if (bn.streamed) end_stream();
+  });
+  if (bn.training) update_running(bn, at.variance, at.gamma);
+}
+
+template <class T, int known, bool residual>
+void backward_folded(BatchNormBackward& bn) {
+  using A = C<T>;
+  using Word = typename BitWord<A>::type;
+  Folds folds(bn);
+  Channels<A> at(bn, 0, Fold<A>::size(folds));
+  Epilogue<T, known, residual> epilogue{bn.activation};
+  const T *g = (const T*)bn.g, *x = (const T*)bn.x;
+  const T* r = bn.residual ? (const T*)bn.residual : x;
+  T *gx = (T*)bn.gx, *gr = (T*)bn.gresidual;
+  const Word* bits = (const Word*)bn.bits;
+  int64_t row = bn.c * bn.s, slots = (row + kLanes<A> - 1) / kLanes<A>, w = folds.width;
+  // β's and γ's gradients overwrite their values, which are read no more by then.
+  double *gbeta = at.beta, *ggamma = at.variance;
+
+  as_team(bn.threads, [&](Worker me) {
+    Fold<A> fold(folds, at.of(me));
+    for (int64_t b = me.from(folds.count); b < me.to(folds.count); b++) {
+      int64_t c0 = folds.first(b), c1 = folds.last(b), o = c0 * bn.s, width = (c1 - c0) * bn.s;
+      const Word* words = bits + o / kLanes<A>;
+      set_affine(bn, at, c0, c1);
+      fold.spread(at.column.shift, fold.column.shift, c0, c1);
+      fold.spread(at.column.scale, fold.column.scale, c0, c1);
+      fold.spread(at.column.offset, fold.column.offset, c0, c1);
+      fold.spread(at.column.inverse, fold.column.inverse, c0, c1);
+      gradient_sums_of_rows(epilogue, fold.column, g + o, x + o, r + o, words, row, slots, 0, bn.n,
+                            0, width, fold.sums, w);
+      for (int64_t c = c0; c < c1; c++) {
+        const double *first = fold.sums + (c - c0) * bn.s, *second = first + w;
+        auto same = [](vdouble v, int64_t, auto) GB_FLAT { return v; };
+        gbeta[c] = sum_over(first, bn.s, same);
+        ggamma[c] = sum_over(second, bn.s, same);
+      }
+      set_gradient(bn, at, gbeta, ggamma, c0, c1);
+      if (!gx) continue;
+      fold.spread(at.column.slope, fold.column.slope, c0, c1);
+      fold.spread(at.column.level, fold.column.level, c0, c1);
+      gradient_rows(epilogue, fold.column, g + o, x + o, r + o, words, gx + o, gr ? gr + o : gr,
+                    row, slots, 0, bn.n, 0, width, bn.streamed && row % 32 == 0);
+    }
+    if (bn.streamed) end_stream();
+  });
+  set_numbers(bn.gbeta, bn.parameter_type, gbeta, bn.c);
+  set_numbers(bn.ggamma, bn.parameter_type, ggamma, bn.c);
+}
+
+}  // namespace
