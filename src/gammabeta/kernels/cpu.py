@@ -275,10 +275,11 @@ def _backward(
     x = _dense(x, rows)
     g = _like(g, x)
     residual = None if residual is None else _like(residual, x)
-    gx = torch.empty_like(x) if needs[0] else None
+    separate = needs[3] and call.activation  # the residual's gradient, made beside that of x
+    gx = torch.empty_like(x) if needs[0] or separate else None
     gweight = None if weight is None else torch.empty_like(weight)
     gbias = None if bias is None else torch.empty_like(bias)
-    gresidual = torch.empty_like(x) if needs[3] and call.activation else None
+    gresidual = torch.empty_like(x) if separate else None
     native.batch_norm_backward(
         rows,
         n,
@@ -302,7 +303,7 @@ def _backward(
     )
     if needs[3] and not call.activation:
         gresidual = g
-    return gx, gweight, gbias, gresidual
+    return gx if needs[0] else None, gweight, gbias, gresidual
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -328,7 +329,9 @@ class _BatchNorm(torch.autograd.Function):
         call: _Call = ctx.call
         x, weight, bias, residual, statistics, bits = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        if not torch.is_grad_enabled() and _transform() is None and type(g) in _PLAIN:
+        # Many gradients in one (``is_grads_batched``) look like a plain tensor, without memory.
+        plain = type(g) in _PLAIN and torch._C._has_storage(g)
+        if plain and not torch.is_grad_enabled() and _transform() is None:
             return *_backward(g, x, weight, bias, residual, statistics, bits, call, needs), None
         activation, mask = _NAMES[call.activation], None
         if bits is not None:

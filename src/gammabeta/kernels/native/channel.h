@@ -125,9 +125,10 @@ GB_INLINE void set_gradient(const BatchNormBackward& bn, const Channels<A>& at, 
   for (int64_t i = c0; i < c1; i++) {
     double low = mean[i] - (double)(A)mean[i];
     double ggamma = second[i] * (inverse[i] / (double)(A)inverse[i]) - low * inverse[i] * first[i];
-    double scale = at.gamma[i] * inverse[i], slope = -scale * inverse[i] * (ggamma * per_n);
+    // Without the factor γ/σ, which would put σ² into the slope: σ = 1e20 would be too much for it.
+    double slope = -inverse[i] * (ggamma * per_n);
     column.slope[i] = (A)slope;
-    column.level[i] = (A)(-scale * (first[i] * per_n) - low * slope);
+    column.level[i] = (A)(-first[i] * per_n - low * slope);
     second[i] = ggamma;
   }
 }
