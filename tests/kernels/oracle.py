@@ -64,9 +64,9 @@ class Problem:
         """The same in float64, and for each the sum of magnitudes that its rounding is u times.
 
         With x̂ computed from x − μ, where μ is off by some u of σ, a value is off by some u of
-        |γ| (1 + |x̂|) + |β| + |r|, however large μ / σ is; an activation adds some u of itself. The gradient of x is
-        γ/σ · (d − mean d − x̂ · mean(d x̂)), d that of the normalized value, off by some u of its
-        terms; those of γ and β are sums, off by u of their terms' magnitudes.
+        |γ| (1 + |x̂|) + |β| + |r|, however large μ / σ is; an activation adds some u of itself. The
+        gradient of x is γ/σ · (d − mean d − x̂ · mean(d x̂)), d that of the normalized value, off by
+        some u of its terms; those of γ and β are sums, off by u of their terms' magnitudes.
         """
         x, g = self.x.double(), self.g.double()
         shape = (1, -1) + (1,) * (x.dim() - 2)

@@ -21,7 +21,7 @@ using Address = uintptr_t;
 // ---- instruction sets ---------------------------------------------------------------------------
 
 const Kernels* usable(int i) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(GB_BASELINE_ALONE)
   if (i == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
     return &kKernelsAVX512;
