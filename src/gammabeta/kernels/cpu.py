@@ -1,12 +1,13 @@
 """The native path: batch normalization in C++, on CPU tensors, as one autograd function.
 
 Whatever it does not take goes to `eager`: other devices and layouts, tensor subclasses, and every
-transform that has to see torch's own operators (`torch.compile`, `torch.func`, tracing, forward-mode
-derivatives). So does the derivative of its backward pass.
+transform that has to see torch's own operators (`torch.compile`, `torch.func`, tracing,
+forward-mode derivatives). So does the derivative of its backward pass.
 """
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from gammabeta.kernels import library
 from gammabeta.kernels.activations import ACTIVATIONS
-from gammabeta.kernels.library import native
+from gammabeta.kernels.library import extension as native
 from gammabeta.kernels.twice import batch_norm_gradients
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
@@ -47,6 +49,18 @@ class _Call:
         "running_var",
         "training",
     )
+    activation: int
+    batches: Tensor | None
+    entered: bool
+    eps: float
+    geometry: tuple[bool, int, int, int]
+    guarded: bool
+    momentum: float
+    parameter_type: int
+    running_mean: Tensor | None
+    running_type: int
+    running_var: Tensor | None
+    training: bool
 
 
 def batch_norm(
@@ -83,20 +97,20 @@ def batch_norm(
     Returns:
         The output, and whether the batch entered the running statistics.
     """
-    if native is None or not _serves(x) or (residual is not None and not _alike(residual, x)):
+    if not library.chosen or not _serves(x) or (residual is not None and not _alike(residual, x)):
         return None
     parameter_type = _common_type(x, weight, bias)
     running_type = _common_type(x, running_mean, running_var)
     geometry = _geometry(x)
     if parameter_type is None or running_type is None or geometry is None:
         return None
-    if training and geometry[1] * geometry[3] < 2:
+    if eps <= 0 or (training and geometry[1] * geometry[3] < 2):
         return None  # torch says why
     call = _Call()
     call.geometry = geometry
     call.parameter_type, call.running_type = parameter_type, running_type
     call.training = training
-    call.momentum = -1.0 if momentum is None else momentum
+    call.momentum = nan if momentum is None else momentum
     call.eps = eps
     call.activation = _CODES[activation]
     call.running_mean, call.running_var, call.batches = running_mean, running_var, batches
@@ -107,7 +121,7 @@ def batch_norm(
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     ):
-        y: Tensor = _BatchNorm.apply(x, weight, bias, residual, call)
+        y: Tensor = _BatchNorm.apply(x, weight, bias, residual, call)  # type: ignore[no-untyped-call]
     else:
         y = _forward(x, weight, bias, residual, call)[0]
     return y, call.entered
@@ -261,10 +275,11 @@ def _backward(
     x = _dense(x, rows)
     g = _like(g, x)
     residual = None if residual is None else _like(residual, x)
-    gx = torch.empty_like(x) if needs[0] else None
+    separate = needs[3] and call.activation  # the residual's gradient, made beside that of x
+    gx = torch.empty_like(x) if needs[0] or separate else None
     gweight = None if weight is None else torch.empty_like(weight)
     gbias = None if bias is None else torch.empty_like(bias)
-    gresidual = torch.empty_like(x) if needs[3] and call.activation else None
+    gresidual = torch.empty_like(x) if separate else None
     native.batch_norm_backward(
         rows,
         n,
@@ -288,14 +303,14 @@ def _backward(
     )
     if needs[3] and not call.activation:
         gresidual = g
-    return gx, gweight, gbias, gresidual
+    return gx if needs[0] else None, gweight, gbias, gresidual
 
 
 class _BatchNorm(torch.autograd.Function):
     """Batch norm, residual and activation in one pass; the output is not kept."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor | None,
@@ -310,11 +325,13 @@ class _BatchNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         x, weight, bias, residual, statistics, bits = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        if not torch.is_grad_enabled() and _transform() is None and type(g) in _PLAIN:
+        # Many gradients in one (``is_grads_batched``) look like a plain tensor, without memory.
+        plain = type(g) in _PLAIN and torch._C._has_storage(g)
+        if plain and not torch.is_grad_enabled() and _transform() is None:
             return *_backward(g, x, weight, bias, residual, statistics, bits, call, needs), None
         activation, mask = _NAMES[call.activation], None
         if bits is not None:

@@ -138,7 +138,7 @@ void backward_folded(BatchNormBackward& bn) {
       fold.spread(at.column.slope, fold.column.slope, c0, c1);
       fold.spread(at.column.level, fold.column.level, c0, c1);
       gradient_rows(epilogue, fold.column, g + o, x + o, r + o, words, gx + o, gr ? gr + o : gr,
-                    row, slots, 0, bn.n, 0, width, bn.streamed && row % 32 == 0);
+                    row, slots, 0, bn.n, 0, width, bn.training, bn.streamed && row % 32 == 0);
     }
     if (bn.streamed) end_stream();
   });

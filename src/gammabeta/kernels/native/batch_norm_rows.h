@@ -181,7 +181,7 @@ void backward_rows(BatchNormBackward& bn) {
   };
   auto apply = [&](int64_t p, int64_t b) {
     gradient_rows(epilogue, at.column, g, x, r, bits, gx, gr, row, slots, chunks.from(p),
-                  chunks.to(p), chunks.first(b), chunks.last(b), bn.streamed);
+                  chunks.to(p), chunks.first(b), chunks.last(b), bn.training, bn.streamed);
   };
 
   as_team(bn.threads, [&](Worker me) {

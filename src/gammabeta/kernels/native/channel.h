@@ -140,9 +140,10 @@ GB_INLINE void set_gradient(const BatchNormBackward& bn, const Channels<A>& at, 
   for (int64_t i = c0; i < c1; i++) {
     double low = mean[i] - (double)(A)mean[i];
     double ggamma = second[i] * (inverse[i] / (double)(A)inverse[i]) - low * inverse[i] * first[i];
-    double scale = at.gamma[i] * inverse[i], slope = -scale * inverse[i] * (ggamma * per_n);
+    // Without the factor γ/σ, which would put σ² into the slope: σ = 1e20 would be too much for it.
+    double slope = -inverse[i] * (ggamma * per_n);
     column.slope[i] = (A)slope;
-    column.level[i] = (A)(-scale * (first[i] * per_n) - low * slope);
+    column.level[i] = (A)(-first[i] * per_n - low * slope);
     second[i] = ggamma;
   }
 }
@@ -150,7 +151,7 @@ GB_INLINE void set_gradient(const BatchNormBackward& bn, const Channels<A>& at, 
 // Move the running statistics towards the batch's, unless what came of it were not finite.
 inline void update_running(BatchNormForward& bn, double* variance, double* new_mean) {
   double n = (double)(bn.n * bn.s), unbiased = n / (n - 1), f = bn.momentum;
-  if (f < 0) f = bn.batches ? 1 / ((double)*bn.batches + 1) : 0;
+  if (f != f) f = bn.batches ? 1 / ((double)*bn.batches + 1) : 0;
   if (bn.running_mean) {
     double zero = 0;  // stays so unless something is not finite: 0 · inf and 0 · NaN are NaN
     for (int64_t i = 0; i < bn.c; i++) {

@@ -21,7 +21,7 @@ using Address = uintptr_t;
 // ---- instruction sets ---------------------------------------------------------------------------
 
 const Kernels* usable(int i) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(GB_BASELINE_ALONE)
   if (i == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
     return &kKernelsAVX512;
@@ -60,9 +60,25 @@ int64_t g_serial_below = 32768;  // elements: waking a thread costs more than it
 int64_t g_streamed_above = 16 << 20;  // bytes
 int64_t g_width = 0;
 
+// Called once by each thread before it uses others.
+PyObject* g_at_new_thread = nullptr;
+
+void at_new_thread(nb::callable f) { g_at_new_thread = f.release().ptr(); }
+void meet_thread() {
+  thread_local bool met = false;
+  if (met || !g_at_new_thread) return;
+  met = true;
+  nb::gil_scoped_acquire gil;
+  nb::handle f(g_at_new_thread);
+  f();
+}
+
 int threads_for(int64_t elements) {
 #if defined(_OPENMP)
-  if (elements >= g_serial_below && !g_forked) return omp_get_max_threads();
+  if (elements >= g_serial_below && !g_forked) {
+    meet_thread();
+    return omp_get_max_threads();
+  }
 #endif
   return 1;
 }
@@ -93,10 +109,24 @@ void* at(Address address) { return reinterpret_cast<void*>(address); }
 
 size_t size_of(int type) { return type == kFloat64 ? 8 : type == kFloat32 ? 4 : 2; }
 
-// Bytes of the bit mask of (n, c, s).
+// Before a bit mask stands which kernels laid it out: others may be in use by the time of backward,
+// and could not read it.
+constexpr int64_t kMaskHead = 64;
+
+// Bytes of the bit mask of (n, c, s), and its head.
 int64_t bits_size(bool rows, int64_t n, int64_t c, int64_t s, int type) {
   int64_t lanes = g_kernels->lanes / (type == kFloat64 ? 8 : 4);
-  return (rows ? n * ((c + lanes - 1) / lanes) : n * c * (s / lanes + 2)) * (lanes == 16 ? 2 : 1);
+  int64_t size = rows ? n * ((c + lanes - 1) / lanes) : n * c * (s / lanes + 2);
+  return kMaskHead + size * (lanes == 16 ? 2 : 1);
+}
+void sign(Address bits, const Kernels* kernels) {
+  if (bits) std::memcpy(at(bits), &kernels, sizeof(kernels));
+}
+const Kernels* signer(Address bits) {
+  if (!bits) return g_kernels;
+  const Kernels* kernels;
+  std::memcpy(&kernels, at(bits), sizeof(kernels));
+  return kernels;
 }
 
 void set(BatchNorm& bn, bool rows, int64_t n, int64_t c, int64_t s, int type, int parameter_type,
@@ -108,7 +138,7 @@ void set(BatchNorm& bn, bool rows, int64_t n, int64_t c, int64_t s, int type, in
   bn.parameter_type = static_cast<Type>(parameter_type);
   bn.activation = activation;
   bn.x = at(x), bn.residual = at(residual), bn.gamma = at(gamma), bn.beta = at(beta);
-  bn.bits = at(bits), bn.stats = static_cast<double*>(at(stats));
+  bn.bits = bits ? at(bits + kMaskHead) : nullptr, bn.stats = static_cast<double*>(at(stats));
   bn.workspace = workspace;
   bn.threads = threads_for(n * c * s);
   int64_t bytes = n * c * s * static_cast<int64_t>(size_of(type));
@@ -130,7 +160,9 @@ bool forward(bool rows, int64_t n, int64_t c, int64_t s, int type, int parameter
   bn.batches = static_cast<int64_t*>(at(batches));
   bn.guarded = guarded;
   bn.streamed = bn.streamed && y % 64 == 0 && (!rows || c * size_of(type) % 64 == 0);
-  g_kernels->batch_norm_forward(bn);
+  const Kernels* kernels = g_kernels;
+  sign(bits, kernels);
+  kernels->batch_norm_forward(bn);
   return !bn.refused;
 }
 
@@ -145,7 +177,7 @@ void backward(bool rows, int64_t n, int64_t c, int64_t s, int type, int paramete
   bn.ggamma = at(ggamma), bn.gbeta = at(gbeta);
   bn.streamed = bn.streamed && gx % 64 == 0 && gresidual % 64 == 0 &&
                 (!rows || c * size_of(type) % 64 == 0);
-  g_kernels->batch_norm_backward(bn);
+  signer(bits)->batch_norm_backward(bn);
 }
 
 }  // namespace
@@ -159,6 +191,7 @@ NB_MODULE(_native, m) {
   m.def("tune", [](int64_t serial, int64_t streamed, int64_t width) {
     g_serial_below = serial, g_streamed_above = streamed, g_width = width;
   });
+  m.def("at_new_thread", at_new_thread, "Call this once from each thread, before it uses others.");
   m.def("bits_size", bits_size, "Bytes of the mask that forward fills.");
   m.def("batch_norm_forward", forward, nb::call_guard<nb::gil_scoped_release>());
   m.def("batch_norm_backward", backward, nb::call_guard<nb::gil_scoped_release>());

@@ -108,12 +108,13 @@ GB_INLINE void gradient_sums(const Epilogue<T, known, residual>& epilogue, const
   });
 }
 
-// gx = g·scale + (x − shift)·slope + level, and the residual's gradient g.
+// gx = (g + (x − shift)·slope + level)·scale, and the residual's gradient g. Where the statistics do
+// not depend on x, gx = g·scale, whatever x is.
 template <class T, int known, bool residual>
 GB_INLINE void gradient(const Epilogue<T, known, residual>& epilogue, const Affine<C<T>>& affine,
                         V<C<T>> slope, V<C<T>> level, const T* g, const T* x, const T* r,
                         const typename BitWord<C<T>>::type* bits, T* gx, T* gr, int64_t length,
-                        int head, int64_t slot, bool streamed, int64_t ahead) {
+                        int head, int64_t slot, bool training, bool streamed, int64_t ahead) {
   using A = C<T>;
   walk<A>(length, head, slot, [&](int64_t i, int64_t at, auto part, auto) GB_FLAT {
     fetch(g + i + ahead);
@@ -121,7 +122,8 @@ GB_INLINE void gradient(const Epilogue<T, known, residual>& epilogue, const Affi
     V<A> value = load(x + i, part);
     V<A> d = epilogue.backward(load(g + i, part), value, affine, r + i, bits + at, part);
     if (residual && gr) store(gr + i, d, part, streamed);
-    store(gx + i, fma(d, affine.scale, fma(value - affine.shift, slope, level)), part, streamed);
+    if (training) d += fma(value - affine.shift, slope, level);
+    store(gx + i, d * affine.scale, part, streamed);
   });
 }
 
