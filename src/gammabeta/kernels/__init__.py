@@ -13,8 +13,18 @@ from types import ModuleType
 from torch import Tensor
 
 from gammabeta.kernels import cpu, eager
+from gammabeta.kernels.memory import reuse_memory, reuse_memory_if_asked
 
-__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
+__all__ = [
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "reuse_memory",
+    "rms_norm",
+]
+
+reuse_memory_if_asked()
 
 
 def _path(x: Tensor) -> ModuleType:
