@@ -44,10 +44,17 @@ def batch_norm(
     eps: float,
     activation: str | None = None,
     residual: Tensor | None = None,
+    memory: str = "default",
 ) -> Tensor:
-    """``activation(batch_norm(x) + residual)``: x (N, C, ...), parameters and statistics (C,)."""
+    """``activation(batch_norm(x) + residual)``: x (N, C, ...), parameters and statistics (C,).
+
+    With ``memory="lean"`` the output is made again in the backward pass, where a kernel can.
+    """
     done = cpu.batch_norm(
-        x, running_mean, running_var, weight, bias, training, momentum, eps, activation, residual
+        *(x, running_mean, running_var, weight, bias, training, momentum, eps),
+        activation,
+        residual,
+        memory=memory,
     )
     if done is not None:
         return done[0]
