@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import platform
-
+from gammabeta.kernels import reuse_memory
 from gammabeta.names import known
 
 ALLOCATORS = ("reuse", "default")
-
-# glibc's <malloc.h>.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def set_allocator(name: str) -> str:
@@ -34,13 +29,4 @@ def set_allocator(name: str) -> str:
         'default'
     """
     known("allocator", name, ALLOCATORS)
-    return "reuse" if name == "reuse" and _reuse_memory() else "default"
-
-
-def _reuse_memory() -> bool:
-    """Have glibc keep all freed memory; whether it could be done."""
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20))
-    return all(mallopt(option, value) == 1 for option, value in settings)
+    return "reuse" if name == "reuse" and reuse_memory() else "default"

@@ -18,6 +18,7 @@ from gammabeta.conversion.swap import is_ours, places, plan_swaps, reason_left
 from gammabeta.kernels.activations import MODULES
 from gammabeta.layers.epilogue import Epilogue
 from gammabeta.layers.guard import guard_statistics
+from gammabeta.layers.lean import MEMORIES, Lean
 from gammabeta.layers.lstm import NormalizedLSTM
 from gammabeta.names import known
 from gammabeta.statistics.freeze import is_frozen
@@ -40,6 +41,7 @@ def convert(
     groups: int = 32,
     exact: bool = True,
     dims: int | None = None,
+    memory: str | None = None,
     report: _Report | None = None,
     **options: Any,
 ) -> _Module:
@@ -72,6 +74,8 @@ def convert(
             gets the largest number of groups below ``groups`` that divides them.
         dims: spatial dims of the input, 1, 2 or 3, where a layer that takes any becomes one that
             does not (``"group"`` to ``"batch"``).
+        memory: ``"lean"`` or ``"default"`` for every batch norm of gammabeta's that the model then
+            has; see `BatchNorm1d`. None leaves each as it is.
         report: called with a `Conversion` that lists every change: ``report=print`` prints it,
             ``report=reports.append`` keeps it.
         **options: more arguments for the new layers, such as ``eps=1e-6`` or
@@ -107,6 +111,8 @@ def convert(
         >>> model[1], model[1].weight is weight
         (GroupNorm(4, 8, eps=1e-05, affine=True, bias=True), True)
     """
+    if memory is not None:
+        known("memory", memory, MEMORIES)
     if to is None:
         swaps = {"of": of, "dims": dims, "groups": groups != 32, "exact": not exact}
         given = [*options, *(name for name, value in swaps.items() if value)]
@@ -125,6 +131,10 @@ def convert(
         changes, conversion = plan_swaps(model, to, families, arguments)
     _tell(conversion, report, warn=to is not None)
     become(changes)
+    if memory is not None:
+        for module in model.modules():
+            if isinstance(module, Lean):
+                module.memory = memory
     guard_statistics(model)  # the guard's warnings can then name the layer
     return model
 

@@ -14,8 +14,19 @@ from torch import Tensor
 
 from gammabeta.kernels import cpu, eager
 from gammabeta.kernels.library import use
+from gammabeta.kernels.memory import reuse_memory, reuse_memory_if_asked
 
-__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm", "use"]
+__all__ = [
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "reuse_memory",
+    "rms_norm",
+    "use",
+]
+
+reuse_memory_if_asked()
 
 
 def _path(x: Tensor) -> ModuleType:
@@ -35,10 +46,17 @@ def batch_norm(
     eps: float,
     activation: str | None = None,
     residual: Tensor | None = None,
+    memory: str = "default",
 ) -> Tensor:
-    """``activation(batch_norm(x) + residual)``: x (N, C, ...), parameters and statistics (C,)."""
+    """``activation(batch_norm(x) + residual)``: x (N, C, ...), parameters and statistics (C,).
+
+    With ``memory="lean"`` the output is made again in the backward pass, where a kernel can.
+    """
     done = cpu.batch_norm(
-        x, running_mean, running_var, weight, bias, training, momentum, eps, activation, residual
+        *(x, running_mean, running_var, weight, bias, training, momentum, eps),
+        activation,
+        residual,
+        memory=memory,
     )
     if done is not None:
         return done[0]

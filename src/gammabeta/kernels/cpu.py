@@ -7,6 +7,7 @@ forward-mode derivatives). So does the derivative of its backward pass.
 
 from __future__ import annotations
 
+from functools import partial
 from math import nan
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from gammabeta.kernels import library
+from gammabeta.kernels import lean, library
 from gammabeta.kernels.activations import ACTIVATIONS
 from gammabeta.kernels.library import extension as native
 from gammabeta.kernels.twice import batch_norm_gradients
@@ -24,7 +25,7 @@ TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3
 _CODES: dict[str | None, int] = {None: 0, **{name: i for i, name in enumerate(ACTIVATIONS, 1)}}
 _NAMES = {code: name for name, code in _CODES.items()}
 _RELU = _CODES["relu"]
-_PLAIN = frozenset({Tensor, Parameter})
+_PLAIN = frozenset({Tensor, Parameter, lean.LeanOutput})
 
 _is_compiling = torch.compiler.is_compiling
 _tracing_state = torch._C._get_tracing_state
@@ -47,6 +48,7 @@ class _Call:
         "running_mean",
         "running_type",
         "running_var",
+        "statistics",
         "training",
     )
     activation: int
@@ -60,6 +62,7 @@ class _Call:
     running_mean: Tensor | None
     running_type: int
     running_var: Tensor | None
+    statistics: Tensor
     training: bool
 
 
@@ -76,6 +79,7 @@ def batch_norm(
     residual: Tensor | None,
     batches: Tensor | None = None,
     guarded: bool = False,
+    memory: str = "default",
 ) -> tuple[Tensor, bool] | None:
     """``activation(batch_norm(x) + residual)``, or None where the native kernels do not serve.
 
@@ -93,10 +97,17 @@ def batch_norm(
         batches: ``num_batches_tracked``, which counts the batches that enter.
         guarded: whether a batch is kept out of the running statistics that would not leave them
             finite.
+        memory: ``"lean"`` for an output that is made again where the backward pass needs it; one
+            with a residual is not, as that would have to be kept instead.
 
     Returns:
         The output, and whether the batch entered the running statistics.
     """
+    if lean.is_open(x) or lean.is_open(residual):
+        given = (weight, bias, training, momentum, eps, activation, residual, batches, guarded)
+        arguments = (x, running_mean, running_var, *given, memory)
+        done: tuple[Tensor, bool] | None = lean.run(batch_norm, arguments, {})
+        return done
     if not library.chosen or not _serves(x) or (residual is not None and not _alike(residual, x)):
         return None
     parameter_type = _common_type(x, weight, bias)
@@ -122,6 +133,9 @@ def batch_norm(
         or (residual is not None and residual.requires_grad)
     ):
         y: Tensor = _BatchNorm.apply(x, weight, bias, residual, call)  # type: ignore[no-untyped-call]
+        if memory == "lean" and residual is None and lean.may_be_lean():
+            y = lean.as_lean(y, partial(_again, call, call.statistics), (x, weight, bias))
+        del call.statistics
     else:
         y = _forward(x, weight, bias, residual, call)[0]
     return y, call.entered
@@ -260,6 +274,40 @@ def _forward(
     return y, statistics, bits
 
 
+def _again(
+    call: _Call, statistics: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """Make the output of ``call`` again, from its statistics."""
+    rows, n, c, s = call.geometry
+    x = _dense(x, rows)
+    y = torch.empty_like(x)
+    native.batch_norm_forward(
+        rows,
+        n,
+        c,
+        s,
+        TYPES[x.dtype],
+        call.parameter_type,
+        call.activation,
+        x.data_ptr(),
+        0,
+        _address(weight),
+        _address(bias),
+        0,
+        statistics.data_ptr(),
+        y.data_ptr(),
+        False,
+        0.0,
+        call.eps,
+        call.running_type,
+        0,  # no running statistics: those given are used
+        0,
+        0,
+        False,
+    )
+    return y
+
+
 def _backward(
     g: Tensor,
     x: Tensor,
@@ -322,6 +370,7 @@ class _BatchNorm(torch.autograd.Function):
         kept = residual if call.activation > _RELU else None
         ctx.save_for_backward(x, weight, bias, kept, statistics, bits)
         ctx.call = call
+        call.statistics = statistics
         return y
 
     @staticmethod

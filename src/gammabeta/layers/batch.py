@@ -12,9 +12,10 @@ from gammabeta import kernels
 from gammabeta.kernels import eager
 from gammabeta.layers.epilogue import Epilogue, check_residual, traced_whole
 from gammabeta.layers.guard import Guarded
+from gammabeta.layers.lean import Lean
 
 
-class _FusedForward(Guarded, Epilogue, _BatchNorm):
+class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
     """The one forward of the three batch norms and their lazy twins; mixed in before torch's."""
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -52,6 +53,7 @@ class _FusedForward(Guarded, Epilogue, _BatchNorm):
                 residual,
                 batches,
                 self.on_nonfinite != "accept",
+                self.memory,
             )
             if done is not None:
                 if not done[1]:
@@ -74,6 +76,7 @@ class _FusedForward(Guarded, Epilogue, _BatchNorm):
             eps=self.eps,
             activation=self.activation,
             residual=residual,
+            memory=self.memory,
         )
         if updates:
             self._commit(mean, var, batches)
@@ -119,12 +122,14 @@ class _FusedBatchNorm(_FusedForward):
         bias: bool = True,
         activation: str | None = None,
         on_nonfinite: str = "refuse",
+        memory: str = "default",
     ) -> None:
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
         )
         self._set_activation(activation)
         self._set_on_nonfinite(on_nonfinite)
+        self._set_memory(memory)
 
     def _check_features(self, input: Tensor) -> None:
         """Raise unless dim 1 of ``input`` is C; for layers whose kernel does not come to say it."""
@@ -163,9 +168,12 @@ class BatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
         on_nonfinite: what to do with a batch whose statistics are not finite: ``"refuse"`` keeps
             it out of the running ones, counts it in ``refused_batches`` and warns once;
             ``"raise"`` keeps it out and raises; ``"accept"`` lets it in, as torch does.
+        memory: ``"lean"``: autograd does not keep the output for what comes next, as a
+            convolution's input, but makes it again in the backward pass, bit by bit; for plain
+            tensors on the CPU, without a residual. ``"default"``: it is kept. See docs/memory.md.
 
     Raises:
-        ValueError: unknown ``activation`` or ``on_nonfinite``.
+        ValueError: unknown ``activation``, ``on_nonfinite`` or ``memory``.
 
     Numerics:
         Normalization uses the biased variance (divisor m); ``running_var`` averages the unbiased

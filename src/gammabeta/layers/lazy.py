@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gammabeta.layers import batch, instance
 from gammabeta.layers.epilogue import Epilogue
 from gammabeta.layers.guard import Guarded
+from gammabeta.layers.lean import Lean
 
 
 class _Lazy(Guarded, Epilogue):
@@ -41,8 +42,16 @@ class _Lazy(Guarded, Epilogue):
             self.num_features = filled[0].shape[0] if filled else input.shape[1]
 
 
+class _LazyBatch(_Lazy, Lean):
+    """The same, with the keyword that batch norms have and others have not."""
+
+    def __init__(self, *args: Any, memory: str = "default", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._set_memory(memory)
+
+
 # The first forward runs before torch changes the class, so the lazy class has to have it too.
-class LazyBatchNorm1d(_Lazy, batch._FusedForward, nn.LazyBatchNorm1d):
+class LazyBatchNorm1d(_LazyBatch, batch._FusedForward, nn.LazyBatchNorm1d):
     r"""A `BatchNorm1d` whose ``num_features`` is the first input's size at dim 1.
 
     Args:
@@ -50,10 +59,11 @@ class LazyBatchNorm1d(_Lazy, batch._FusedForward, nn.LazyBatchNorm1d):
             dtype.
         activation: a name as in `BatchNorm1d`, or None.
         on_nonfinite: as in `BatchNorm1d`.
+        memory: as in `BatchNorm1d`.
         **kwargs: the same, by keyword; also ``bias``.
 
     Raises:
-        ValueError: unknown ``activation`` or ``on_nonfinite``.
+        ValueError: unknown ``activation``, ``on_nonfinite`` or ``memory``.
 
     Example:
         >>> import torch
@@ -66,13 +76,13 @@ class LazyBatchNorm1d(_Lazy, batch._FusedForward, nn.LazyBatchNorm1d):
     cls_to_become = batch.BatchNorm1d
 
 
-class LazyBatchNorm2d(_Lazy, batch._FusedForward, nn.LazyBatchNorm2d):
+class LazyBatchNorm2d(_LazyBatch, batch._FusedForward, nn.LazyBatchNorm2d):
     """A `BatchNorm2d` whose ``num_features`` is the first input's; see `LazyBatchNorm1d`."""
 
     cls_to_become = batch.BatchNorm2d
 
 
-class LazyBatchNorm3d(_Lazy, batch._FusedForward, nn.LazyBatchNorm3d):
+class LazyBatchNorm3d(_LazyBatch, batch._FusedForward, nn.LazyBatchNorm3d):
     """A `BatchNorm3d` whose ``num_features`` is the first input's; see `LazyBatchNorm1d`."""
 
     cls_to_become = batch.BatchNorm3d

@@ -117,10 +117,12 @@ GB_INLINE void set_inverse(const BatchNorm& bn, const double* variance, double e
     bn.stats[bn.c + i] = 1 / __builtin_sqrt(variance[i] + eps);
 }
 
-// The population's statistics instead of a batch's.
+// The population's statistics instead of a batch's. Without them bn.stats is given: what an earlier
+// call measured, to make its output again, bit by bit.
 template <class A>
 GB_INLINE void use_running(const BatchNormForward& bn, const Channels<A>& at, int64_t c0,
                            int64_t c1) {
+  if (!bn.running_mean) return;
   for (int64_t i = c0; i < c1; i++) {
     bn.stats[i] = number_at(bn.running_mean, bn.running_type, i);
     at.variance[i] = number_at(bn.running_var, bn.running_type, i);

@@ -1,0 +1,27 @@
+"""The choice between time and memory: whether autograd keeps a layer's output."""
+
+# No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
+from torch import nn
+
+from gammabeta.names import known
+
+MEMORIES = ("default", "lean")
+"""What becomes of a layer's output: kept for the backward pass, or made again in it."""
+
+
+class Lean(nn.Module):
+    """Adds ``memory=`` to a layer whose kernel can make its output again.
+
+    Attributes:
+        memory: of `MEMORIES`; may be changed between calls.
+    """
+
+    memory: str = "default"
+
+    def _set_memory(self, memory: str) -> None:
+        self.memory = known("memory", memory, MEMORIES)
+
+    def extra_repr(self) -> str:
+        """The description so far, and the choice where it is not the default."""
+        own = super().extra_repr()
+        return own if self.memory == "default" else f"{own}, memory={self.memory!r}"
