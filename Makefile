@@ -25,17 +25,22 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/types/node_modules
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/types/node_modules
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("gammabeta needs Python 3.10 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+# What an installation is made of, beside the Python files that it points to. The kernels of C++
+# take a minute or two to compile; without a compiler they are left out.
+BUILT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/gammabeta/kernels/native/*)
+
+$(VENV)/.installed: $(VENV)/bin/python $(BUILT)
 	@echo "installing gammabeta (PyTorch is large: this can take minutes the first time)"
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
+# Installs all that .installed does: the kernels are compiled once, not twice.
+$(VENV)/.installed-test: $(VENV)/bin/python $(BUILT)
 	$(PIP) --editable ".[test]"
-	@touch $@
+	@touch $(VENV)/.installed $@

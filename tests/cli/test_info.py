@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gammabeta.kernels import library
 from gammabeta.training.presets import PRESETS
 from tests.cli.command import Shell, gammabeta
 
@@ -20,7 +21,7 @@ def test_what_a_bug_report_needs(tmp_path: Path) -> None:
     names = [name for name, _ in rows]
     assert names == [
         *("gammabeta", "python", "platform", "torch", "threads", "vector unit", "accelerators"),
-        *("kernels", "sqlite", "fashion-mnist"),
+        *("kernels", "openmp", "sqlite", "fashion-mnist"),
     ]
     values = dict(rows)
     assert values["gammabeta"] == "0.1.0"
@@ -33,7 +34,13 @@ def test_what_a_bug_report_needs(tmp_path: Path) -> None:
     assert int(values["threads"]) >= 1
     assert values["vector unit"] == torch.backends.cpu.get_cpu_capability()
     assert (values["accelerators"] == "none") == (not torch.accelerator.is_available())
-    assert values["kernels"] == "torch's own operators"
+    if library.extension is None:
+        assert values["kernels"].startswith("torch's own operators (the extension was not built: ")
+    else:
+        sets = library.extension.instruction_sets()
+        assert values["kernels"] == f"native, {sets[-1]} (of {', '.join(sets)})"
+    # torch's own, and no other.
+    assert values["openmp"] == "unknown" or Path(values["openmp"]).exists()
     assert values["sqlite"] == sqlite3.sqlite_version
     data = Path("/usr/share/datasets/fashion-mnist")
     assert values["fashion-mnist"] == (str(data) if data.is_dir() else "not found")

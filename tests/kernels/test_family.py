@@ -15,14 +15,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gammabeta import kernels
-from gammabeta.kernels import cpu_family, fused, reference
+from gammabeta.kernels import cpu_family, fused, library, reference
 from gammabeta.kernels.activations import ACTIVATIONS, activate
-from gammabeta.kernels.library import native
+from gammabeta.kernels.library import extension as native
 
-pytestmark = pytest.mark.skipif(native is None, reason="the native kernels were not built")
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(native is None, reason="the native kernels were not built"),
+]
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-SETS = native.instruction_sets() if native is not None else []
+SETS = library.available()[1:]
 LAYERS: dict[str, tuple[object, ...]] = {
     "layer-1": ("layer", (5, 1)),
     "layer-3": ("layer", (70, 3)),
@@ -57,9 +60,9 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 def all_of_it(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small inputs too; the instruction set and the threads as they were."""
     monkeypatch.setattr(cpu_family, "SMALL", {})
-    chosen, threads = native.instruction_set(), torch.get_num_threads()
-    yield
-    native.use_instruction_set(chosen)
+    threads = torch.get_num_threads()
+    with library.use("native"):
+        yield
     torch.set_num_threads(threads)
 
 
@@ -192,7 +195,7 @@ def test_without_parameters(name: str) -> None:
 @pytest.mark.parametrize("instructions", SETS)
 @pytest.mark.parametrize("activation", [None, "relu", "gelu"])
 def test_every_instruction_set(name: str, instructions: str, activation: str | None) -> None:
-    assert native.use_instruction_set(instructions)
+    library.use(instructions)
     for dtype in DTYPES:
         Problem(name, dtype, activation, True).check()
 
@@ -274,7 +277,7 @@ def test_two_normalized_dims() -> None:
 @pytest.mark.parametrize("instructions", SETS)
 @pytest.mark.parametrize("width", [5, 100, 5000])
 def test_a_mean_of_a_million_deviations(instructions: str, width: int) -> None:
-    native.use_instruction_set(instructions)
+    library.use(instructions)
     x = (1e4 + 0.01 * drawn(4, width)).float()
     y = kernels.layer_norm(x, (width,), None, None, eps=0.0)
     expected = reference.layer_norm(x.double(), 1, eps=0.0)[0]
@@ -285,7 +288,7 @@ def test_a_mean_of_a_million_deviations(instructions: str, width: int) -> None:
 @pytest.mark.parametrize("instructions", SETS)
 @pytest.mark.parametrize("last", [False, True])
 def test_groups_with_a_mean_of_a_million_deviations(instructions: str, last: bool) -> None:
-    native.use_instruction_set(instructions)
+    library.use(instructions)
     x = (1e4 + 0.01 * drawn(3, 6, 20, 21)).float()
     if last:
         x = x.contiguous(memory_format=torch.channels_last)

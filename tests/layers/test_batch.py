@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import gammabeta as gb
 from gammabeta.kernels import reference
+from tests.layers.agreement import agree
 from tests.layers.cases import CASES, Case
 
 KINDS = [CASES[name] for name in ("batch1d", "batch1d-length", "batch2d", "batch3d")]
@@ -42,8 +43,7 @@ def test_running_statistics(case: Case, momentum: float | None) -> None:
     torch.testing.assert_close(layer.running_mean.double(), mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(layer.running_var.double(), var, rtol=2e-6, atol=1e-6)
     assert int(layer.num_batches_tracked) == 5
-    for name, buffer in twin.named_buffers():
-        assert torch.equal(layer.get_buffer(name), buffer)
+    agree(dict(layer.named_buffers()), dict(twin.named_buffers()))
 
     layer.eval()
     x = case.input(9)
@@ -61,7 +61,7 @@ def test_untracked_always_uses_the_batch(case: Case, training: bool) -> None:
     twin = case.make_twin(track_running_stats=False).train(training)
     assert list(layer.buffers()) == []
     x = case.input()
-    assert torch.equal(layer(x), twin(x))
+    agree(layer(x), twin(x))
     torch.testing.assert_close(layer(x).double(), case.expected(layer, x), rtol=2e-6, atol=5e-6)
 
 
@@ -78,8 +78,7 @@ def test_tracking_switched_off_after_construction(case: Case) -> None:
         assert all(torch.equal(layer.get_buffer(name), kept[name]) for name in kept)
         layer.eval()
         outputs.append((in_training, layer(case.input())))
-    for ours, theirs in zip(*outputs, strict=True):
-        assert torch.equal(ours, theirs)
+    agree(*outputs)
     assert not torch.equal(*outputs[0])
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 import gammabeta as gb
 from gammabeta.kernels.activations import ACTIVATIONS
+from tests.layers.agreement import agree
 from tests.layers.cases import CASES, Case, dress
 
 CASES_HERE = [CASES[name] for name in ("batch1d", "batch2d", "batch3d", "layer", "group", "rms")]
@@ -56,9 +57,7 @@ def test_fused_equals_torchs_operators_one_after_the_other(
         results.append([y.detach(), x.grad, *parameters, *layer.buffers()])
         results[-1].extend([residual.grad] if with_residual else [])
         assert with_residual or residual.grad is None
-    for actual, expected in zip(*results, strict=True):
-        # The same operators today; 2e-6 is what a fused float32 kernel may round differently.
-        torch.testing.assert_close(actual, expected, rtol=2e-6, atol=2e-6)
+    agree(*results)
 
 
 SMALL = {  # finite differences cost a forward pass an element

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gammabeta.kernels import reference, reference_family
 from gammabeta.layers import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d, NonFiniteBatchWarning
+from tests.layers.agreement import agree
 
 # Float64 against float64: a few hundred values a sum, so some 1e-14 relative to values of order
 # 1; the square root and the square of σ in running_var cost another digit.
@@ -201,7 +202,7 @@ def test_is_a_batch_norm_and_exchanges_state_dicts(cls, plain, shape):
     norm(normal(*shape, dtype=torch.float32) * 4 + 1)
     layer.load_state_dict(norm.state_dict())
     x = normal(*shape, seed=5, dtype=torch.float32)
-    assert torch.equal(layer.eval()(x), norm.eval()(x))
+    agree(layer.eval()(x), norm.eval()(x))
     norm.load_state_dict(layer.state_dict())
     assert same(layer.state_dict(), norm.state_dict())
 

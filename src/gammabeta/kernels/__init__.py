@@ -1,8 +1,8 @@
 """Normalization kernels behind one dispatch.
 
-Layers call the five functions named here and nothing below them. Today each call goes to
-`eager` (PyTorch's own operators); a faster kernel joins by being chosen in `_path`, and no
-layer changes. `reference` is the oracle that every path is tested against.
+Layers call the five functions named here and nothing below them. What the native kernels of `cpu`
+and `cpu_family` serve they do, if they were built and `use` has not chosen otherwise; the rest goes
+to `eager`, PyTorch's own operators. `reference` is the oracle that every path is tested against.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from types import ModuleType
 from torch import Tensor
 
 from gammabeta.kernels import cpu, cpu_family, eager
+from gammabeta.kernels.library import use
 
-__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
+__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm", "use"]
 
 
 def _path(x: Tensor) -> ModuleType:

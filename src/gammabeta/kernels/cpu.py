@@ -1,18 +1,20 @@
 """The native path: batch normalization in C++, on CPU tensors, as one autograd function.
 
 Whatever it does not take goes to `eager`: other devices and layouts, tensor subclasses, and every
-transform that has to see torch's own operators (`torch.compile`, `torch.func`, tracing, forward-mode
-derivatives). So does the derivative of its backward pass.
+transform that has to see torch's own operators (`torch.compile`, `torch.func`, tracing,
+forward-mode derivatives). So does the derivative of its backward pass.
 """
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gammabeta.kernels.library import native
+from gammabeta.kernels import library
+from gammabeta.kernels.library import extension as native
 from gammabeta.kernels.served import (
     CODES,
     NAMES,
@@ -46,6 +48,18 @@ class _Call:
         "running_var",
         "training",
     )
+    activation: int
+    batches: Tensor | None
+    entered: bool
+    eps: float
+    geometry: tuple[bool, int, int, int]
+    guarded: bool
+    momentum: float
+    parameter_type: int
+    running_mean: Tensor | None
+    running_type: int
+    running_var: Tensor | None
+    training: bool
 
 
 def batch_norm(
@@ -82,20 +96,20 @@ def batch_norm(
     Returns:
         The output, and whether the batch entered the running statistics.
     """
-    if native is None or not serves(x) or (residual is not None and not alike(residual, x)):
+    if not library.chosen or not serves(x) or (residual is not None and not alike(residual, x)):
         return None
     parameter_type = common_type(x, weight, bias, x.shape[1:2])
     running_type = common_type(x, running_mean, running_var, x.shape[1:2])
     geometry = _geometry(x)
     if parameter_type is None or running_type is None or geometry is None:
         return None
-    if training and geometry[1] * geometry[3] < 2:
+    if eps <= 0 or (training and geometry[1] * geometry[3] < 2):
         return None  # torch says why
     call = _Call()
     call.geometry = geometry
     call.parameter_type, call.running_type = parameter_type, running_type
     call.training = training
-    call.momentum = -1.0 if momentum is None else momentum
+    call.momentum = nan if momentum is None else momentum
     call.eps = eps
     call.activation = CODES[activation]
     call.running_mean, call.running_var, call.batches = running_mean, running_var, batches
@@ -106,7 +120,7 @@ def batch_norm(
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     ):
-        y: Tensor = _BatchNorm.apply(x, weight, bias, residual, call)
+        y: Tensor = _BatchNorm.apply(x, weight, bias, residual, call)  # type: ignore[no-untyped-call]
     else:
         y = _forward(x, weight, bias, residual, call)[0]
     return y, call.entered
@@ -230,7 +244,7 @@ class _BatchNorm(torch.autograd.Function):
     """Batch norm, residual and activation in one pass; the output is not kept."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor | None,
@@ -245,7 +259,7 @@ class _BatchNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         x, weight, bias, residual, statistics, bits = ctx.saved_tensors
         needs = ctx.needs_input_grad

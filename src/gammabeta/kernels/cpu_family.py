@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gammabeta.kernels import cpu
+from gammabeta.kernels import cpu, library
 from gammabeta.kernels.fused import Norm, apply
-from gammabeta.kernels.library import native
+from gammabeta.kernels.library import extension as native
 from gammabeta.kernels.served import CODES, alike, common_type, is_channels_last, serves
 
 # Below these elements a layer norm is torch's: an autograd function in Python costs some 10 µs more
@@ -155,7 +155,7 @@ def _group_norm(
     residual: Tensor | None,
 ) -> Norm | None:
     """Return the call if it is served; all but torch's operator, which is the caller's."""
-    if native is None or not serves(x) or (residual is not None and not alike(residual, x)):
+    if not library.chosen or not serves(x) or (residual is not None and not alike(residual, x)):
         return None
     shape, elements = x.shape, x.numel()
     if len(shape) < 2 or not elements:
@@ -193,7 +193,7 @@ def _row_norm(
     centered: bool,
 ) -> Norm | None:
     """Return the call if it is served; all but torch's operator, which is the caller's."""
-    if native is None or not serves(x) or (residual is not None and not alike(residual, x)):
+    if not library.chosen or not serves(x) or (residual is not None and not alike(residual, x)):
         return None
     elements = x.numel()
     if not shape or not elements or x.shape[-len(shape) :] != shape:

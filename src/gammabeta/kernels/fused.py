@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gammabeta.kernels.library import native
+from gammabeta.kernels.library import extension as native
 from gammabeta.kernels.served import NAMES, RELU, TYPES, address, like, takes_gradient
 from gammabeta.kernels.twice import norm_gradients
 
@@ -68,7 +68,7 @@ def apply(
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     ):
-        y: Tensor = _Fused.apply(x, weight, bias, residual, norm)
+        y: Tensor = _Fused.apply(x, weight, bias, residual, norm)  # type: ignore[no-untyped-call]
         return y
     return _forward(x, weight, bias, residual, norm)[0]
 
@@ -153,7 +153,7 @@ class _Fused(torch.autograd.Function):
     """Norm, residual and activation in one pass; the output is not kept."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor | None,
@@ -168,7 +168,7 @@ class _Fused(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         norm: Norm = ctx.norm
         x, weight, bias, residual, statistics, bits = ctx.saved_tensors
         needs = ctx.needs_input_grad

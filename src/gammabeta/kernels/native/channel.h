@@ -135,7 +135,7 @@ GB_INLINE void set_gradient(const BatchNormBackward& bn, const Channels<A>& at, 
 // Move the running statistics towards the batch's, unless what came of it were not finite.
 inline void update_running(BatchNormForward& bn, double* variance, double* new_mean) {
   double n = (double)(bn.n * bn.s), unbiased = n / (n - 1), f = bn.momentum;
-  if (f < 0) f = bn.batches ? 1 / ((double)*bn.batches + 1) : 0;
+  if (f != f) f = bn.batches ? 1 / ((double)*bn.batches + 1) : 0;
   if (bn.running_mean) {
     double zero = 0;  // stays so unless something is not finite: 0 · inf and 0 · NaN are NaN
     for (int64_t i = 0; i < bn.c; i++) {

@@ -39,9 +39,6 @@ struct RowSpaceOfGroups {
       column[i] = {from, from + c, from + 2 * c, from + 3 * c, from + 4 * c, from + 5 * c};
     }
   }
-  GB_INLINE int64_t place(const Worker& me, int64_t example) const {
-    return shared ? example : me.index;
-  }
   GB_INLINE double* sums_of(int64_t place, int64_t chunk) const {
     return sums + 2 * c * (place * count + chunk);
   }

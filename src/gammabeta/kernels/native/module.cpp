@@ -60,9 +60,25 @@ int64_t g_serial_below = 32768;  // elements: waking a thread costs more than it
 int64_t g_streamed_above = 16 << 20;  // bytes
 int64_t g_width = 0;
 
+// Called once by each thread before it uses others.
+PyObject* g_at_new_thread = nullptr;
+
+void at_new_thread(nb::callable f) { g_at_new_thread = f.release().ptr(); }
+void meet_thread() {
+  thread_local bool met = false;
+  if (met || !g_at_new_thread) return;
+  met = true;
+  nb::gil_scoped_acquire gil;
+  nb::handle f(g_at_new_thread);
+  f();
+}
+
 int threads_for(int64_t elements) {
 #if defined(_OPENMP)
-  if (elements >= g_serial_below && !g_forked) return omp_get_max_threads();
+  if (elements >= g_serial_below && !g_forked) {
+    meet_thread();
+    return omp_get_max_threads();
+  }
 #endif
   return 1;
 }
@@ -93,10 +109,24 @@ void* at(Address address) { return reinterpret_cast<void*>(address); }
 
 size_t size_of(int type) { return type == kFloat64 ? 8 : type == kFloat32 ? 4 : 2; }
 
-// Bytes of the bit mask of (n, c, s).
+// Before a bit mask stands which kernels laid it out: others may be in use by the time of backward,
+// and could not read it.
+constexpr int64_t kMaskHead = 64;
+
+// Bytes of the bit mask of (n, c, s), and its head.
 int64_t bits_size(bool rows, int64_t n, int64_t c, int64_t s, int type) {
   int64_t lanes = g_kernels->lanes / (type == kFloat64 ? 8 : 4);
-  return (rows ? n * ((c + lanes - 1) / lanes) : n * c * (s / lanes + 2)) * (lanes == 16 ? 2 : 1);
+  int64_t size = rows ? n * ((c + lanes - 1) / lanes) : n * c * (s / lanes + 2);
+  return kMaskHead + size * (lanes == 16 ? 2 : 1);
+}
+void sign(Address bits, const Kernels* kernels) {
+  if (bits) std::memcpy(at(bits), &kernels, sizeof(kernels));
+}
+const Kernels* signer(Address bits) {
+  if (!bits) return g_kernels;
+  const Kernels* kernels;
+  std::memcpy(&kernels, at(bits), sizeof(kernels));
+  return kernels;
 }
 
 void set(BatchNorm& bn, bool rows, int64_t n, int64_t c, int64_t s, int type, int parameter_type,
@@ -108,7 +138,7 @@ void set(BatchNorm& bn, bool rows, int64_t n, int64_t c, int64_t s, int type, in
   bn.parameter_type = static_cast<Type>(parameter_type);
   bn.activation = activation;
   bn.x = at(x), bn.residual = at(residual), bn.gamma = at(gamma), bn.beta = at(beta);
-  bn.bits = at(bits), bn.stats = static_cast<double*>(at(stats));
+  bn.bits = bits ? at(bits + kMaskHead) : nullptr, bn.stats = static_cast<double*>(at(stats));
   bn.workspace = workspace;
   bn.threads = threads_for(n * c * s);
   int64_t bytes = n * c * s * static_cast<int64_t>(size_of(type));
@@ -130,7 +160,9 @@ bool forward(bool rows, int64_t n, int64_t c, int64_t s, int type, int parameter
   bn.batches = static_cast<int64_t*>(at(batches));
   bn.guarded = guarded;
   bn.streamed = bn.streamed && y % 64 == 0 && (!rows || c * size_of(type) % 64 == 0);
-  g_kernels->batch_norm_forward(bn);
+  const Kernels* kernels = g_kernels;
+  sign(bits, kernels);
+  kernels->batch_norm_forward(bn);
   return !bn.refused;
 }
 
@@ -145,7 +177,7 @@ void backward(bool rows, int64_t n, int64_t c, int64_t s, int type, int paramete
   bn.ggamma = at(ggamma), bn.gbeta = at(gbeta);
   bn.streamed = bn.streamed && gx % 64 == 0 && gresidual % 64 == 0 &&
                 (!rows || c * size_of(type) % 64 == 0);
-  g_kernels->batch_norm_backward(bn);
+  signer(bits)->batch_norm_backward(bn);
 }
 
 // ---- layer norm, RMS norm ---------------------------------------------------------------------------
@@ -159,7 +191,7 @@ void set(RowNorm& ln, bool centered, int64_t rows, int64_t d, int type, int para
   ln.activation = activation;
   ln.centered = centered;
   ln.x = at(x), ln.residual = at(residual), ln.gamma = at(gamma), ln.beta = at(beta);
-  ln.bits = at(bits), ln.stats = at(stats);
+  ln.bits = bits ? at(bits + kMaskHead) : nullptr, ln.stats = at(stats);
   ln.workspace = workspace;
   ln.threads = threads_for(rows * d);
   int64_t row = d * static_cast<int64_t>(size_of(type));
@@ -174,7 +206,9 @@ void row_norm_forward(bool centered, int64_t rows, int64_t d, int type, int para
   ln.y = at(y);
   ln.eps = eps;
   ln.streamed = ln.streamed && y % 64 == 0;
-  g_kernels->row_norm_forward(ln);
+  const Kernels* kernels = g_kernels;
+  sign(bits, kernels);
+  kernels->row_norm_forward(ln);
 }
 
 void row_norm_backward(bool centered, int64_t rows, int64_t d, int type, int parameter_type,
@@ -186,7 +220,7 @@ void row_norm_backward(bool centered, int64_t rows, int64_t d, int type, int par
   ln.g = at(g), ln.gx = at(gx), ln.gresidual = at(gresidual);
   ln.ggamma = at(ggamma), ln.gbeta = at(gbeta);
   ln.streamed = ln.streamed && gx % 64 == 0 && gresidual % 64 == 0;
-  g_kernels->row_norm_backward(ln);
+  signer(bits)->row_norm_backward(ln);
 }
 
 // ---- group norm, instance norm ----------------------------------------------------------------------
@@ -200,7 +234,7 @@ void set(GroupNorm& gn, bool rows, int64_t n, int64_t c, int64_t k, int64_t s, i
   gn.parameter_type = static_cast<Type>(parameter_type);
   gn.activation = activation;
   gn.x = at(x), gn.residual = at(residual), gn.gamma = at(gamma), gn.beta = at(beta);
-  gn.bits = at(bits), gn.stats = at(stats);
+  gn.bits = bits ? at(bits + kMaskHead) : nullptr, gn.stats = at(stats);
   gn.workspace = workspace;
   gn.threads = threads_for(n * c * s);
   int64_t size = static_cast<int64_t>(size_of(type));
@@ -216,7 +250,9 @@ void group_norm_forward(bool rows, int64_t n, int64_t c, int64_t k, int64_t s, i
   gn.y = at(y);
   gn.eps = eps;
   gn.streamed = gn.streamed && y % 64 == 0;
-  g_kernels->group_norm_forward(gn);
+  const Kernels* kernels = g_kernels;
+  sign(bits, kernels);
+  kernels->group_norm_forward(gn);
 }
 
 void group_norm_backward(bool rows, int64_t n, int64_t c, int64_t k, int64_t s, int type,
@@ -228,7 +264,7 @@ void group_norm_backward(bool rows, int64_t n, int64_t c, int64_t k, int64_t s, 
   gn.g = at(g), gn.gx = at(gx), gn.gresidual = at(gresidual);
   gn.ggamma = at(ggamma), gn.gbeta = at(gbeta);
   gn.streamed = gn.streamed && gx % 64 == 0 && gresidual % 64 == 0;
-  g_kernels->group_norm_backward(gn);
+  signer(bits)->group_norm_backward(gn);
 }
 
 }  // namespace
@@ -242,6 +278,7 @@ NB_MODULE(_native, m) {
   m.def("tune", [](int64_t serial, int64_t streamed, int64_t width) {
     g_serial_below = serial, g_streamed_above = streamed, g_width = width;
   });
+  m.def("at_new_thread", at_new_thread, "Call this once from each thread, before it uses others.");
   m.def("bits_size", bits_size, "Bytes of the mask that forward fills.");
   m.def("batch_norm_forward", forward, nb::call_guard<nb::gil_scoped_release>());
   m.def("batch_norm_backward", backward, nb::call_guard<nb::gil_scoped_release>());

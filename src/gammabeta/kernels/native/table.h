@@ -25,7 +25,7 @@ struct BatchNorm {
 struct BatchNormForward : BatchNorm {
   void* y;
   bool training;
-  double momentum;  // below 0: the cumulative average
+  double momentum;  // NaN: the cumulative average
   double eps;
   Type running_type;
   void *running_mean, *running_var;

@@ -1,0 +1,23 @@
+"""Each test of a layer runs on torch's own operators, and again on the native kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from gammabeta.kernels import cpu_family, library
+
+
+@pytest.fixture(
+    scope="module",
+    autouse=True,
+    params=["torch", pytest.param("native", marks=pytest.mark.native)],
+)
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The kernels in use: the fallback, and the best native ones of this machine."""
+    if request.param == "native" and library.extension is None:
+        pytest.skip(f"the extension was not built: {library.missing}")
+    with pytest.MonkeyPatch.context() as patch, library.use(request.param):
+        patch.setattr(cpu_family, "SMALL", {})  # natively, small inputs are too
+        yield request.param
