@@ -89,11 +89,11 @@ struct RowSpace {
 };
 
 // How a row's gradient comes from the gradient of the output g before the activation:
-// gx = gγ · inverse + x̂ · slope + level.
+// gx = (gγ − mean + x̂ · slope) · inverse. In this order a row of one value gets its 0.
 template <class A>
 struct RowGradient {
   Standard<A> standard;
-  A slope, level;
+  A slope, mean;
 };
 
 // g of row r, into `out` unless the incoming gradient already is; and what its two means make of
@@ -120,8 +120,8 @@ GB_INLINE RowGradient<C<T>> row_gradient(const RowNormBackward& ln, const RowSpa
     first.add(d, k);
     second.add_product(d, keep(normal, part), k);
   });
-  double scale = -(double)row.inverse / (double)ln.d;
-  return {row, (A)(second.total() * scale), ln.centered ? (A)(first.total() * scale) : 0};
+  double n = (double)ln.d;
+  return {row, (A)(-second.total() / n), ln.centered ? (A)(first.total() / n) : 0};
 }
 
 // The gradients of n rows from r, and what they add to γ's and β's.
@@ -142,10 +142,10 @@ __attribute__((noinline)) void finish_rows(const RowNormBackward& ln, const RowS
       V<A> normal = row.standard(load(x + i * ln.d + c, part)), d = load(g + i * stride + c, part);
       gbeta += d;
       ggamma = fma(d, normal, ggamma);
-      if (gx)
-        store(gx + i * ln.d + c,
-              fma(d * gamma, splat(row.standard.inverse), fma(normal, splat(row.slope), splat(row.level))),
-              part, streamed);
+      if (gx) {
+        V<A> moved = fma(normal, splat(row.slope), d * gamma - splat(row.mean));
+        store(gx + i * ln.d + c, moved * splat(row.standard.inverse), part, streamed);
+      }
     }
     store(partial + c, gbeta);
     store(partial + space.d + c, ggamma);
