@@ -63,8 +63,12 @@ def test_operator_samples(name, dtype):
             tensors = {k: v for k, v in a.items() if torch.is_tensor(v)}
             grads = {k: v.grad for k, v in tensors.items() if v.requires_grad}
             results.append((y, given.grad, grads, {k: v.detach() for k, v in tensors.items()}))
-        # A few ulp: the same sums in another order.
-        assert_close(results[1], results[0], msg=lambda m, s=sample: f"{s}: {m}")
+        # A few ulp: the same sums in another order. Of one value alone x̂ is 0, but in float32
+        # torch's layer norm makes 1/√ε = 316 roundings of x of it.
+        near = {}
+        if arguments.get("normalized_shape") == (1,) and dtype is torch.float32:
+            near = {"rtol": 1e-5, "atol": 1e-4}
+        assert_close(results[1], results[0], msg=lambda m, s=sample: f"{s}: {m}", **near)
 
 
 def test_operators_with_error_samples():

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import gammabeta as gb
+from gammabeta.kernels import library
 
 OURS = {
     nn.BatchNorm1d: gb.BatchNorm1d,
@@ -83,9 +84,14 @@ def test_everything_seen_is_torchs(theirs, dtype, training):
         _, ours, case = param.values
         plain, layer = twins(theirs, ours, case, dtype, training)
         # assert_close's defaults: a few ulp of the result, for another order of summation over
-        # the at most 4 · 4³ values these cases average.
+        # the at most 4 · 4³ values these cases average. Torch's layer norm adds up the gradient
+        # of β over thousands of rows that cancel, one by one; natively it is done in parts.
+        near = {}
+        if "large_batch" in param.id and dtype is torch.float32 and library.in_use() != "torch":
+            near = {"rtol": 1e-5, "atol": 1e-4}
         for got, expected in zip(run(layer, case), run(plain, case), strict=True):
-            assert_close(got, expected, equal_nan=True, msg=lambda m, i=param.id: f"{i}: {m}")
+            message = f"{param.id}: {{}}".format
+            assert_close(got, expected, equal_nan=True, msg=message, **near)
         seen += 1
     assert seen >= 2
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.testing import assert_close
 
 import gammabeta as gb
@@ -203,7 +204,11 @@ def test_autocast(ours, theirs, args, kwargs, shape, training, dtype):
         for given in (x, x.to(dtype)):
             with torch.autocast("cpu", dtype=dtype):
                 results.append((layer(given), layer.state_dict()))
-    assert_close(results[2:], results[:2])
+    near = {}
+    if library.in_use() != "torch" and issubclass(theirs, _InstanceNorm):
+        # Torch rounds the statistics to half precision on the way (`test_dtypes`).
+        near = {"rtol": torch.finfo(dtype).eps, "atol": torch.finfo(dtype).eps}
+    assert_close(results[2:], results[:2], **near)
 
 
 @EACH
@@ -219,10 +224,13 @@ def test_dtypes(ours, theirs, args, kwargs, shape, training, dtype, parameters):
     if parameters == "same":
         layers = [layer.to(dtype) for layer in layers]
     exact = copy.deepcopy(layers[0]).double()
+    # An instance norm that is to update its running statistics is torch's everywhere.
+    updates = training and issubclass(theirs, _InstanceNorm) and layers[1].track_running_stats
+    native = library.in_use() != "torch" and issubclass(theirs, _NormBase) and not updates
     results = [value_or_error(lambda m=layer: (m(x), m.state_dict())) for layer in layers]
     if isinstance(results[0], type):
         assert results[1] is results[0]
-    elif library.in_use() != "torch" and isinstance(layers[1], _BatchNorm) and dtype.itemsize < 4:
+    elif native and dtype.itemsize < 4:
         # Torch rounds the statistics to half precision on the way, the native kernels only what
         # they return: half a unit of it, beside the roundings of float32.
         near = {"rtol": 0.51 * torch.finfo(dtype).eps, "atol": 2e-6}
@@ -257,7 +265,9 @@ def test_layouts(ours, theirs, args, kwargs, shape, training):
                 y = module(leaf)
                 y.pow(2).sum().backward()
                 results.append((y, leaf.grad, module.state_dict()))
-        assert results[1][0].stride() == results[0][0].stride()  # the memory format is kept
+        if library.in_use() == "torch" or not issubclass(theirs, _InstanceNorm):
+            # The memory format is kept, but by torch's instance norm: natively by that too.
+            assert results[1][0].stride() == results[0][0].stride()
         # Another layout sums in another order. In the expanded inputs some channels are constant:
         # there the rounding of the mean, 1e-7, is multiplied by 1/√ε = 316 and by γ ≤ 2. Natively
         # it is not, so that torch's own result is as far from ours.

@@ -1,8 +1,8 @@
 """Normalization kernels behind one dispatch.
 
 Layers call the five functions named here and nothing below them. What the native kernels of `cpu`
-serve they do, if they were built and `use` has not chosen otherwise; the rest goes to `eager`,
-PyTorch's own operators. `reference` is the oracle that every path is tested against.
+and `cpu_family` serve they do, if they were built and `use` has not chosen otherwise; the rest goes
+to `eager`, PyTorch's own operators. `reference` is the oracle that every path is tested against.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from gammabeta.kernels import cpu, eager
+from gammabeta.kernels import cpu, cpu_family, eager
 from gammabeta.kernels.library import use
 from gammabeta.kernels.memory import reuse_memory, reuse_memory_if_asked
 
@@ -84,6 +84,19 @@ def instance_norm(
     With ``use_input_stats`` the running statistics move towards the mean over N of each
     example's mean and unbiased variance; without it they are what normalizes.
     """
+    done = cpu_family.instance_norm(
+        x,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        use_input_stats,
+        eps,
+        activation,
+        residual,
+    )
+    if done is not None:
+        return done
     y: Tensor = _path(x).instance_norm(
         x,
         running_mean,
@@ -110,6 +123,9 @@ def layer_norm(
     residual: Tensor | None = None,
 ) -> Tensor:
     """``activation(layer_norm(x) + residual)``: parameters have the shape ``normalized_shape``."""
+    done = cpu_family.layer_norm(x, normalized_shape, weight, bias, eps, activation, residual)
+    if done is not None:
+        return done
     y: Tensor = _path(x).layer_norm(
         x, list(normalized_shape), weight, bias, eps, activation, residual
     )
@@ -127,6 +143,9 @@ def group_norm(
     residual: Tensor | None = None,
 ) -> Tensor:
     """``activation(group_norm(x) + residual)``: x (N, C, ...), parameters (C,)."""
+    done = cpu_family.group_norm(x, num_groups, weight, bias, eps, activation, residual)
+    if done is not None:
+        return done
     y: Tensor = _path(x).group_norm(x, num_groups, weight, bias, eps, activation, residual)
     return y
 
@@ -141,5 +160,8 @@ def rms_norm(
     residual: Tensor | None = None,
 ) -> Tensor:
     """``activation(rms_norm(x) + residual)``; ``eps=None``: see `RMSNorm`."""
+    done = cpu_family.rms_norm(x, normalized_shape, weight, eps, activation, residual)
+    if done is not None:
+        return done
     y: Tensor = _path(x).rms_norm(x, list(normalized_shape), weight, eps, activation, residual)
     return y

@@ -13,24 +13,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.nn import Parameter
 
 from gammabeta.kernels import lean, library
-from gammabeta.kernels.activations import ACTIVATIONS
 from gammabeta.kernels.library import extension as native
+from gammabeta.kernels.served import (
+    CODES,
+    NAMES,
+    RELU,
+    TYPES,
+    address,
+    alike,
+    common_type,
+    is_channels_last,
+    like,
+    serves,
+    takes_gradient,
+)
 from gammabeta.kernels.twice import batch_norm_gradients
-
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-_CODES: dict[str | None, int] = {None: 0, **{name: i for i, name in enumerate(ACTIVATIONS, 1)}}
-_NAMES = {code: name for name, code in _CODES.items()}
-_RELU = _CODES["relu"]
-_PLAIN = frozenset({Tensor, Parameter, lean.LeanOutput})
-
-_is_compiling = torch.compiler.is_compiling
-_tracing_state = torch._C._get_tracing_state
-_transform = torch._C._functorch.peek_interpreter_stack
-_dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
 class _Call:
@@ -108,10 +107,10 @@ def batch_norm(
         arguments = (x, running_mean, running_var, *given, memory)
         done: tuple[Tensor, bool] | None = lean.run(batch_norm, arguments, {})
         return done
-    if not library.chosen or not _serves(x) or (residual is not None and not _alike(residual, x)):
+    if not library.chosen or not serves(x) or (residual is not None and not alike(residual, x)):
         return None
-    parameter_type = _common_type(x, weight, bias)
-    running_type = _common_type(x, running_mean, running_var)
+    parameter_type = common_type(x, weight, bias, x.shape[1:2])
+    running_type = common_type(x, running_mean, running_var, x.shape[1:2])
     geometry = _geometry(x)
     if parameter_type is None or running_type is None or geometry is None:
         return None
@@ -123,7 +122,7 @@ def batch_norm(
     call.training = training
     call.momentum = nan if momentum is None else momentum
     call.eps = eps
-    call.activation = _CODES[activation]
+    call.activation = CODES[activation]
     call.running_mean, call.running_var, call.batches = running_mean, running_var, batches
     call.guarded = guarded
     if torch.is_grad_enabled() and (
@@ -144,53 +143,6 @@ def batch_norm(
 # ---- what is served ------------------------------------------------------------------------------
 
 
-def _serves(x: Tensor) -> bool:
-    """Whether ``x`` is a plain CPU tensor with values, and nobody has to see torch's operators."""
-    return (
-        type(x) in _PLAIN
-        and x.is_cpu
-        and x.dtype in TYPES
-        and x.layout is torch.strided
-        and not _is_compiling()
-        and _tracing_state() is None
-        and _transform() is None
-        and not _dispatch_modes()
-        and forward_ad._current_level < 0
-        and not x.is_neg()
-    )
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    return (
-        type(a) in _PLAIN
-        and a.dtype is b.dtype
-        and a.is_cpu
-        and a.shape == b.shape
-        and a.layout is torch.strided
-        and not a.is_neg()
-    )
-
-
-def _common_type(x: Tensor, one: Tensor | None, other: Tensor | None) -> int | None:
-    """Return the binding's number of the parameters' type, None where they are not as expected."""
-    some = one if one is not None else other
-    if some is None:
-        return TYPES[x.dtype]
-    dtype = some.dtype
-    if dtype is not x.dtype and (dtype is not torch.float32 or x.dtype is torch.float64):
-        return None
-    for p in (one, other):
-        if p is not None and not (
-            type(p) in _PLAIN
-            and p.is_cpu
-            and p.dtype is dtype
-            and p.shape == x.shape[1:2]
-            and p.is_contiguous()
-        ):
-            return None
-    return TYPES[dtype]
-
-
 def _geometry(x: Tensor) -> tuple[bool, int, int, int] | None:
     """Return (rows, n, c, s) as the kernels take x, once `_dense` has made it so."""
     shape = x.shape
@@ -203,34 +155,16 @@ def _geometry(x: Tensor) -> tuple[bool, int, int, int] | None:
     elements = x.numel()
     if not elements:
         return None
-    if x.is_contiguous() or not _channels_last(x):
+    if x.is_contiguous() or not is_channels_last(x):
         return False, n, c, elements // (n * c)
     return True, elements // c, c, 1
-
-
-def _channels_last(x: Tensor) -> bool:
-    dims = x.dim()
-    if dims == 4:
-        return x.is_contiguous(memory_format=torch.channels_last)
-    if dims == 5:
-        return x.is_contiguous(memory_format=torch.channels_last_3d)
-    return x.transpose(1, -1).is_contiguous() if dims == 3 else False
 
 
 def _dense(x: Tensor, rows: bool) -> Tensor:
     return x if x.is_contiguous() or (rows and x.dim() > 2) else x.contiguous()
 
 
-def _like(a: Tensor, x: Tensor) -> Tensor:
-    """Return ``a`` with the strides of the dense ``x``."""
-    return a if a.stride() == x.stride() else torch.empty_like(x).copy_(a)
-
-
 # ---- the function --------------------------------------------------------------------------------
-
-
-def _address(t: Tensor | None) -> int:
-    return 0 if t is None else t.data_ptr()
 
 
 def _forward(
@@ -241,8 +175,8 @@ def _forward(
     x = _dense(x, rows)
     bits = None
     if residual is not None:
-        residual = _like(residual, x)
-        if call.activation == _RELU:
+        residual = like(residual, x)
+        if call.activation == RELU:
             size = native.bits_size(rows, n, c, s, TYPES[x.dtype])
             bits = torch.empty(size, dtype=torch.uint8)
     y = torch.empty_like(x)
@@ -256,19 +190,19 @@ def _forward(
         call.parameter_type,
         call.activation,
         x.data_ptr(),
-        _address(residual),
-        _address(weight),
-        _address(bias),
-        _address(bits),
+        address(residual),
+        address(weight),
+        address(bias),
+        address(bits),
         statistics.data_ptr(),
         y.data_ptr(),
         call.training,
         call.momentum,
         call.eps,
         call.running_type,
-        _address(call.running_mean),
-        _address(call.running_var),
-        _address(call.batches),
+        address(call.running_mean),
+        address(call.running_var),
+        address(call.batches),
         call.guarded,
     )
     return y, statistics, bits
@@ -291,8 +225,8 @@ def _again(
         call.activation,
         x.data_ptr(),
         0,
-        _address(weight),
-        _address(bias),
+        address(weight),
+        address(bias),
         0,
         statistics.data_ptr(),
         y.data_ptr(),
@@ -321,8 +255,8 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     rows, n, c, s = call.geometry
     x = _dense(x, rows)
-    g = _like(g, x)
-    residual = None if residual is None else _like(residual, x)
+    g = like(g, x)
+    residual = None if residual is None else like(residual, x)
     separate = needs[3] and call.activation  # the residual's gradient, made beside that of x
     gx = torch.empty_like(x) if needs[0] or separate else None
     gweight = None if weight is None else torch.empty_like(weight)
@@ -337,17 +271,17 @@ def _backward(
         call.parameter_type,
         call.activation,
         x.data_ptr(),
-        _address(residual),
-        _address(weight),
-        _address(bias),
-        _address(bits),
+        address(residual),
+        address(weight),
+        address(bias),
+        address(bits),
         statistics.data_ptr(),
         call.training,
         g.data_ptr(),
-        _address(gx),
-        _address(gresidual),
-        _address(gweight),
-        _address(gbias),
+        address(gx),
+        address(gresidual),
+        address(gweight),
+        address(gbias),
     )
     if needs[3] and not call.activation:
         gresidual = g
@@ -367,7 +301,7 @@ class _BatchNorm(torch.autograd.Function):
         call: _Call,
     ) -> Tensor:
         y, statistics, bits = _forward(x, weight, bias, residual, call)
-        kept = residual if call.activation > _RELU else None
+        kept = residual if call.activation > RELU else None
         ctx.save_for_backward(x, weight, bias, kept, statistics, bits)
         ctx.call = call
         call.statistics = statistics
@@ -378,11 +312,9 @@ class _BatchNorm(torch.autograd.Function):
         call: _Call = ctx.call
         x, weight, bias, residual, statistics, bits = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        # Many gradients in one (``is_grads_batched``) look like a plain tensor, without memory.
-        plain = type(g) in _PLAIN and torch._C._has_storage(g)
-        if plain and not torch.is_grad_enabled() and _transform() is None:
+        if takes_gradient(g):
             return *_backward(g, x, weight, bias, residual, statistics, bits, call, needs), None
-        activation, mask = _NAMES[call.activation], None
+        activation, mask = NAMES[call.activation], None
         if bits is not None:
             only = (False, False, False, True)
             with torch.no_grad():

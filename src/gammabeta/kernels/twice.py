@@ -64,6 +64,35 @@ def batch_norm_gradients(
     return gradients
 
 
+def norm_gradients(
+    norm: Callable[[Tensor, Tensor | None, Tensor | None], Tensor],
+    g: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mask: Tensor | None,
+    needs: Sequence[bool],
+    activation: str | None,
+) -> list[Tensor | None]:
+    """Return the gradients as `batch_norm_gradients` does, of a norm without running statistics.
+
+    Args:
+        norm: torch's operator, of x, weight and bias.
+        g, x, weight, bias, residual, mask, needs, activation: as there.
+    """
+    masked = g if mask is None else g * mask
+    gradients = gradients_of(
+        lambda: finish(norm(x, weight, bias), activation, residual),
+        (x, weight, bias, residual),
+        masked,
+        needs,
+    )
+    if needs[3] and residual is None:
+        gradients[3] = masked
+    return gradients
+
+
 def gradients_of(
     layer: Callable[[], Tensor], inputs: Sequence[Tensor | None], g: Tensor, needs: Sequence[bool]
 ) -> list[Tensor | None]:

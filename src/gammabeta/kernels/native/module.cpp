@@ -180,6 +180,93 @@ void backward(bool rows, int64_t n, int64_t c, int64_t s, int type, int paramete
   signer(bits)->batch_norm_backward(bn);
 }
 
+// ---- layer norm, RMS norm ---------------------------------------------------------------------------
+
+void set(RowNorm& ln, bool centered, int64_t rows, int64_t d, int type, int parameter_type,
+         int activation, Address x, Address residual, Address gamma, Address beta, Address bits,
+         Address stats) {
+  ln.rows = rows, ln.d = d;
+  ln.type = static_cast<Type>(type);
+  ln.parameter_type = static_cast<Type>(parameter_type);
+  ln.activation = activation;
+  ln.centered = centered;
+  ln.x = at(x), ln.residual = at(residual), ln.gamma = at(gamma), ln.beta = at(beta);
+  ln.bits = bits ? at(bits + kMaskHead) : nullptr, ln.stats = at(stats);
+  ln.workspace = workspace;
+  ln.threads = threads_for(rows * d);
+  int64_t row = d * static_cast<int64_t>(size_of(type));
+  ln.streamed = rows * row >= g_streamed_above && row % 64 == 0;
+}
+
+void row_norm_forward(bool centered, int64_t rows, int64_t d, int type, int parameter_type,
+                      int activation, Address x, Address residual, Address gamma, Address beta,
+                      Address bits, Address stats, Address y, double eps) {
+  RowNormForward ln{};
+  set(ln, centered, rows, d, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
+  ln.y = at(y);
+  ln.eps = eps;
+  ln.streamed = ln.streamed && y % 64 == 0;
+  const Kernels* kernels = g_kernels;
+  sign(bits, kernels);
+  kernels->row_norm_forward(ln);
+}
+
+void row_norm_backward(bool centered, int64_t rows, int64_t d, int type, int parameter_type,
+                       int activation, Address x, Address residual, Address gamma, Address beta,
+                       Address bits, Address stats, Address g, Address gx, Address gresidual,
+                       Address ggamma, Address gbeta) {
+  RowNormBackward ln{};
+  set(ln, centered, rows, d, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
+  ln.g = at(g), ln.gx = at(gx), ln.gresidual = at(gresidual);
+  ln.ggamma = at(ggamma), ln.gbeta = at(gbeta);
+  ln.streamed = ln.streamed && gx % 64 == 0 && gresidual % 64 == 0;
+  signer(bits)->row_norm_backward(ln);
+}
+
+// ---- group norm, instance norm ----------------------------------------------------------------------
+
+void set(GroupNorm& gn, bool rows, int64_t n, int64_t c, int64_t k, int64_t s, int type,
+         int parameter_type, int activation, Address x, Address residual, Address gamma,
+         Address beta, Address bits, Address stats) {
+  gn.rows = rows;
+  gn.n = n, gn.c = c, gn.k = k, gn.s = s;
+  gn.type = static_cast<Type>(type);
+  gn.parameter_type = static_cast<Type>(parameter_type);
+  gn.activation = activation;
+  gn.x = at(x), gn.residual = at(residual), gn.gamma = at(gamma), gn.beta = at(beta);
+  gn.bits = bits ? at(bits + kMaskHead) : nullptr, gn.stats = at(stats);
+  gn.workspace = workspace;
+  gn.threads = threads_for(n * c * s);
+  int64_t size = static_cast<int64_t>(size_of(type));
+  gn.streamed = n * c * s * size >= g_streamed_above && (!rows || c * size % 64 == 0);
+}
+
+void group_norm_forward(bool rows, int64_t n, int64_t c, int64_t k, int64_t s, int type,
+                        int parameter_type, int activation, Address x, Address residual,
+                        Address gamma, Address beta, Address bits, Address stats, Address y,
+                        double eps) {
+  GroupNormForward gn{};
+  set(gn, rows, n, c, k, s, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
+  gn.y = at(y);
+  gn.eps = eps;
+  gn.streamed = gn.streamed && y % 64 == 0;
+  const Kernels* kernels = g_kernels;
+  sign(bits, kernels);
+  kernels->group_norm_forward(gn);
+}
+
+void group_norm_backward(bool rows, int64_t n, int64_t c, int64_t k, int64_t s, int type,
+                         int parameter_type, int activation, Address x, Address residual,
+                         Address gamma, Address beta, Address bits, Address stats, Address g,
+                         Address gx, Address gresidual, Address ggamma, Address gbeta) {
+  GroupNormBackward gn{};
+  set(gn, rows, n, c, k, s, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
+  gn.g = at(g), gn.gx = at(gx), gn.gresidual = at(gresidual);
+  gn.ggamma = at(ggamma), gn.gbeta = at(gbeta);
+  gn.streamed = gn.streamed && gx % 64 == 0 && gresidual % 64 == 0;
+  signer(bits)->group_norm_backward(gn);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -195,4 +282,8 @@ NB_MODULE(_native, m) {
   m.def("bits_size", bits_size, "Bytes of the mask that forward fills.");
   m.def("batch_norm_forward", forward, nb::call_guard<nb::gil_scoped_release>());
   m.def("batch_norm_backward", backward, nb::call_guard<nb::gil_scoped_release>());
+  m.def("row_norm_forward", row_norm_forward, nb::call_guard<nb::gil_scoped_release>());
+  m.def("row_norm_backward", row_norm_backward, nb::call_guard<nb::gil_scoped_release>());
+  m.def("group_norm_forward", group_norm_forward, nb::call_guard<nb::gil_scoped_release>());
+  m.def("group_norm_backward", group_norm_backward, nb::call_guard<nb::gil_scoped_release>());
 }

@@ -40,11 +40,65 @@ struct BatchNormBackward : BatchNorm {
   void *gx, *gresidual, *ggamma, *gbeta;
 };
 
+// Layer norm, and RMS norm where not `centered`: rows of d values, each normalized alone. γ and β
+// are (d,).
+struct RowNorm {
+  int64_t rows, d;
+  Type type, parameter_type;
+  int activation;
+  bool centered;
+  const void *x, *residual, *gamma, *beta;
+  void* bits;   // as above
+  void* stats;  // (rows, 3) of the compute type: what makes x̂ of x, see Standard
+  char* (*workspace)(size_t);
+  int threads;
+  bool streamed;
+};
+
+struct RowNormForward : RowNorm {
+  void* y;
+  double eps;
+};
+
+struct RowNormBackward : RowNorm {
+  const void* g;
+  void *gx, *gresidual, *ggamma, *gbeta;
+};
+
+// Group norm of n examples of c channels, in groups of k, and s positions; instance norm where k is
+// 1. In `rows`, x is (n, s, c), else (n, c, s). γ and β are (c,).
+struct GroupNorm {
+  bool rows;
+  int64_t n, c, k, s;
+  Type type, parameter_type;
+  int activation;
+  const void *x, *residual, *gamma, *beta;
+  void* bits;
+  void* stats;  // (n · c / k, 3), as above
+  char* (*workspace)(size_t);
+  int threads;
+  bool streamed;
+};
+
+struct GroupNormForward : GroupNorm {
+  void* y;
+  double eps;
+};
+
+struct GroupNormBackward : GroupNorm {
+  const void* g;
+  void *gx, *gresidual, *ggamma, *gbeta;
+};
+
 struct Kernels {
   const char* name;
   int lanes;
   void (*batch_norm_forward)(BatchNormForward&);
   void (*batch_norm_backward)(BatchNormBackward&);
+  void (*row_norm_forward)(RowNormForward&);
+  void (*row_norm_backward)(RowNormBackward&);
+  void (*group_norm_forward)(GroupNormForward&);
+  void (*group_norm_backward)(GroupNormBackward&);
 };
 
 extern const Kernels kKernelsBaseline, kKernelsAVX2, kKernelsAVX512;

@@ -1,0 +1,113 @@
+"""What the native kernels take, and how they get it: plain CPU tensors, outside of transforms.
+
+Everybody who has to see torch's own operators gets them: `torch.compile`, `torch.func`, tracing,
+forward-mode derivatives, dispatch modes and tensor subclasses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from gammabeta.kernels.activations import ACTIVATIONS
+from gammabeta.kernels.lean import LeanOutput, is_open
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+CODES: dict[str | None, int] = {None: 0, **{name: i for i, name in enumerate(ACTIVATIONS, 1)}}
+NAMES = {code: name for name, code in CODES.items()}
+RELU = CODES["relu"]
+PLAIN = frozenset({Tensor, Parameter, LeanOutput})
+
+_transform = torch._C._functorch.peek_interpreter_stack
+_batched = torch._C._functorch.is_legacy_batchedtensor  # ``is_grads_batched=True``
+_is_compiling = torch.compiler.is_compiling
+_tracing_state = torch._C._get_tracing_state
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+
+
+def serves(x: Tensor) -> bool:
+    """Whether ``x`` is a plain CPU tensor with values, and nobody has to see torch's operators."""
+    return (
+        type(x) in PLAIN
+        and not is_open(x)
+        and x.is_cpu
+        and x.dtype in TYPES
+        and x.layout is torch.strided
+        and not _is_compiling()
+        and _tracing_state() is None
+        and _transform() is None
+        and not _dispatch_modes()
+        and forward_ad._current_level < 0
+        and not x.is_neg()
+    )
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Whether ``a`` can go element for element with ``b``, which is served."""
+    return (
+        type(a) in PLAIN
+        and a.dtype is b.dtype
+        and a.is_cpu
+        and a.shape == b.shape
+        and a.layout is torch.strided
+        and not a.is_neg()
+    )
+
+
+def takes_gradient(g: Tensor) -> bool:
+    """Whether the gradient ``g`` has values at its address, and nobody asks for a graph."""
+    return (
+        not torch.is_grad_enabled()
+        and type(g) in PLAIN
+        and _transform() is None
+        and not _batched(g)
+        and g.layout is torch.strided
+        and not g.is_neg()
+        and not g._is_zerotensor()
+    )
+
+
+def common_type(
+    x: Tensor, one: Tensor | None, other: Tensor | None, shape: Sequence[int]
+) -> int | None:
+    """Return the binding's number of the parameters' type, None where they are not as expected."""
+    some = one if one is not None else other
+    if some is None:
+        return TYPES[x.dtype]
+    dtype = some.dtype
+    if dtype is not x.dtype and (dtype is not torch.float32 or x.dtype is torch.float64):
+        return None
+    for p in (one, other):
+        if p is not None and not (
+            type(p) in PLAIN
+            and p.is_cpu
+            and p.dtype is dtype
+            and p.shape == shape
+            and p.is_contiguous()
+        ):
+            return None
+    return TYPES[dtype]
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of (N, C, ...) lie side by side, and nothing between."""
+    dims = x.dim()
+    if dims == 4:
+        return x.is_contiguous(memory_format=torch.channels_last)
+    if dims == 5:
+        return x.is_contiguous(memory_format=torch.channels_last_3d)
+    return x.transpose(1, -1).is_contiguous() if dims == 3 else False
+
+
+def like(a: Tensor, x: Tensor) -> Tensor:
+    """Return ``a`` with the strides of the dense ``x``."""
+    return a if a.stride() == x.stride() else torch.empty_like(x).copy_(a)
+
+
+def address(t: Tensor | None) -> int:
+    """Where the values are, 0 for None."""
+    return 0 if t is None else t.data_ptr()
