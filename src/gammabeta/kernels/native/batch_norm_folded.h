@@ -115,6 +115,7 @@ void backward_folded(BatchNormBackward& bn) {
   // β's and γ's gradients overwrite their values, which are read no more by then.
   double *gbeta = at.beta, *ggamma = at.variance;
 
+  Through through = bn.training ? kScaled : kNowhere;
   as_team(bn.threads, [&](Worker me) {
     Fold<A> fold(folds, at.of(me));
     for (int64_t b = me.from(folds.count); b < me.to(folds.count); b++) {
@@ -138,7 +139,7 @@ void backward_folded(BatchNormBackward& bn) {
       fold.spread(at.column.slope, fold.column.slope, c0, c1);
       fold.spread(at.column.level, fold.column.level, c0, c1);
       gradient_rows(epilogue, fold.column, g + o, x + o, r + o, words, gx + o, gr ? gr + o : gr,
-                    row, slots, 0, bn.n, 0, width, bn.training, bn.streamed && row % 32 == 0);
+                    row, slots, 0, bn.n, 0, width, through, bn.streamed && row % 32 == 0);
     }
     if (bn.streamed) end_stream();
   });

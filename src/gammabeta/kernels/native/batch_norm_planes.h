@@ -135,6 +135,8 @@ void backward_planes(BatchNormBackward& bn) {
   double *gbeta = at.beta, *ggamma = at.variance;
   bool streamed = bn.streamed && bn.s >= kAligned;
 
+  Through through = bn.training ? kScaled : kNowhere;
+
   auto measure = [&](int64_t c, int64_t b, double* out) {
     Sum<A> first, second;
     Affine<A> affine = at.column.one(c);
@@ -156,7 +158,7 @@ void backward_planes(BatchNormBackward& bn) {
     V<A> slope = splat(at.column.slope[c]), level = splat(at.column.level[c]);
     planes.stretches<A>(c, b, [&](int64_t o, int64_t i, int64_t length, int head, int64_t slot) GB_FLAT {
       gradient(epilogue, affine, slope, level, g + o, x + o, r + o, bits + i * slots, gx + o,
-               gr ? gr + o : gr, length, head, slot, bn.training, streamed, bn.s);
+               gr ? gr + o : gr, length, head, slot, through, streamed, bn.s);
     });
   };
 

@@ -165,6 +165,8 @@ void backward_rows(BatchNormBackward& bn) {
   const Word* bits = (const Word*)bn.bits;
   int64_t row = bn.c, slots = (bn.c + kLanes<A> - 1) / kLanes<A>;
 
+  Through through = bn.training ? kScaled : kNowhere;
+
   auto measure = [&](int64_t p, int64_t b) {
     gradient_sums_of_rows(epilogue, at.column, g, x, r, bits, row, slots, chunks.from(p),
                           chunks.to(p), chunks.first(b), chunks.last(b), at.sums + 2 * at.c * p,
@@ -181,7 +183,7 @@ void backward_rows(BatchNormBackward& bn) {
   };
   auto apply = [&](int64_t p, int64_t b) {
     gradient_rows(epilogue, at.column, g, x, r, bits, gx, gr, row, slots, chunks.from(p),
-                  chunks.to(p), chunks.first(b), chunks.last(b), bn.training, bn.streamed);
+                  chunks.to(p), chunks.first(b), chunks.last(b), through, bn.streamed);
   };
 
   as_team(bn.threads, [&](Worker me) {

@@ -104,7 +104,7 @@ void backward_group_planes(GroupNormBackward& gn) {
       ChannelMap<A> map(stats[p / k], space.gamma[p % gn.c], space.beta[p % gn.c]);
       int64_t o = p * s;
       gradient(epilogue, map.affine(), splat(slope.slope), splat(slope.level), g + o, x + o, r + o,
-               bits, gx + o, gr ? gr + o : gr, s, head_of<A>(o, s), p * slots, streamed, s);
+               bits, gx + o, gr ? gr + o : gr, s, head_of<A>(o, s), p * slots, kAdded, streamed, s);
     }
   };
 

@@ -24,7 +24,7 @@ struct RowSpaceOfGroups {
   GroupSpace space;
   Columns<A>* column;  // a place
   double* sums;        // 2·c a chunk
-  A* partial;          // 3·c a thread
+  A* guess;            // c a thread
 
   RowSpaceOfGroups(const GroupNorm& gn, int64_t count)
       : shared(gn.threads > 1 && gn.n < 8 * gn.threads && gn.n % gn.threads),
@@ -53,7 +53,7 @@ struct RowSpaceOfGroups {
   void lay_out(const GroupNorm& gn, Scratch& scratch) {
     column = scratch.take<Columns<A>>(places);
     numbers = scratch.take<A>(6 * c * places);
-    partial = scratch.take<A>(3 * c * gn.threads);
+    guess = scratch.take<A>(c * gn.threads);
     sums = scratch.take<double>(2 * c * places * count);
   }
 };
@@ -137,7 +137,7 @@ void forward_group_rows(GroupNormForward& gn) {
         for (int64_t b = 0; b < chunks.blocks; b++)
           chunk_moments(all_x + i * gn.s * row, row, chunks.from(p), chunks.to(p), chunks.first(b),
                         chunks.last(b), gn.eps, at.sums_of(place, p), at.c,
-                        at.partial + 3 * at.c * me.index);
+                        at.guess + at.c * me.index);
       },
       [&](int64_t i, int64_t place) {
         for (int64_t j = 0; j < groups; j++)
@@ -170,14 +170,14 @@ void backward_group_rows(GroupNormBackward& gn) {
 
   over_examples(
       gn, at,
-      [&](int64_t i, int64_t p, int64_t place, const Worker& me) {
+      [&](int64_t i, int64_t p, int64_t place, const Worker&) {
         if (!at.shared && p == 0) set_columns(gn, space, stats + i * groups, at.column[place]);
         int64_t o = i * gn.s * row;
         for (int64_t b = 0; b < chunks.blocks; b++)
           gradient_sums_of_rows(epilogue, at.column[place], all_g + o, all_x + o, all_r + o,
                                 (const Word*)gn.bits + i * gn.s * slots, row, slots, chunks.from(p),
                                 chunks.to(p), chunks.first(b), chunks.last(b), at.sums_of(place, p),
-                                at.c, at.partial + 3 * at.c * me.index);
+                                at.c);
       },
       [&](int64_t i, int64_t place) {
         double *gbeta = space.gbeta + i * gn.c, *ggamma = space.ggamma + i * gn.c;
@@ -208,7 +208,7 @@ void backward_group_rows(GroupNormBackward& gn) {
           gradient_rows(epilogue, at.column[place], all_g + o, all_x + o, all_r + o,
                         (const Word*)gn.bits + i * gn.s * slots, (T*)gn.gx + o,
                         gn.gresidual ? (T*)gn.gresidual + o : nullptr, row, slots, chunks.from(p),
-                        chunks.to(p), chunks.first(b), chunks.last(b), gn.streamed);
+                        chunks.to(p), chunks.first(b), chunks.last(b), kAdded, gn.streamed);
       });
   space.join(gn);
 }

@@ -7,17 +7,25 @@
 
 namespace {
 
+// Types and instruction sets that are there to be right rather than fast look every activation up:
+// each kernel compiled for one of its own takes a second.
+template <class T>
+constexpr bool kTuned = kVectorBytes > 16 && sizeof(T) <= sizeof(C<T>) && sizeof(C<T>) == 4;
+template <>
+constexpr bool kTuned<float16> = false;
+
 // Call f<T, known, residual>() for the arguments' type, activation and residual.
 template <class T, class Norm, class F>
 void with_tail(const Norm& bn, bool residual, F&& f) {
-  int known = bn.activation == kNone ? kKnownNone : bn.activation == kReLU ? kKnownReLU : kLookedUp;
-  if (known == kKnownNone) {
-    residual ? f.template operator()<T, kKnownNone, true>() : f.template operator()<T, kKnownNone, false>();
-  } else if (known == kKnownReLU) {
-    residual ? f.template operator()<T, kKnownReLU, true>() : f.template operator()<T, kKnownReLU, false>();
-  } else {
-    residual ? f.template operator()<T, kLookedUp, true>() : f.template operator()<T, kLookedUp, false>();
+  if constexpr (kTuned<T>) {
+    if (bn.activation == kNone && residual) return f.template operator()<T, kKnownNone, true>();
+    if (bn.activation == kNone) return f.template operator()<T, kKnownNone, false>();
+    if (bn.activation == kReLU && !residual) return f.template operator()<T, kKnownReLU, false>();
   }
+  // With its bit mask a ReLU after a residual is a case of its own.
+  if (bn.activation == kReLU && residual) return f.template operator()<T, kKnownReLU, true>();
+  if (residual) return f.template operator()<T, kLookedUp, true>();
+  return f.template operator()<T, kLookedUp, false>();
 }
 template <class Norm, class F>
 void with_type(const Norm& bn, bool residual, F&& f) {

@@ -85,7 +85,7 @@ template <class T, int known, bool residual>
 GB_INLINE void apply(const Epilogue<T, known, residual>& epilogue, const Affine<C<T>>& affine, const T* x,
                      const T* r, T* y, typename BitWord<C<T>>::type* bits, int64_t length, int head,
                      int64_t slot, bool streamed, int64_t ahead) {
-  walk<C<T>>(length, head, slot, [&](int64_t i, int64_t at, auto part, auto) GB_FLAT {
+  walk_once<C<T>>(length, head, slot, [&](int64_t i, int64_t at, auto part) GB_FLAT {
     fetch(x + i + ahead);
     if (residual) fetch(r + i + ahead);
     store(y + i, epilogue.forward(affine(load(x + i, part)), r + i, bits + at, part), part, streamed);
@@ -108,22 +108,20 @@ GB_INLINE void gradient_sums(const Epilogue<T, known, residual>& epilogue, const
   });
 }
 
-// gx = (g + (x − shift)·slope + level)·scale, and the residual's gradient g. Where the statistics do
-// not depend on x, gx = g·scale, whatever x is.
+// The input's gradient, and the residual's gradient g.
 template <class T, int known, bool residual>
 GB_INLINE void gradient(const Epilogue<T, known, residual>& epilogue, const Affine<C<T>>& affine,
                         V<C<T>> slope, V<C<T>> level, const T* g, const T* x, const T* r,
                         const typename BitWord<C<T>>::type* bits, T* gx, T* gr, int64_t length,
-                        int head, int64_t slot, bool training, bool streamed, int64_t ahead) {
+                        int head, int64_t slot, Through through, bool streamed, int64_t ahead) {
   using A = C<T>;
-  walk<A>(length, head, slot, [&](int64_t i, int64_t at, auto part, auto) GB_FLAT {
+  walk_once<A>(length, head, slot, [&](int64_t i, int64_t at, auto part) GB_FLAT {
     fetch(g + i + ahead);
     fetch(x + i + ahead);
     V<A> value = load(x + i, part);
     V<A> d = epilogue.backward(load(g + i, part), value, affine, r + i, bits + at, part);
     if (residual && gr) store(gr + i, d, part, streamed);
-    if (training) d += fma(value - affine.shift, slope, level);
-    store(gx + i, d * affine.scale, part, streamed);
+    store(gx + i, input_gradient<A>(d, value, affine, slope, level, through), part, streamed);
   });
 }
 

@@ -183,14 +183,13 @@ GB_INLINE void gradient_sums_of_rows(const Epilogue<T, known, residual>& epilogu
       });
 }
 
-// gx = (g + (x − shift)·slope + level)·scale, and the residual's gradient g. Where the statistics do
-// not depend on x, gx = g·scale, whatever x is.
+// The input's gradient, and the residual's gradient g.
 template <class T, int known, bool residual>
 GB_INLINE void gradient_rows(const Epilogue<T, known, residual>& epilogue, const Columns<C<T>>& column,
                              const T* g, const T* x, const T* res,
                              const typename BitWord<C<T>>::type* bits, T* gx, T* gr, int64_t row,
                              int64_t slots, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
-                             bool training, bool streamed) {
+                             Through through, bool streamed) {
   using A = C<T>;
   int64_t ahead = -rows_ahead<T>(row) * row;
   auto some = [&](int64_t r, auto rows) GB_FLAT {
@@ -198,7 +197,7 @@ GB_INLINE void gradient_rows(const Epilogue<T, known, residual>& epilogue, const
       int64_t at = r * row + c;
       gradient_at(epilogue, column.affine(c), load(column.slope + c), load(column.level + c), g + at,
                   x + at, res + at, bits + r * slots + c / kLanes<A>, gx + at, gr ? gr + at : gr,
-                  row, slots, ahead, rows, part, training, streamed);
+                  row, slots, ahead, rows, part, through, streamed);
     });
   };
   int64_t r = r1;
@@ -209,7 +208,7 @@ template <class T, int known, bool residual, int n, class Part>
 GB_INLINE void gradient_at(const Epilogue<T, known, residual>& epilogue, const Affine<C<T>>& affine,
                            V<C<T>> slope, V<C<T>> level, const T* g, const T* x, const T* res,
                            const typename BitWord<C<T>>::type* bits, T* gx, T* gr, int64_t row,
-                           int64_t slots, int64_t ahead, Rows<n>, Part part, bool training,
+                           int64_t slots, int64_t ahead, Rows<n>, Part part, Through through,
                            bool streamed) {
   using A = C<T>;
 #pragma GCC unroll 4
@@ -220,8 +219,7 @@ GB_INLINE void gradient_at(const Epilogue<T, known, residual>& epilogue, const A
     V<A> d = epilogue.backward(load(g + i * row, part), value, affine, res + i * row, bits + i * slots,
                            part);
     if (residual && gr) store(gr + i * row, d, part, streamed);
-    if (training) d += fma(value - affine.shift, slope, level);
-    store(gx + i * row, d * affine.scale, part, streamed);
+    store(gx + i * row, input_gradient<A>(d, value, affine, slope, level, through), part, streamed);
   }
 }
 
