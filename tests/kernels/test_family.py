@@ -437,8 +437,13 @@ def test_the_rest_is_left_to_torch(name: str) -> None:
     assert SERVED[name](drawn(5, 17)) is None
 
 
-def test_a_small_layer_norm_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_ones_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    x = torch.randn(32, 128)
+    x, image = torch.randn(32, 128), torch.randn(8, 16, 8, 8)
     assert cpu_family.layer_norm(x, (128,), None, None, 1e-5, None, None) is None
     assert cpu_family.layer_norm(x.repeat(32, 1), (128,), None, None, 1e-5, None, None) is not None
+    assert cpu_family.rms_norm(x, (128,), None, 1e-5, None, None) is not None
+    for last in (image, image.contiguous(memory_format=torch.channels_last)):
+        assert cpu_family.group_norm(last, 4, None, None, 1e-5, None, None) is None
+    big = image.repeat(16, 1, 1, 1)
+    assert cpu_family.group_norm(big, 4, None, None, 1e-5, None, None) is not None

@@ -16,11 +16,16 @@ from gammabeta.kernels.fused import Norm, apply
 from gammabeta.kernels.library import extension as native
 from gammabeta.kernels.served import CODES, alike, common_type, is_channels_last, serves
 
-# Below these elements a layer norm is torch's: an autograd function in Python costs some 10 µs more
-# than torch's own, and there the kernel does not win as much. Whether a gradient is wanted makes no
-# difference: with and without, the output has the same bits.
-SMALL = {torch.float32: 65536, torch.float64: 65536, torch.bfloat16: 16384, torch.float16: 16384}
-SMALL_WITH_MORE = 8192  # with an activation or a residual, which cost torch more
+SMALL: dict[str, tuple[int, int, int]] = {
+    "layer": (65536, 16384, 8192),
+    "group": (131072, 65536, 16384),
+    "group, channels_last": (16384, 0, 8192),
+}
+"""Elements below which a norm is torch's: in float32 and 64, in half precision, and in either with
+an activation or a residual, which cost torch more. An autograd function in Python costs some 10 µs
+more than torch's own, and there the kernel does not win as much. Whether a gradient is wanted makes
+no difference: with and without, the output has the same bits. Torch's RMS and instance norm are
+several operators, and slower at any size."""
 
 
 def layer_norm(
@@ -43,9 +48,7 @@ def layer_norm(
         activation: a name in `ACTIVATIONS`, or None.
         residual: like x, or None.
     """
-    if x.numel() < SMALL.get(x.dtype, 0) and (
-        (activation is None and residual is None) or x.numel() < SMALL_WITH_MORE
-    ):
+    if _small("layer", x, activation is not None or residual is not None):
         return None
     shape = tuple(normalized_shape)
     norm = _row_norm(x, shape, weight, bias, eps, activation, residual, centered=True)
@@ -101,6 +104,10 @@ def group_norm(
         activation: a name in `ACTIVATIONS`, or None.
         residual: like x, or None.
     """
+    more = activation is not None or residual is not None
+    last = len(x.shape) > 3 and not x.is_contiguous() and is_channels_last(x)
+    if _small("group, channels_last" if last else "group", x, more):
+        return None
     norm = _group_norm(x, num_groups, weight, bias, eps, activation, residual)
     if norm is None:
         return None
@@ -143,6 +150,15 @@ def instance_norm(
         x, None, None, weight, bias, True, 0.0, eps
     )
     return apply(x, weight, bias, residual, norm)
+
+
+def _small(kind: str, x: Tensor, more: bool) -> bool:
+    """Whether ``x`` is too small for the kernels to pay; ``more`` than the norm alone."""
+    if kind not in SMALL:
+        return False
+    wide, half, most = SMALL[kind]
+    alone = half if x.dtype.itemsize < 4 else wide
+    return x.numel() < (min(alone, most) if more else alone)
 
 
 def _group_norm(
