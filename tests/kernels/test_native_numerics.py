@@ -184,3 +184,16 @@ def test_an_image_batch_in_channels_last(native: str) -> None:
     ).sqrt()
     # |y| <= 5.5: its last rounding alone is 2.4e-7 there.
     assert float((got.double() - expected).abs().max()) <= 2e-6
+
+
+@dtypes
+@layouts
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_relu_at_exactly_zero_passes_no_gradient(residual: bool, dtype, layout) -> None:
+    x = layout(torch.full((4, 5, 6), 0.75, dtype=dtype))  # a constant channel, and β is 0
+    p = problem(x, residual=residual, activation="relu")
+    p.bias, p.residual = p.bias * 0, p.residual * 0 if residual else None
+    got = p.solve()
+    assert all(int(value.count_nonzero()) == 0 for value in got.values())
+    with use("torch"):
+        assert all(torch.equal(got[name], value) for name, value in p.solve().items())
