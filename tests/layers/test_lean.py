@@ -20,7 +20,7 @@ from gammabeta.bench.peak import peak_bytes
 from gammabeta.kernels import cpu
 from gammabeta.kernels.activations import ACTIVATIONS
 from gammabeta.kernels.lean import LeanOutput
-from gammabeta.kernels.library import native
+from gammabeta.kernels.library import extension as native
 
 pytestmark = pytest.mark.skipif(native is None, reason="there are no native kernels")
 
