@@ -33,6 +33,7 @@ LAYERS: dict[str, tuple[object, ...]] = {
     "layer-100": ("layer", (9, 100)),
     "layer-1000": ("layer", (6, 1000)),
     "layer-9001": ("layer", (3, 9001)),
+    "layer-many": ("layer", (700, 100)),  # three chunks of rows
     "rms-1": ("rms", (5, 1)),
     "rms-3": ("rms", (70, 3)),
     "rms-100": ("rms", (9, 100)),
@@ -324,6 +325,19 @@ def test_instance_norm_of_the_population_is_batch_norm_in_evaluation() -> None:
     expected = reference.batch_norm_inference(x, mean, var)
     torch.testing.assert_close(y, (expected + x).relu())
     assert cpu_family.instance_norm(x, mean, var, None, None, True, 1e-5, None, None) is None
+
+
+@pytest.mark.parametrize("instructions", SETS)
+def test_a_row_that_does_not_begin_as_it_goes_on(instructions: str) -> None:
+    """The first values guess the mean; where the guess is bad, sums about it would cancel."""
+    library.use(instructions)
+    x = drawn(2, 2, 35000).float()
+    x[:, 0, :64] = -1e5
+    y = kernels.layer_norm(x.view(2, 70000), (70000,), None, None, eps=0.0)
+    expected = reference.layer_norm(x.view(2, 70000).double(), 1, eps=0.0)[0]
+    torch.testing.assert_close(y.double(), expected, rtol=1e-6, atol=1e-6)
+    y = kernels.group_norm(x, 1, None, None, eps=0.0)
+    torch.testing.assert_close(y.double().view(2, 70000), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_constant_row_is_beta() -> None:
