@@ -227,7 +227,12 @@ def test_numbers_too_large_to_write_out(shell: Shell, tmp_path: Path) -> None:
 
 def test_a_run_that_diverges_says_where(shell: Shell, tmp_path: Path) -> None:
     args = ("--no-server", "--activation", "relu", "--lr", "1e20", "--steps", 9, "--out", "run")
-    printed = shell("demo", *args, folder=tmp_path).ok()
+    done = shell("demo", *args, folder=tmp_path)
+    printed = done.out
+    assert done.code == 0
+    # Torch's operators make zeros of a batch whose variance overflows; natively it is normalized,
+    # and it is up to the guard of a later layer to tell.
+    assert all("NonFiniteBatchWarning" in line for line in done.err.splitlines()[::2])
     run = recorded(tmp_path / "run.sqlite")
     losses = curve(run, 0, "loss")
     step, value = list(losses.items())[-1]
