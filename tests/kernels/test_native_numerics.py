@@ -194,5 +194,5 @@ def test_a_relu_at_exactly_zero_passes_no_gradient(residual: bool, dtype, layout
     p = problem(x, residual=residual, activation="relu")
     p.bias, p.residual = p.bias * 0, p.residual * 0 if residual else None
     got = p.solve()
-    # z is 0 to the bit (torch's own is not: its mean · γ/σ is rounded), and ReLU's slope there is 0.
+    # z is 0 to the bit (torch's own is not: its mean · γ/σ is rounded); ReLU's slope there is 0.
     assert all(int(value.count_nonzero()) == 0 for value in got.values())
