@@ -19,6 +19,9 @@ ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 
 USED = """
+import sys
+# An editable installation of the same package would be found first.
+sys.meta_path[:] = [f for f in sys.meta_path if "Redirecting" not in type(f).__name__]
 import torch
 import gammabeta as gb
 from gammabeta.kernels import library, use

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,21 @@ from torch.utils.checkpoint import checkpoint
 
 import gammabeta as gb
 from gammabeta.bench.peak import peak_bytes
-from gammabeta.kernels import cpu
+from gammabeta.kernels import cpu, cpu_family, library
 from gammabeta.kernels.activations import ACTIVATIONS
 from gammabeta.kernels.lean import LeanOutput
 from gammabeta.kernels.library import extension as native
+
+NATIVE = pytest.param("native", marks=pytest.mark.native)
+
+
+@pytest.fixture(scope="module", autouse=True, params=[NATIVE])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The native kernels alone: torch's operators keep every output."""
+    with library.use(request.param), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_family, "SMALL", {})
+        yield request.param
+
 
 pytestmark = pytest.mark.skipif(native is None, reason="there are no native kernels")
 

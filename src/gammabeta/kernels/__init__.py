@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from gammabeta.kernels import cpu, cpu_family, eager
+from gammabeta.kernels import cpu, cpu_family, eager, lean
 from gammabeta.kernels.library import use
 from gammabeta.kernels.memory import reuse_memory, reuse_memory_if_asked
 
@@ -66,6 +66,7 @@ def batch_norm(
     return y
 
 
+@lean.aware
 def instance_norm(
     x: Tensor,
     running_mean: Tensor | None,
@@ -112,6 +113,7 @@ def instance_norm(
     return y
 
 
+@lean.aware
 def layer_norm(
     x: Tensor,
     normalized_shape: Sequence[int],
@@ -132,6 +134,7 @@ def layer_norm(
     return y
 
 
+@lean.aware
 def group_norm(
     x: Tensor,
     num_groups: int,
@@ -150,6 +153,7 @@ def group_norm(
     return y
 
 
+@lean.aware
 def rms_norm(
     x: Tensor,
     normalized_shape: Sequence[int],

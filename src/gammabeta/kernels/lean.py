@@ -15,13 +15,15 @@ recipe's back, or somebody else has hooks, the output is kept as by default.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _Make = Callable[..., Tensor]
 _Packed = Any  # a _Promise, or (tensor, its version)
 
@@ -187,6 +189,18 @@ def run(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any
                         _view(t, recipes)
             return result
         return function(*args, **kwargs)
+
+
+def aware(function: _Function) -> _Function:
+    """Have `run` call ``function`` where its input or residual is a lean output."""
+
+    @functools.wraps(function)
+    def wrapped(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if is_open(x) or is_open(kwargs.get("residual")):
+            return run(function, (x, *args), kwargs)
+        return function(x, *args, **kwargs)
+
+    return cast(_Function, wrapped)
 
 
 class LeanOutput(Tensor):

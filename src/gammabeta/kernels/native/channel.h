@@ -19,15 +19,15 @@ GB_INLINE Moments about(double n, double shift, double first, double second) {
   return {n, shift + d, m2 < 0 ? 0 : m2};
 }
 
-// Whether sums about this shift were exact enough: not where the shift is more than two deviations
+// Whether sums about this shift were exact enough: not where the shift is more than half a deviation
 // from the mean, so that the difference cancels; overflowed sums never are.
 GB_INLINE bool trustworthy(double n, double first, double second) {
   double d = first / n;
-  return 5 * d * d <= 4 * second / n && second - second == 0;
+  return 5 * d * d <= second / n && second - second == 0;
 }
 GB_INLINE vint64 untrustworthy(vdouble inverse_n, vdouble first, vdouble second) {
   vdouble d = first * inverse_n;
-  return ~((5 * d * d <= 4 * second * inverse_n) & (second - second == 0));
+  return ~((5 * d * d <= second * inverse_n) & (second - second == 0));
 }
 
 // Whether squares may have underflowed where that matters.

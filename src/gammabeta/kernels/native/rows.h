@@ -113,7 +113,7 @@ template <class T>
 GB_INLINE void first_means(const T* x, int64_t row, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
                            C<T>* shift) {
   using A = C<T>;
-  int64_t most = r1 - r0 < 256 ? 8 : 16, n = r1 - r0 < most ? r1 - r0 : most;
+  int64_t n = r1 - r0 < kSummedRows ? r1 - r0 : kSummedRows;
   V<A> count = splat((A)n);
   columns<A>(c0, c1, [&](int64_t c, auto part) GB_FLAT {
     V<A> total = {};
