@@ -46,7 +46,7 @@ GB_INLINE int64_t rows_ahead(int64_t row) {
 }
 
 // Sums in the compute type go no further than this many rows; then they are added up in double.
-constexpr int64_t kSummedRows = 64;
+constexpr int64_t kSummedRows = 32;
 
 // Two sums a column, over rows, of n vectors side by side. They stay in registers, and a row's adds
 // wait only for those of the row before.
