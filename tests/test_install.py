@@ -18,10 +18,18 @@ pytestmark = pytest.mark.install
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 
-USED = """
-import sys
 # An editable installation of the same package would be found first.
+INSTALLED = """
+import runpy, sys
 sys.meta_path[:] = [f for f in sys.meta_path if "Redirecting" not in type(f).__name__]
+"""
+
+INFO = """
+sys.argv = ["gammabeta", "info"]
+runpy.run_module("gammabeta", run_name="__main__")
+"""
+
+USED = """
 import torch
 import gammabeta as gb
 from gammabeta.kernels import library, use
@@ -96,7 +104,10 @@ def test_without_a_compiler(sdist: Path, tmp_path: Path) -> None:
     )
     assert not list(target.rglob("_native*"))
     assert not list(target.rglob("*.cpp"))
-    said = run(sys.executable, "-c", USED, cwd=tmp_path, PYTHONPATH=str(target))
-    assert said == "all well\n"
-    info = run(sys.executable, "-m", "gammabeta", "info", cwd=tmp_path, PYTHONPATH=str(target))
+
+    def python(code: str) -> str:
+        return run(sys.executable, "-c", INSTALLED + code, cwd=tmp_path, PYTHONPATH=str(target))
+
+    assert python(USED) == "all well\n"
+    info = python(INFO)
     assert "torch's own operators (the extension was not built: " in info
