@@ -15,6 +15,14 @@ from gammabeta.layers.guard import Guarded
 from gammabeta.layers.lean import Lean
 
 
+def _of(held: dict[str, Any], name: str, layer: nn.Module) -> Any:
+    """Return what ``layer.name`` is, from where it is kept if it is there.
+
+    `nn.Module` looks there when all else has failed, which takes a small layer's time.
+    """
+    return held[name] if name in held else getattr(layer, name)  # noqa: SIM401: that is not lazy
+
+
 class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
     """The one forward of the three batch norms and their lazy twins; mixed in before torch's."""
 
@@ -37,15 +45,17 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
             return traced_whole(self, input, residual)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         check_residual(input, residual)
-        batches = self.num_batches_tracked
+        held, tracked = self._parameters, self._buffers
+        weight, bias = _of(held, "weight", self), _of(held, "bias", self)
+        batches = _of(tracked, "num_batches_tracked", self)
         updates = self.training and self.track_running_stats
         if updates and batches is not None:
             done = kernels.cpu.batch_norm(
                 input,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
+                _of(tracked, "running_mean", self),
+                _of(tracked, "running_var", self),
+                weight,
+                bias,
                 True,
                 self.momentum,
                 self.eps,
@@ -69,8 +79,8 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
             input,
             mean if read else None,
             var if read else None,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             training=self.training or (mean is None and var is None),
             momentum=factor,
             eps=self.eps,

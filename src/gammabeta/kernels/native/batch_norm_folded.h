@@ -13,7 +13,9 @@ struct Folds {
   int64_t c, s, channels, width, count;
   explicit Folds(const BatchNorm& bn) : c(bn.c), s(bn.s), channels(1) {
     while (channels * s % 16) channels *= 2;
-    for (int64_t whole = channels; channels * s < 256 && channels < c;) channels += whole;
+    int64_t wide = 32768 / bn.n < 256 ? 256 : 32768 / bn.n;
+    while (wide > 256 && c * s < 8 * wide) wide /= 2;
+    for (int64_t whole = channels; (channels + whole) * s <= wide && channels < c;) channels += whole;
     width = padded(channels * s);
     count = (c + channels - 1) / channels;
   }
@@ -25,25 +27,23 @@ struct Folds {
 
 // Not by the number of threads, so that no result depends on it.
 GB_INLINE bool folds(const BatchNorm& bn) {
-  return bn.s < kAligned && bn.n >= 4 && Folds(bn).count >= 8;
+  return bn.s < kAligned && bn.n >= 4 && Folds(bn).count >= 4;
 }
 
 // A worker's numbers, one a column, for the block it is at.
 template <class A>
 struct Fold {
   Columns<A> column;
-  A* guess;
   double* sums;  // two arrays of `width`
-  int64_t s;
+  int64_t s, width;
 
   static size_t size(const Folds& folds) {
-    return (7 * folds.width + 32) * sizeof(A) + (2 * folds.width + 16) * sizeof(double) + 1024;
+    return (6 * folds.width + 32) * sizeof(A) + (2 * folds.width + 16) * sizeof(double) + 1024;
   }
-  Fold(const Folds& folds, Scratch scratch) : s(folds.s) {
-    int64_t w = folds.width;
+  Fold(const Folds& folds, Scratch scratch) : s(folds.s), width(folds.width) {
+    int64_t w = width;
     column = {scratch.take<A>(w), scratch.take<A>(w), scratch.take<A>(w),
               scratch.take<A>(w), scratch.take<A>(w), scratch.take<A>(w)};
-    guess = scratch.take<A>(w);
     sums = scratch.take<double>(2 * w);
   }
 
@@ -51,6 +51,14 @@ struct Fold {
   GB_INLINE void spread(const A* channel, A* to, int64_t c0, int64_t c1) const {
     for (int64_t c = c0; c < c1; c++)
       for (int64_t j = 0; j < s; j++) to[(c - c0) * s + j] = channel[c];
+  }
+  // Give channels c0 to c1 the sums of their columns' two sums.
+  GB_INLINE void gather(double* first, double* second, int64_t c0, int64_t c1) const {
+    auto same = [](vdouble v, int64_t, auto) GB_FLAT { return v; };
+    for (int64_t c = c0; c < c1; c++) {
+      first[c] = sum_over(sums + (c - c0) * s, s, same);
+      second[c] = sum_over(sums + width + (c - c0) * s, s, same);
+    }
   }
 };
 
@@ -66,19 +74,33 @@ void forward_folded(BatchNormForward& bn) {
   Word* bits = (Word*)bn.bits;
   int64_t row = bn.c * bn.s, slots = (row + kLanes<A> - 1) / kLanes<A>, w = folds.width;
 
+  // Sums about one guess a channel, and again about its mean where the guess was bad.
   auto measure = [&](const Fold<A>& fold, int64_t c0, int64_t c1) {
-    chunk_moments(x + c0 * bn.s, row, 0, bn.n, 0, (c1 - c0) * bn.s, bn.eps, fold.sums, w,
-                  fold.guess);
+    double n = (double)(bn.n * bn.s), *first = bn.stats, *second = at.variance;
+    A* shift = at.column.shift;
+    auto sum_up = [&]() {
+      fold.spread(shift, fold.column.shift, c0, c1);
+      moments(x + c0 * bn.s, row, 0, bn.n, 0, (c1 - c0) * bn.s, fold.column.shift, fold.sums, w);
+      fold.gather(first, second, c0, c1);
+    };
+    for (int64_t c = c0; c < c1; c++) shift[c] = first_mean(x + c * bn.s, bn.s);
+    sum_up();
+    bool again = false;
     for (int64_t c = c0; c < c1; c++) {
-      const double *means = fold.sums + (c - c0) * bn.s, *m2s = means + w;
-      auto same = [](vdouble v, int64_t, auto) GB_FLAT { return v; };
-      double mean = sum_over(means, bn.s, same) / (double)bn.s;
-      double between = sum_over(means, bn.s, [&](vdouble v, int64_t, auto) GB_FLAT {
-        return (v - mean) * (v - mean);
-      });
-      double m2 = sum_over(m2s, bn.s, same) + (double)bn.n * between;
-      bn.stats[c] = mean;
-      at.variance[c] = m2 / (double)(bn.n * bn.s);
+      if (trustworthy(n, first[c], second[c])) continue;
+      A mean = (A)(shift[c] + first[c] / n);
+      shift[c] = mean - mean == 0 ? mean : 0;
+      again = true;
+    }
+    if (again) sum_up();
+    for (int64_t c = c0; c < c1; c++) {
+      Moments m = about(n, shift[c], first[c], second[c]);
+      if (!(m.m2 - m.m2 == 0) || vanishing(n, m.m2, bn.eps))
+        m = exact_moments(bn.n * bn.s, [&](int64_t i) {
+          return (double)to_number(x[(i / bn.s * bn.c + c) * bn.s + i % bn.s]);
+        });
+      bn.stats[c] = m.mean;
+      at.variance[c] = m.m2 / n;
     }
     set_inverse(bn, at.variance, bn.eps, c0, c1);
   };
@@ -93,7 +115,7 @@ void forward_folded(BatchNormForward& bn) {
       fold.spread(at.column.scale, fold.column.scale, c0, c1);
       fold.spread(at.column.offset, fold.column.offset, c0, c1);
       apply_rows(epilogue, fold.column, x + o, r + o, y + o, bits + o / kLanes<A>, row, slots, 0,
-                 bn.n, 0, (c1 - c0) * bn.s, bn.streamed && row % 32 == 0);
+                 bn.n, 0, (c1 - c0) * bn.s, bn.streamed && row % 32 == 0, NextBlock{w});
     }
     if (bn.streamed) end_stream();
   });
@@ -128,18 +150,13 @@ void backward_folded(BatchNormBackward& bn) {
       fold.spread(at.column.inverse, fold.column.inverse, c0, c1);
       gradient_sums_of_rows(epilogue, fold.column, g + o, x + o, r + o, words, row, slots, 0, bn.n,
                             0, width, fold.sums, w);
-      for (int64_t c = c0; c < c1; c++) {
-        const double *first = fold.sums + (c - c0) * bn.s, *second = first + w;
-        auto same = [](vdouble v, int64_t, auto) GB_FLAT { return v; };
-        gbeta[c] = sum_over(first, bn.s, same);
-        ggamma[c] = sum_over(second, bn.s, same);
-      }
+      fold.gather(gbeta, ggamma, c0, c1);
       set_gradient(bn, at, gbeta, ggamma, c0, c1);
       if (!gx) continue;
       fold.spread(at.column.slope, fold.column.slope, c0, c1);
       fold.spread(at.column.level, fold.column.level, c0, c1);
       gradient_rows(epilogue, fold.column, g + o, x + o, r + o, words, gx + o, gr ? gr + o : gr,
-                    row, slots, 0, bn.n, 0, width, through, bn.streamed && row % 32 == 0);
+                    row, slots, 0, bn.n, 0, width, through, bn.streamed && row % 32 == 0, NextBlock{w});
     }
     if (bn.streamed) end_stream();
   });

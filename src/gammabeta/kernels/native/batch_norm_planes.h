@@ -138,7 +138,8 @@ void backward_planes(BatchNormBackward& bn) {
   Through through = bn.training ? kScaled : kNowhere;
 
   auto measure = [&](int64_t c, int64_t b, double* out) {
-    Sum<A> first, second;
+    Sum<A, typename SumOfGradients<T>::type> first;
+    Sum<A> second;
     Affine<A> affine = at.column.one(c);
     V<A> inverse = splat(at.column.inverse[c]);
     planes.stretches<A>(c, b, [&](int64_t o, int64_t i, int64_t length, int head, int64_t slot) GB_FLAT {

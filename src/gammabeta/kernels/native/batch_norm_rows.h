@@ -14,7 +14,7 @@ struct Chunks {
     while (most < 64 && rows >= 256 * 2 * most) most *= 2;
     chunk = (rows + 8 * most - 1) / (8 * most) * 8;
     count = (rows + chunk - 1) / chunk;
-    width = bn.width ? bn.width : 512;
+    width = bn.width ? bn.width : 2048;
     blocks = (c + width - 1) / width;
     tasks = count * blocks;
   }
@@ -126,7 +126,7 @@ void forward_rows(BatchNormForward& bn) {
   };
   auto apply = [&](int64_t p, int64_t b) {
     apply_rows(epilogue, at.column, x, r, y, bits, row, slots, chunks.from(p), chunks.to(p),
-               chunks.first(b), chunks.last(b), bn.streamed);
+               chunks.first(b), chunks.last(b), bn.streamed, Before<residual>{});
   };
 
   as_team(bn.threads, [&](Worker me) {
@@ -183,7 +183,7 @@ void backward_rows(BatchNormBackward& bn) {
   };
   auto apply = [&](int64_t p, int64_t b) {
     gradient_rows(epilogue, at.column, g, x, r, bits, gx, gr, row, slots, chunks.from(p),
-                  chunks.to(p), chunks.first(b), chunks.last(b), through, bn.streamed);
+                  chunks.to(p), chunks.first(b), chunks.last(b), through, bn.streamed, Before<true>{});
   };
 
   as_team(bn.threads, [&](Worker me) {

@@ -78,7 +78,8 @@ void backward_group_planes(GroupNormBackward& gn) {
         int64_t more = Blocks::kSize + (i ? 0 : head);
         if (more > s - i) more = s - i;
         int64_t o = p * s + i, slot = p * slots + (i ? (head > 0) + i / kLanes<A> : 0);
-        Sum<A> first, second;
+        Sum<A, typename SumOfGradients<T>::type> first;
+        Sum<A> second;
         gradient_sums(epilogue, affine, inverse, g + o, x + o, r + o, bits, more, i ? 0 : head, slot,
                       first, second);
         total += first.total();

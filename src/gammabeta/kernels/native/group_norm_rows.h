@@ -149,7 +149,7 @@ void forward_group_rows(GroupNormForward& gn) {
         for (int64_t b = 0; b < chunks.blocks; b++)
           apply_rows(epilogue, at.column[place], all_x + o, all_r + o, (T*)gn.y + o,
                      (Word*)gn.bits + i * gn.s * slots, row, slots, chunks.from(p), chunks.to(p),
-                     chunks.first(b), chunks.last(b), gn.streamed);
+                     chunks.first(b), chunks.last(b), gn.streamed, Before<residual>{});
       });
 }
 
@@ -208,7 +208,7 @@ void backward_group_rows(GroupNormBackward& gn) {
           gradient_rows(epilogue, at.column[place], all_g + o, all_x + o, all_r + o,
                         (const Word*)gn.bits + i * gn.s * slots, (T*)gn.gx + o,
                         gn.gresidual ? (T*)gn.gresidual + o : nullptr, row, slots, chunks.from(p),
-                        chunks.to(p), chunks.first(b), chunks.last(b), kAdded, gn.streamed);
+                        chunks.to(p), chunks.first(b), chunks.last(b), kAdded, gn.streamed, Before<true>{});
       });
   space.join(gn);
 }

@@ -57,7 +57,7 @@ bool use_instruction_set(const char* name) {
 // A forked child has none of its parent's OpenMP threads, and would wait for them for ever.
 bool g_forked = false;
 int64_t g_serial_below = 32768;  // elements: waking a thread costs more than it saves
-int64_t g_streamed_above = 16 << 20;  // bytes
+int64_t g_streamed_above = 8 << 20;  // bytes
 int64_t g_width = 0;
 
 // Called once by each thread before it uses others.

@@ -97,7 +97,7 @@ template <class T, int known, bool residual>
 GB_INLINE void gradient_sums(const Epilogue<T, known, residual>& epilogue, const Affine<C<T>>& affine,
                              V<C<T>> inverse, const T* g, const T* x, const T* r,
                              const typename BitWord<C<T>>::type* bits, int64_t length, int head,
-                             int64_t slot, Sum<C<T>>& first, Sum<C<T>>& second) {
+                             int64_t slot, Sum<C<T>, typename SumOfGradients<T>::type>& first, Sum<C<T>>& second) {
   using A = C<T>;
   walk<A>(length, head, slot, [&](int64_t i, int64_t at, auto part, auto k) GB_FLAT {
     V<A> value = load(x + i, part);

@@ -27,16 +27,35 @@ GB_INLINE void columns(int64_t c0, int64_t c1, F&& f) {
   if (c < c1) f(c, First{(int)(c1 - c)});
 }
 
-template <int n>
-struct Rows {};
-
-// Call f(row, Rows<n>) for rows from r0 to r1, n at a time.
-template <int n, class F>
-GB_INLINE void by_rows(int64_t r0, int64_t r1, F&& f) {
-  int64_t r = r0;
-  for (; r + n <= r1; r += n) f(r, Rows<n>{});
-  for (; r < r1; r++) f(r, Rows<1>{});
+// Call f(row, column, Full or First) for every element, the last one first: what the caches hold of
+// an earlier walk forwards is then met before it is gone. Wholly backwards, columns too: processors
+// see through that, but not through rows backwards whose columns go forwards.
+template <class A, class F>
+GB_INLINE void backwards(int64_t r0, int64_t r1, int64_t c0, int64_t c1, F&& f) {
+  constexpr int W = kLanes<A>;
+  int64_t whole = c0 + (c1 - c0) / W * W;
+  for (int64_t r = r1; r-- > r0;) {
+    if (whole < c1) f(r, whole, First{(int)(c1 - whole)});
+    for (int64_t c = whole - W; c >= c0; c -= W) f(r, c, Full{});
+  }
 }
+
+// What a walk backwards asks for at each place: what it comes to next, which processors see for
+// themselves where there are one or two streams only; or what the next block starts with.
+template <bool asks>
+struct Before {
+  template <class T>
+  GB_INLINE void operator()(const T* p) const {
+    if (asks) fetch_near((const char*)p - 4096);
+  }
+};
+struct NextBlock {
+  int64_t width;
+  template <class T>
+  GB_INLINE void operator()(const T* p) const {
+    fetch(p + width);
+  }
+};
 
 // How far ahead rows are asked for: past those of this step, and some kilobytes.
 template <class T>
@@ -50,31 +69,32 @@ constexpr int64_t kSummedRows = 32;
 
 // Two sums a column, over rows, of n vectors side by side. They stay in registers, and a row's adds
 // wait only for those of the row before.
-template <class A, int n>
+template <class A, class Sum1, int n>
 struct Pair {
-  V<A> first[n], second[n];
+  Sum1 first[n];
+  V<A> second[n];
 };
 
 // out[c] and out[stride + c] = the sums of first and second, which body(row, column, part, first,
 // second) adds to, over rows and columns. `start(column)` returns what a body needs of its column.
-template <class A, int n, class Part, class Start, class Body>
+template <class A, class Sum1, int n, class Part, class Start, class Body>
 GB_INLINE void sum_columns(int64_t r0, int64_t r1, int64_t c, Part part, double* out,
                            int64_t stride, Start&& start, Body&& body) {
   constexpr int W = kLanes<A>;
   decltype(start(c)) column[n];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int k = 0; k < n; k++) column[k] = start(c + k * W);
-  Pair<A, n> sums = {};
+  Pair<A, Sum1, n> sums = {};
   for (int64_t r = r0; r < r1; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int k = 0; k < n; k++) body(r, c + k * W, column[k], part, sums.first[k], sums.second[k]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int k = 0; k < n; k++) {
     add_to(out + c + k * W, sums.first[k]);
     add_to(out + stride + c + k * W, sums.second[k]);
   }
 }
-template <class A, class Start, class Body>
+template <class A, class Sum1, class Start, class Body>
 GB_INLINE void sums_of_rows(int64_t r0, int64_t r1, int64_t c0, int64_t c1, double* out,
                             int64_t stride, Start&& start, Body&& body) {
   constexpr int W = kLanes<A>;
@@ -82,11 +102,14 @@ GB_INLINE void sums_of_rows(int64_t r0, int64_t r1, int64_t c0, int64_t c1, doub
     for (int i = 0; i < W; i++) out[c + i] = out[stride + c + i] = 0;
   for (int64_t block = r0; block < r1; block += kSummedRows) {
     int64_t end = block + kSummedRows < r1 ? block + kSummedRows : r1, c = c0;
+    if constexpr (kVectorBytes == 64)  // whose registers hold as many
+      for (; c + 8 * W <= c1; c += 8 * W)
+        sum_columns<A, Sum1, 8>(block, end, c, Full{}, out, stride, start, body);
     for (; c + 4 * W <= c1; c += 4 * W)
-      sum_columns<A, 4>(block, end, c, Full{}, out, stride, start, body);
+      sum_columns<A, Sum1, 4>(block, end, c, Full{}, out, stride, start, body);
     for (; c + W <= c1; c += W)
-      sum_columns<A, 1>(block, end, c, Full{}, out, stride, start, body);
-    if (c < c1) sum_columns<A, 1>(block, end, c, First{(int)(c1 - c)}, out, stride, start, body);
+      sum_columns<A, Sum1, 1>(block, end, c, Full{}, out, stride, start, body);
+    if (c < c1) sum_columns<A, Sum1, 1>(block, end, c, First{(int)(c1 - c)}, out, stride, start, body);
   }
 }
 
@@ -96,11 +119,11 @@ GB_INLINE void moments(const T* x, int64_t row, int64_t r0, int64_t r1, int64_t 
                        const C<T>* shift, double* out, int64_t stride) {
   using A = C<T>;
   int64_t ahead = rows_ahead<T>(row) * row;
-  sums_of_rows<A>(
+  sums_of_rows<A, V<A>>(
       r0, r1, c0, c1, out, stride, [&](int64_t c) GB_FLAT { return load(shift + c); },
       [&](int64_t r, int64_t c, V<A> about, auto part, V<A>& first, V<A>& second) GB_FLAT {
         const T* at = x + r * row + c;
-        fetch(at + ahead);
+        fetch_near(at + ahead);
         V<A> d = keep(load(at, part) - about, part);
         first += d;
         second = fma(d, d, second);
@@ -124,34 +147,21 @@ GB_INLINE void first_means(const T* x, int64_t row, int64_t r0, int64_t r1, int6
   });
 }
 
-template <class T, int known, bool residual>
+template <class T, int known, bool residual, class Ask>
 GB_INLINE void apply_rows(const Epilogue<T, known, residual>& epilogue, const Columns<C<T>>& column,
                           const T* x, const T* res, T* y, typename BitWord<C<T>>::type* bits,
                           int64_t row, int64_t slots, int64_t r0, int64_t r1, int64_t c0,
-                          int64_t c1, bool streamed) {
+                          int64_t c1, bool streamed, Ask ask) {
   using A = C<T>;
-  int64_t ahead = -rows_ahead<T>(row) * row;
-  auto some = [&](int64_t r, auto rows) GB_FLAT {
-    columns<A>(c0, c1, [&](int64_t c, auto part) GB_FLAT {
-      apply_at(epilogue, column.affine(c), x + r * row + c, res + r * row + c, y + r * row + c,
-               bits + r * slots + c / kLanes<A>, row, slots, ahead, rows, part, streamed);
-    });
-  };
-  int64_t r = r1;
-  for (; r - 4 >= r0; r -= 4) some(r - 4, Rows<4>{});
-  while (r > r0) some(--r, Rows<1>{});
-}
-template <class T, int known, bool residual, int n, class Part>
-GB_INLINE void apply_at(const Epilogue<T, known, residual>& epilogue, const Affine<C<T>>& affine,
-                        const T* x, const T* res, T* y, typename BitWord<C<T>>::type* bits,
-                        int64_t row, int64_t slots, int64_t ahead, Rows<n>, Part part, bool streamed) {
-#pragma GCC unroll 4
-  for (int i = 0; i < n; i++) fetch(x + i * row + ahead);
-#pragma GCC unroll 4
-  for (int i = 0; i < n; i++)
-    store(y + i * row,
-          epilogue.forward(affine(load(x + i * row, part)), res + i * row, bits + i * slots, part),
+  backwards<A>(r0, r1, c0, c1, [&](int64_t r, int64_t c, auto part) GB_FLAT {
+    int64_t at = r * row + c;
+    ask(x + at);
+    if (residual) ask(res + at);
+    store(y + at,
+          epilogue.forward(column.affine(c)(load(x + at, part)), res + at,
+                           bits + r * slots + c / kLanes<A>, part),
           part, streamed);
+  });
 }
 
 // Σ g and Σ g·(x − shift)/σ of each column, of the gradient g before the activation.
@@ -167,13 +177,13 @@ GB_INLINE void gradient_sums_of_rows(const Epilogue<T, known, residual>& epilogu
     V<A> inverse;
   };
   int64_t ahead = rows_ahead<T>(row) * row;
-  sums_of_rows<A>(
+  sums_of_rows<A, typename SumOfGradients<T>::type>(
       r0, r1, c0, c1, out, stride,
       [&](int64_t c) GB_FLAT { return Column{column.affine(c), load(column.inverse + c)}; },
-      [&](int64_t r, int64_t c, const Column& k, auto part, V<A>& first, V<A>& second) GB_FLAT {
+      [&](int64_t r, int64_t c, const Column& k, auto part, auto& first, V<A>& second) GB_FLAT {
         int64_t at = r * row + c;
-        fetch(g + at + ahead);
-        fetch(x + at + ahead);
+        fetch_near(g + at + ahead);
+        fetch_near(x + at + ahead);
         V<A> value = load(x + at, part);
         V<A> d = epilogue.backward(load(g + at, part), value, k.affine, res + at,
                                    bits + r * slots + c / kLanes<A>, part);
@@ -184,43 +194,26 @@ GB_INLINE void gradient_sums_of_rows(const Epilogue<T, known, residual>& epilogu
 }
 
 // The input's gradient, and the residual's gradient g.
-template <class T, int known, bool residual>
+template <class T, int known, bool residual, class Ask>
 GB_INLINE void gradient_rows(const Epilogue<T, known, residual>& epilogue, const Columns<C<T>>& column,
                              const T* g, const T* x, const T* res,
                              const typename BitWord<C<T>>::type* bits, T* gx, T* gr, int64_t row,
                              int64_t slots, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
-                             Through through, bool streamed) {
+                             Through through, bool streamed, Ask ask) {
   using A = C<T>;
-  int64_t ahead = -rows_ahead<T>(row) * row;
-  auto some = [&](int64_t r, auto rows) GB_FLAT {
-    columns<A>(c0, c1, [&](int64_t c, auto part) GB_FLAT {
-      int64_t at = r * row + c;
-      gradient_at(epilogue, column.affine(c), load(column.slope + c), load(column.level + c), g + at,
-                  x + at, res + at, bits + r * slots + c / kLanes<A>, gx + at, gr ? gr + at : gr,
-                  row, slots, ahead, rows, part, through, streamed);
-    });
-  };
-  int64_t r = r1;
-  for (; r - 4 >= r0; r -= 4) some(r - 4, Rows<4>{});
-  while (r > r0) some(--r, Rows<1>{});
-}
-template <class T, int known, bool residual, int n, class Part>
-GB_INLINE void gradient_at(const Epilogue<T, known, residual>& epilogue, const Affine<C<T>>& affine,
-                           V<C<T>> slope, V<C<T>> level, const T* g, const T* x, const T* res,
-                           const typename BitWord<C<T>>::type* bits, T* gx, T* gr, int64_t row,
-                           int64_t slots, int64_t ahead, Rows<n>, Part part, Through through,
-                           bool streamed) {
-  using A = C<T>;
-#pragma GCC unroll 4
-  for (int i = 0; i < n; i++) {
-    fetch(g + i * row + ahead);
-    fetch(x + i * row + ahead);
-    V<A> value = load(x + i * row, part);
-    V<A> d = epilogue.backward(load(g + i * row, part), value, affine, res + i * row, bits + i * slots,
-                           part);
-    if (residual && gr) store(gr + i * row, d, part, streamed);
-    store(gx + i * row, input_gradient<A>(d, value, affine, slope, level, through), part, streamed);
-  }
+  backwards<A>(r0, r1, c0, c1, [&](int64_t r, int64_t c, auto part) GB_FLAT {
+    int64_t at = r * row + c;
+    ask(g + at);
+    ask(x + at);
+    V<A> value = load(x + at, part);
+    Affine<A> affine = column.affine(c);
+    V<A> d = epilogue.backward(load(g + at, part), value, affine, res + at,
+                               bits + r * slots + c / kLanes<A>, part);
+    if (residual && gr) store(gr + at, d, part, streamed);
+    store(gx + at,
+          input_gradient<A>(d, value, affine, load(column.slope + c), load(column.level + c), through),
+          part, streamed);
+  });
 }
 
 }  // namespace

@@ -393,6 +393,7 @@ GB_INLINE void stream(float16* p, vfloat v) { stream_half(p, v); }
 
 // Ask for the line at p, which will be read soon; p may be anywhere.
 GB_INLINE void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+GB_INLINE void fetch_near(const void* p) { __builtin_prefetch(p, 0, 3); }
 
 // Streamed stores are seen by other threads only after this.
 GB_INLINE void end_stream() {

@@ -79,10 +79,41 @@ GB_INLINE void walk_once(int64_t length, int head, int64_t slot, F&& f) {
   if (i < length) f(i, slot, First{(int)(length - i)});
 }
 
-// Four accumulators of one sum.
+// A sum that keeps what its roundings lost, after Kahan: adding it up costs thrice as much, and
+// memory is waited for meanwhile.
 template <class A>
+struct Carried {
+  V<A> sum = {}, lost = {};
+  GB_INLINE void operator+=(V<A> v) {
+    V<A> more = sum + v;
+    lost += v - (more - sum);
+    sum = more;
+  }
+  // Nothing is lost of an infinity, where the difference is none.
+  GB_INLINE V<A> rest() const { return where<A>(lost - lost == 0, lost, V<A>{}); }
+};
+GB_INLINE double sum(const Carried<float>& s) { return sum(s.sum) + sum(s.rest()); }
+GB_INLINE double sum(const Carried<double>& s) { return sum(s.sum) + sum(s.rest()); }
+template <class A>
+GB_INLINE void add_to(double* d, const Carried<A>& s) {
+  add_to(d, s.sum);
+  add_to(d, s.rest());
+}
+
+// How Σ g is summed: of float32 carefully, since no rounding of the gradient itself hides the sum's.
+template <class T>
+struct SumOfGradients {
+  using type = V<C<T>>;
+};
+template <>
+struct SumOfGradients<float> {
+  using type = Carried<float>;
+};
+
+// Four accumulators of one sum.
+template <class A, class Part = V<A>>
 struct Sum {
-  V<A> part[4] = {};
+  Part part[4] = {};
   template <int k>
   GB_INLINE void add(V<A> v, Nth<k>) {
     part[k] += v;
@@ -91,7 +122,10 @@ struct Sum {
   GB_INLINE void add_product(V<A> a, V<A> b, Nth<k>) {
     part[k] = fma(a, b, part[k]);
   }
-  GB_INLINE double total() const { return sum((part[0] + part[1]) + (part[2] + part[3])); }
+  GB_INLINE double total() const {
+    if constexpr (sizeof(Part) == sizeof(V<A>)) return sum((part[0] + part[1]) + (part[2] + part[3]));
+    else return (sum(part[0]) + sum(part[1])) + (sum(part[2]) + sum(part[3]));
+  }
 };
 
 // ---- the layer, at one vector -------------------------------------------------------------------
