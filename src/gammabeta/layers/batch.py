@@ -20,7 +20,7 @@ def _of(held: dict[str, Any], name: str, layer: nn.Module) -> Any:
 
     `nn.Module` looks there when all else has failed, which takes a small layer's time.
     """
-    return held[name] if name in held else getattr(layer, name)  # noqa: SIM401: that is not lazy
+    return held[name] if name in held else getattr(layer, name)
 
 
 class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
