@@ -20,6 +20,7 @@ from gammabeta.models.inception_table import (
     modules,
     scaled,
 )
+from gammabeta.models.local_response import LocalResponseNorm
 from gammabeta.names import known
 
 STEMS = {
@@ -182,12 +183,13 @@ class Inception(nn.Module):
     def _draw(self, seed: int, init: str, scale: float) -> None:
         """Draw the weights on the CPU, so that every device starts from the same ones."""
         generator = torch.Generator().manual_seed(seed)
+        depthwise = {module.depthwise for module in self.modules() if isinstance(module, ConvNorm)}
         for module in self.modules():
             if not isinstance(module, (nn.Conv2d, nn.Linear)):
                 continue
             weight = module.weight
             fan_in = weight[0].numel()
-            if isinstance(module, nn.Linear) or module.groups > 1:
+            if isinstance(module, nn.Linear) or module in depthwise:
                 std = math.sqrt(1 / fan_in)
             elif init == "he":
                 std = math.sqrt(2 / fan_in)
@@ -213,8 +215,7 @@ def _stem(
     first, second, third = (scaled(channels, width) for channels in STEM)
 
     def lrn() -> list[nn.Module]:
-        # GoogLeNet's constants: those of AlexNet (Krizhevsky et al. 2012) with k = 1.
-        return [nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)] if local_response_norm else []
+        return [LocalResponseNorm()] if local_response_norm else []
 
     layers: list[nn.Module]
     size = input_size
