@@ -135,6 +135,9 @@ def test_images_of_several_sizes_are_cropped_to_the_models() -> None:
     ]
     assert found.n == 3
     assert found.loss == pytest.approx(sum(one_by_one) / 3, rel=1e-6)
+    together = [(several, labels(3)), ([], labels(0))]
+    assert evaluate(net, together).loss == found.loss
+    assert evaluate(net, [(tuple(several), labels(3))]).loss == found.loss
     assert evaluate(net, [(images(3, 9, 9), labels(3))], input_size=7).n == 3
 
 
