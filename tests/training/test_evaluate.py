@@ -126,6 +126,26 @@ def test_of_144_crops_the_probabilities_are_averaged() -> None:
     assert apart.loss == pytest.approx(expected.loss, rel=1e-6)
 
 
+def test_a_square_images_crops_are_run_once() -> None:
+    net, x, y = Net().eval(), images(3, 9, 9), labels(3)
+    calls: list[int] = []
+    net.register_forward_pre_hook(lambda m, args: calls.append(len(args[0])))
+    found = evaluate(net, [(x, y)], crops=144)
+    assert calls == [3] * 48
+    expected = Errors()
+    with torch.no_grad():
+        every = torch.stack([net(crop).double().softmax(1) for crop in many_crops(x, 7)])
+    assert len(every) == 144
+    expected.add(every.mean(0), y)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-12)
+    assert evaluate(net, [(list(x), y)], crops=144).loss == found.loss
+    # A mixture has all of them.
+    calls.clear()
+    mixed = [*x, images(1, 9, 12)[0]]
+    assert evaluate(net, [(mixed, labels(4))], crops=144).n == 4
+    assert calls == [4] * 144
+
+
 def test_images_of_several_sizes_are_cropped_to_the_models() -> None:
     net = Net()
     several = [images(1, 9, 12)[0], images(1, 7, 7, seed=1)[0], images(1, 30, 8, seed=2)[0]]

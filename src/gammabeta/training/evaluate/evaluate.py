@@ -116,23 +116,30 @@ def evaluate(
 def _probabilities(model: nn.Module, images: Any, size: int, crops: int) -> Tensor:
     """Mean class probabilities over the crops: (N, classes), float64, on the CPU."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    several = isinstance(images, (list, tuple))
-    here = [image.to(device) for image in images] if several else images.to(device)
+    if isinstance(images, (list, tuple)):
+        images = [image.to(device) for image in images]
+        square = all(image.shape[-2] == image.shape[-1] for image in images)
+    else:
+        images = images.to(device)
+        square = images.shape[-2] == images.shape[-1]
     total: Tensor | int = 0
-    for crop in _crops(here, size, crops):
+    count = 0
+    for crop in _crops(images, size, crops, square):
         total = total + model(crop).double().softmax(1)
-    return (torch.as_tensor(total) / crops).cpu()
+        count += 1
+    return (torch.as_tensor(total) / count).cpu()
 
 
-def _crops(images: Any, size: int, crops: int) -> Iterator[Tensor]:
-    """Each crop of all images, one after the other."""
+def _crops(images: Any, size: int, crops: int, square: bool) -> Iterator[Tensor]:
+    """Each crop of all images, one after the other; of square ones, each once."""
     if isinstance(images, list):
-        for parts in zip(*(_crops(image[None], size, crops) for image in images), strict=True):
+        each = [_crops(image[None], size, crops, square) for image in images]
+        for parts in zip(*each, strict=True):
             yield torch.cat(parts)
     elif images.dim() == 4 and crops == 1:
         yield centre_crop(images, size)
     elif images.dim() == 4:
-        yield from many_crops(images, size)
+        yield from many_crops(images, size, once=square)
     elif crops == 1:
         yield images
     else:
