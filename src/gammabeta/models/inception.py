@@ -7,6 +7,8 @@ with the same seed start from the same weights whatever their normalization.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -147,11 +149,11 @@ class Inception(nn.Module):
             raise ValueError(f"per_activation={per_activation} needs norm='batch', not {norm!r}")
         self.classes, self.in_channels, self.input_size = classes, in_channels, input_size
         self.stem_kind = stem_for(input_size) if stem is None else stem
-        parts = {"norm": norm, "activation": activation, "momentum": momentum}
         rows = modules(channels, width)
         with torch.random.fork_rng(devices=[]):  # torch's constructors draw; ours are drawn below
+            conv = partial(ConvNorm, norm=norm, activation=activation, momentum=momentum)
             self.stem, size = _stem(
-                self.stem_kind, in_channels, input_size, width, local_response_norm, parts
+                self.stem_kind, in_channels, input_size, width, local_response_norm, conv
             )
             self.inception = nn.ModuleDict()
             inputs, sizes = scaled(STEM[-1], width), [size]
@@ -160,8 +162,10 @@ class Inception(nn.Module):
                     row,
                     inputs,
                     size,
+                    norm=norm,
+                    activation=activation,
                     per_activation=index >= len(rows) - per_activation,
-                    **parts,  # type: ignore[arg-type]
+                    momentum=momentum,
                 )
                 inputs, size = row.outputs(inputs), row.out_size(size)
                 if row.stride == 2:
@@ -209,7 +213,7 @@ def _stem(
     input_size: int,
     width: float,
     local_response_norm: bool,
-    parts: dict[str, object],
+    conv: Callable[..., ConvNorm],
 ) -> tuple[nn.Sequential, int]:
     """What comes before the modules, and the size of the maps that it gives."""
     first, second, third = (scaled(channels, width) for channels in STEM)
@@ -223,16 +227,16 @@ def _stem(
         depthwise = DEPTH_MULTIPLIER * in_channels if kind == "separable" else 0
         size = halved(size)
         layers = [
-            ConvNorm(in_channels, first, 7, size, stride=2, depthwise=depthwise, **parts),  # type: ignore[arg-type]
+            conv(in_channels, first, 7, size, stride=2, depthwise=depthwise),
             nn.MaxPool2d(3, 2, 1),
         ]
         size = halved(size)
     else:
-        layers = [ConvNorm(in_channels, first, 3, size, **parts)]  # type: ignore[arg-type]
+        layers = [conv(in_channels, first, 3, size)]
     layers += [
         *lrn(),
-        ConvNorm(first, second, 1, size, **parts),  # type: ignore[arg-type]
-        ConvNorm(second, third, 3, size, **parts),  # type: ignore[arg-type]
+        conv(first, second, 1, size),
+        conv(second, third, 3, size),
         *lrn(),
     ]
     if kind != "fine":
