@@ -349,8 +349,8 @@ def test_it_is_traced_copied_and_reverted(norm: str) -> None:
         ({"input_size": 3}, "input_size=3 must be between 4 and 1024"),
         ({"in_channels": 0}, "in_channels=0 must be between 1 and 4096"),
         ({"per_activation": 11}, "per_activation=11 must be between 0 and 10"),
-        ({"width": 0.0}, "width=0.0 must be a positive number, at most 1000"),
-        ({"width": math.nan}, "width=nan must be a positive number, at most 1000"),
+        ({"width": 0.0}, "width=0.0 must be a positive number, at most 8"),
+        ({"width": math.nan}, "width=nan must be a positive number, at most 8"),
         ({"init_scale": -1.0}, "init_scale=-1.0 must be a positive number, at most 1000"),
         ({"dropout": 1.0}, "dropout=1.0 must be at least 0 and below 1"),
         (
