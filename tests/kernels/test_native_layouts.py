@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import gammabeta as gb
-from gammabeta.kernels import use
+from gammabeta.kernels import library, use
 from tests.kernels.oracle import ACTIVATIONS, Problem, channels_last, drawn, problem
 
 pytestmark = [pytest.mark.native, pytest.mark.usefixtures("native")]
@@ -81,6 +81,8 @@ VIEWS = {
 }
 
 
+# Copies of strided tensors are made before any instruction set is chosen: one is enough.
+@pytest.mark.parametrize("native", [library.available()[-1]], indirect=True)
 @pytest.mark.parametrize("dims", [2, 3, 4, 5])
 @pytest.mark.parametrize("of_x", VIEWS)
 @pytest.mark.parametrize("of_g", VIEWS)

@@ -99,7 +99,11 @@ GB_INLINE void gradient_sums(const Epilogue<T, known, residual>& epilogue, const
                              const typename BitWord<C<T>>::type* bits, int64_t length, int head,
                              int64_t slot, Sum<C<T>, typename SumOfGradients<T>::type>& first, Sum<C<T>>& second) {
   using A = C<T>;
+  // Two streams at once are not seen through by every processor.
+  int64_t ahead = length >= 1024 ? 4096 / (int64_t)sizeof(T) : 0;
   walk<A>(length, head, slot, [&](int64_t i, int64_t at, auto part, auto k) GB_FLAT {
+    fetch_near(g + i + ahead);
+    fetch_near(x + i + ahead);
     V<A> value = load(x + i, part);
     V<A> d = epilogue.backward(load(g + i, part), value, affine, r + i, bits + at, part);
     d = keep(d, part);
