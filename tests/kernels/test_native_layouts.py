@@ -137,7 +137,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-# From 32768 elements on there is more than one thread; from 16 MiB on, stores pass the caches.
+# From 32768 elements on there is more than one thread; from 8 MiB on, stores pass the caches.
 LARGE = [(2, 3, 9000), (5, 17, 601), (64, 1, 900), (40, 100, 13), (3, 2, 20000), (7000, 11, 1)]
 
 
@@ -163,10 +163,10 @@ def test_any_number_of_threads_gives_the_same_bits(size, rows: bool, dtype: torc
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("rows", [False, True], ids=["planes", "rows"])
 def test_stores_past_the_caches(rows: bool) -> None:
-    """A tensor of 17 MiB, which is stored so, has the bits that its parts have, which are not."""
+    """A tensor of 8.5 MiB, which is stored so, has the bits that its parts have, which are not."""
     torch.set_num_threads(2)
-    size = (4, 16, 70000)
-    x = drawn(4, 16, 1).expand(size) + torch.arange(70000) % 97
+    size = (4, 16, 35000)
+    x = drawn(4, 16, 1).expand(size) + torch.arange(35000) % 97
     p = problem(channels_last(x) if rows else x.contiguous(), activation="relu", residual=True)
     whole = p.solve()
     for c in range(0, 16, 5):
@@ -179,7 +179,7 @@ def test_stores_past_the_caches(rows: bool) -> None:
         ).solve()
         for name, value in part.items():
             one = whole[name][c : c + 1] if value.dim() == 1 else whole[name][:, c : c + 1]
-            # Sums of 280 000 terms up to 5, joined in double, in one order or another.
+            # Sums of 140 000 terms up to 5, joined in double, in one order or another.
             torch.testing.assert_close(
                 one, value, rtol=1e-5, atol=1e-2 if value.dim() == 1 else 1e-5
             )
