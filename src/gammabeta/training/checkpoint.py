@@ -117,7 +117,7 @@ def newest(folder: Path) -> Path:
 
 
 def last_good(folder: Path, but: Path | None = None) -> Path | None:
-    """Return the newest checkpoint in ``folder`` that can be read, ``but`` one; None if none can."""
+    """Return the newest checkpoint in ``folder`` that can be read, ``but`` one; None if none."""
     for path in steps(folder):
         if but is None or path.name != but.name:
             with contextlib.suppress(CheckpointError):

@@ -82,7 +82,7 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
 
 
 def embedded_digits() -> Parts:
-    """Return the embedded digits: images (N, 8, 8) of 0 … 16 and labels, to train on and to test."""
+    """Return the embedded digits: images (N, 8, 8) of 0 … 16, labels; to train on and to test."""
     with resources.files(__package__).joinpath("digits/digits.npz").open("rb") as file:
         archive = np.load(file)
         images, labels = archive["images"], archive["labels"]

@@ -1,4 +1,4 @@
-"""The training engine: a plain PyTorch loop that can be killed anywhere and goes on as if it had not.
+"""The training engine: a plain PyTorch loop, killed anywhere, goes on as if it had not been.
 
 On one machine or, under ``torchrun``, on many processes with `DistributedDataParallel`. What the
 loop needs is in `state`, what it writes in `checkpoint` and `journal`; this file is the loop.
@@ -126,6 +126,8 @@ class Trainer:
         self.outcome = Outcome()
         self.stop = False
         """Set it, from a signal handler say, to end the run at the next look at the losses."""
+        self.notes: list[str] = []
+        """What a person should know of this run, a line each."""
         self._report = report or (lambda _: None)
         self._data = describe(images)
         self._feed = feed_of(recipe, plan, images, ranks)
@@ -165,10 +167,16 @@ class Trainer:
             set_random_state(outside, self.ranks.device)
         return self.outcome
 
-    def _loop(self, batches: Iterator[Batch], journal: Journal | None, signal: Watch | None) -> None:
+    def _loop(
+        self, batches: Iterator[Batch], journal: Journal | None, signal: Watch | None
+    ) -> None:
         plan, outcome = self.plan, self.outcome
         network = self._distributed()
         self.model.train()
+        if outcome.step == 0:  # from here on the run can be killed, and a full disk is known of
+            first = self._save(checkpoint.path_of(self.folder, 0))
+            if self.ranks.first:
+                checkpoint.read(first)  # a recipe could hold what cannot be read again
         self._since.begin()
         while outcome.step < plan.steps:
             step = outcome.step + 1
@@ -316,7 +324,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ranks": held,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         }
 
     def _restore(self, held: dict[str, Any]) -> None:
@@ -333,6 +341,10 @@ class Trainer:
             self._position = own["position"]
         else:  # the place in the data is the same for all of map-like data
             self._position = parts[0]["position"]
+            self.notes.append(
+                f"the checkpoint is of {len(parts)} ranks, this run has {self.ranks.count}: "
+                "the weights will not be those of the uninterrupted run"
+            )
 
     def _distributed(self) -> nn.Module:
         """The network as it is called in training."""

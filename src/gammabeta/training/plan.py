@@ -111,7 +111,7 @@ class Plan:
 
 
 def due(step: int, every: int, last: int) -> bool:
-    """Return whether something that happens every so many steps, and at the last, happens at ``step``.
+    """Return whether what happens every so many steps, and at the last one, happens at ``step``.
 
     Example:
         >>> [step for step in range(1, 11) if due(step, 4, 10)]

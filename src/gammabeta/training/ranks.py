@@ -38,7 +38,7 @@ class Ranks:
             return numbers
         held = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         dist.all_reduce(held)
-        return held.tolist()  # type: ignore[no-any-return]
+        return held.tolist()
 
     def mean_(self, tensors: list[Tensor]) -> None:
         """Set each tensor to its mean over all ranks."""

@@ -17,7 +17,7 @@ from gammabeta.training.ranks import Ranks
 def random_state(device: torch.device) -> dict[str, Any]:
     """Return the global random states of Python, NumPy and torch, as a checkpoint can hold them."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     held: dict[str, Any] = {
         "python": [version, list(words), gauss],
         "numpy": [str(name), [int(k) for k in keys], position, has_gauss, cached],

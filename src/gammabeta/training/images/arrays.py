@@ -17,9 +17,6 @@ from gammabeta.training.images.order import draw
 Bytes = npt.NDArray[np.uint8]
 Parts = tuple[Bytes, Bytes, Bytes, Bytes]
 
-DIGITS_SIZE = 28
-"""To which the embedded digits (8 × 8) are enlarged, so that an Inception has maps to pool."""
-
 GARMENTS = (
     "T-shirt/top",
     "trouser",
@@ -38,11 +35,11 @@ _JSON_SPLIT = 4  # a stream of random numbers beside those of `order` and `feed`
 
 
 def digits(size: int | None = None) -> Images:
-    """Return the embedded digits: 1,437 to train on, 360 to test, enlarged to 28 × 28."""
+    """Return the embedded digits: 1,437 to train on, 360 to test, 8 × 8."""
     train_x, train_y, test_x, test_y = embedded_digits()
     # Sixteen shades, as scanned; 15 × 17 is 255.
     parts = (_brighter(train_x), train_y, _brighter(test_x), test_y)
-    return _images("digits", parts, _NUMERALS, size or DIGITS_SIZE)
+    return _images("digits", parts, _NUMERALS, size)
 
 
 def fashion_mnist(folder: Path | None = None, size: int | None = None) -> Images:
@@ -142,6 +139,7 @@ def _json_digits(path: Path) -> Bytes:
         flat = np.asarray(json.loads(path.read_text("utf-8"))["data"], np.float64)
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise DataError(f"{path} is no file of digits: {e}") from e
-    if flat.ndim != 1 or flat.size == 0 or flat.size % 784 or not (0 <= flat).all():
+    if flat.ndim != 1 or flat.size == 0 or flat.size % 784 or not (flat >= 0).all():
         raise DataError(f"{path} holds {flat.shape} values; need a multiple of 784 between 0 and 1")
-    return np.rint(np.minimum(flat, 1) * 255).astype(np.uint8).reshape(-1, 28, 28)
+    pixels: Bytes = np.rint(np.minimum(flat, 1) * 255).astype(np.uint8)
+    return pixels.reshape(-1, 28, 28)

@@ -1,4 +1,4 @@
-"""What a source of images gives: two splits of examples, and what a network needs to know of them."""
+"""What a source of images gives: examples in two splits, and what a network must know of them."""
 
 from __future__ import annotations
 

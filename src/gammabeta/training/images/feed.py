@@ -1,4 +1,4 @@
-"""Mini-batches from anywhere on: the same ones for a run that was interrupted and one that was not."""
+"""Mini-batches from any position on: the same ones after an interruption as without it."""
 
 from __future__ import annotations
 
@@ -112,9 +112,11 @@ class Draws:
         if not self._workers:
             yield from self._made(position, None)
             return
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="gammabeta examples") as pool:
-            with closing(ahead(self._made(position, pool), _AHEAD)) as batches:
-                yield from batches
+        with (
+            ThreadPoolExecutor(self._workers, thread_name_prefix="gammabeta examples") as pool,
+            closing(ahead(self._made(position, pool), _AHEAD)) as batches,
+        ):
+            yield from batches
 
     def _made(self, position: Position, pool: ThreadPoolExecutor | None) -> Iterator[Batch]:
         epoch, taken = position.get("epoch", 0), position.get("taken", 0)

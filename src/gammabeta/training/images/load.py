@@ -37,7 +37,7 @@ def load_images(
     Example:
         >>> digits = load_images("digits")
         >>> len(digits.train), len(digits.test), digits.size
-        (1437, 360, 28)
+        (1437, 360, 8)
     """
     if name.startswith("hf:"):
         raise DataError("not yet")

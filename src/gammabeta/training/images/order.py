@@ -61,10 +61,7 @@ class Order:
         if not self._within:
             return np.concatenate([self._shards[s] for s in shards])
         return np.concatenate(
-            [
-                draw(_WITHIN, self._seed, epoch, int(s)).permutation(self._shards[s])
-                for s in shards
-            ]
+            [draw(_WITHIN, self._seed, epoch, int(s)).permutation(self._shards[s]) for s in shards]
         )
 
 
