@@ -185,6 +185,7 @@ def train(
         "keep": keep,
         "workers": workers,
         "watch": watch,
+        "skip_unreadable": skip_unreadable,
     }
     fixed = {
         "data": data,
@@ -192,7 +193,6 @@ def train(
         "size": size,
         "distortions": distortions,
         "shard": shard,
-        "skip_unreadable": skip_unreadable,
         "width": width,
         "stem": stem,
         "channels": channels,
@@ -216,7 +216,8 @@ def train(
         raise ValueError(f"recipe is missing; give one of {', '.join(RECIPES)}, or --resume FOLDER")
     chosen = _recipe(recipe_name, vary, lasting, recipe_changes)
     plan = Plan().with_changes(**free, **fixed)
-    _go(out or DEFAULT_OUT / f"{chosen.name}-{plan.data.replace('/', '-')}", chosen, plan, {})
+    name = f"{chosen.name}-{plan.data}".replace("/", "-").replace(":", "-")
+    _go(out or DEFAULT_OUT / name, chosen, plan, {})
 
 
 def _recipe(name: str, member: int | None, lasting: int | None, changes: dict[str, Any]) -> Recipe:

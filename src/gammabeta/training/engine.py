@@ -36,7 +36,7 @@ from gammabeta.training.state import (
     synchronized,
     warmed_up,
 )
-from gammabeta.training.supply import feed_of, test_batches
+from gammabeta.training.supply import feed_of, held_out
 
 FLUSH = 20
 """Steps between two looks at the losses where looking makes a GPU or other ranks wait."""
@@ -245,7 +245,7 @@ class Trainer:
         self.model.eval()
         try:
             with torch.no_grad(), averaged_buffers(self.model, self.ranks), self._precision():
-                for x, y in test_batches(self.images, self.ranks):
+                for x, y in held_out(self.images, self.ranks):
                     scores = self.model(self._ready(x))
                     right += float((scores.argmax(1) == y.to(self.ranks.device)).sum())
                     seen += len(y)
@@ -352,10 +352,10 @@ class Trainer:
             return self.model
         # Each rank keeps running statistics of its own mini-batches, as the paper's workers did;
         # they are averaged where they are used.
-        network = DistributedDataParallel(self.model, broadcast_buffers=False)
         size, channels = self._data["size"], self._data["channels"]
         zeros = torch.zeros(2, channels, size, size, dtype=torch.uint8)
         with self._precision(), warmed_up(self.model, self.ranks.device):
+            network = DistributedDataParallel(self.model, forward_sync_buffers=False)
             for _ in range(2):
                 network(self._ready(zeros)).sum().backward()
         self.optimizer.zero_grad(set_to_none=True)

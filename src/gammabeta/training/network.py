@@ -61,6 +61,7 @@ def describe(images: Images) -> dict[str, Any]:
         "size": images.size,
         "mean": list(images.mean),
         "std": list(images.std),
+        "fingerprint": images.fingerprint,
     }
 
 

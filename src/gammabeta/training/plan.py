@@ -11,8 +11,17 @@ from gammabeta.names import known
 
 PRECISIONS = ("fp32", "bf16")
 DISTORTIONS = ("auto", "none", "paper")
-FREE = ("steps", "evaluate_every", "checkpoint_every", "log_every", "keep", "workers", "watch")
-"""What a run may change when it is resumed: nothing of it changes a weight after the same step."""
+FREE = (
+    "steps",
+    "evaluate_every",
+    "checkpoint_every",
+    "log_every",
+    "keep",
+    "workers",
+    "watch",
+    "skip_unreadable",
+)
+"""What a run may change when it is resumed: none of it changes a weight after the same step."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +113,6 @@ class Plan:
         for name in held:
             known("plan", name, [field.name for field in fields(cls)])
         return cls(**held)
-
-    def identity(self) -> dict[str, Any]:
-        """Return what two plans of one run have in common: all but `FREE`."""
-        return {name: value for name, value in asdict(self).items() if name not in FREE}
 
 
 def due(step: int, every: int, last: int) -> bool:

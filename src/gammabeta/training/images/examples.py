@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Picture: TypeAlias = Any
-"""A Pillow image, or a uint8 tensor (C, H, W)."""
+"""A Pillow image, the bytes of an image file, or a uint8 tensor (C, H, W)."""
+
+Example: TypeAlias = tuple[Picture, int]
+"""A picture and its class."""
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
@@ -23,11 +27,20 @@ class Examples(Protocol):
     def __len__(self) -> int:
         """How many there are."""
 
-    def label(self, index: int) -> int:
-        """Return the class of example ``index``."""
+    def example(self, index: int) -> Example:
+        """Return one; may be called from several threads."""
 
-    def picture(self, index: int) -> Picture:
-        """Return example ``index`` as it is stored; may be called from several threads."""
+
+@runtime_checkable
+class Stream(Protocol):
+    """Examples that come one after the other, shard by shard."""
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are, at least 1."""
+
+    def read(self, shard: int) -> Iterator[Example]:
+        """Yield the examples of a shard, from its first."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +58,9 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def label(self, index: int) -> int:
-        """Return the class of example ``index``."""
-        return int(self.labels[index])
-
-    def picture(self, index: int) -> Tensor:
-        """Return example ``index``: (C, H, W) uint8."""
-        return self.images[index]
+    def example(self, index: int) -> Example:
+        """Return (C, H, W) uint8 and the class."""
+        return self.images[index], int(self.labels[index])
 
     def resized(self, size: int) -> Arrays:
         """Return the same examples, ``size`` × ``size`` (bilinear, antialiased)."""
@@ -74,6 +83,7 @@ class Images:
         size: height and width that a network is given.
         mean, std: of each channel, in units of 0 … 1: x ← (x/255 − mean) / std.
         train, test: the splits.
+        fingerprint: a checksum of which examples these are; 0 where they are not known before.
         distorted: whether its training examples are cropped, mirrored and distorted by default.
         note: what a person should know of it, in one line; such as a split that is not official.
     """
@@ -84,7 +94,8 @@ class Images:
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    train: Examples
-    test: Examples
+    train: Examples | Stream
+    test: Examples | Stream
+    fingerprint: int = 0
     distorted: bool = False
     note: str = field(default="", compare=False)

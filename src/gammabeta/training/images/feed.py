@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -138,15 +138,20 @@ class Draws:
             rows = torch.from_numpy(chosen)
             return examples.images[rows], examples.labels[rows]
 
-        def one(index: int) -> Tensor:
-            picture = examples.picture(index)
+        def one(index: int) -> tuple[Tensor, int]:
+            picture, label = examples.example(index)
             if distort is None:
-                return torch.as_tensor(picture)
-            return distort(picture, draw(_DISTORTED, self._seed, epoch, index))
+                return torch.as_tensor(picture), label
+            return distort(picture, draw(_DISTORTED, self._seed, epoch, index)), label
 
         numbers = chosen.tolist()
-        pictures = pool.map(one, numbers) if pool is not None else map(one, numbers)
-        return torch.stack(list(pictures)), torch.tensor([examples.label(n) for n in numbers])
+        return stacked(pool.map(one, numbers) if pool is not None else map(one, numbers))
+
+
+def stacked(pairs: Iterable[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Return (N, C, H, W) and (N,) of pictures and classes."""
+    pictures, labels = zip(*pairs, strict=True)
+    return torch.stack(pictures), torch.tensor(labels)
 
 
 def ahead(batches: Iterator[Batch], depth: int) -> Generator[Batch, None, None]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from gammabeta.names import known
-from gammabeta.training.data import DataError
 from gammabeta.training.images import arrays
 from gammabeta.training.images.examples import Images
+from gammabeta.training.images.folder import image_folder
+from gammabeta.training.images.hub import PREFIX, hub
 
-SOURCES = ("digits", "fashion-mnist", "mnist", "cifar10", "folder", "hf:NAME")
+SOURCES = ("digits", "fashion-mnist", "mnist", "cifar10", "folder", f"{PREFIX}NAME")
 """What `load_images` knows."""
 
 
@@ -39,13 +40,12 @@ def load_images(
         >>> len(digits.train), len(digits.test), digits.size
         (1437, 360, 8)
     """
-    if name.startswith("hf:"):
-        raise DataError("not yet")
-    known("data", name, SOURCES)
-    if name == "digits":
+    if not name.startswith(PREFIX):
+        known("data", name, SOURCES)
+    if name == "digits" or name.startswith(PREFIX):
         if folder is not None:
-            raise ValueError(f"data_dir={folder} is not for the digits, which are embedded")
-        return arrays.digits(size)
+            raise ValueError(f"data_dir={folder} is not for data={name!r}, which needs none")
+        return hub(name, size) if name.startswith(PREFIX) else arrays.digits(size)
     if name == "fashion-mnist":
         return arrays.fashion_mnist(folder, size)
     if folder is None:
@@ -54,4 +54,4 @@ def load_images(
         return arrays.mnist(folder, size)
     if name == "cifar10":
         return arrays.cifar10(folder, size)
-    raise DataError("not yet")
+    return image_folder(folder, size, skip_unreadable=skip_unreadable)
