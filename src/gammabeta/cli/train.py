@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from rich.console import Console
 from gammabeta.cli.parse import number, whole
 from gammabeta.cli.training import Board
 from gammabeta.training import run as runs
-from gammabeta.training.engine import Outcome, Trainer
+from gammabeta.training import vary as members
+from gammabeta.training.engine import Trainer
 from gammabeta.training.images import SOURCES
 from gammabeta.training.plan import DISTORTIONS, PRECISIONS, Plan
+from gammabeta.training.progress import Outcome
 from gammabeta.training.ranks import RankError, ranks
 from gammabeta.training.recipes import RECIPES, Recipe, recipe
 
@@ -107,7 +110,8 @@ def train(
         float | None, _number("Before the classifier.", _RECIPE, "the recipe's")
     ] = None,
     vary: Annotated[
-        int | None, _whole("Train this member of an ensemble, from 0.", _RECIPE, "none")
+        int | None,
+        _whole("Train this member of an ensemble, from 0; it is its seed, too.", _RECIPE, "none"),
     ] = None,
     width: Annotated[
         float | None, _number("Multiplies the network's channels.", _MODEL, "1")
@@ -202,41 +206,56 @@ def train(
         "precision": precision,
         "channels_last": channels_last,
     }
-    recipe_changes = {"base_lr": base_lr, "batch_size": batch_size, "dropout": dropout}
-    if resume is not None:
-        given = {"recipe": recipe_name, "vary": vary, "lasting": lasting, "out": out}
-        taken = [n for n, v in (given | fixed | recipe_changes).items() if v is not None]
-        if taken:
-            raise ValueError(
-                f"{taken[0]} cannot change when a run is resumed; only {', '.join(free)} can"
-            )
-        _go(resume, None, None, free)
-        return
-    if recipe_name is None:
+    of_recipe: dict[str, Any] = {
+        "vary": vary,
+        "lasting": lasting,
+        "base_lr": base_lr,
+        "batch_size": batch_size,
+        "dropout": dropout,
+    }
+    with _said_once():
+        if resume is not None:
+            given = {"recipe": recipe_name, "out": out} | fixed | of_recipe
+            taken = [name for name, value in given.items() if value is not None]
+            if taken:
+                raise ValueError(
+                    f"{taken[0]} cannot change when a run is resumed; only {', '.join(free)} can"
+                )
+            place, chosen, plan = resume, None, None
+            device = runs.device_of(resume)
+        else:
+            chosen = _recipe(recipe_name, **of_recipe)
+            if vary is not None and seed is None:
+                fixed["seed"] = vary
+            plan = Plan().with_changes(**free, **fixed)
+            name = f"{chosen.name}-{plan.data}".replace("/", "-").replace(":", "-")
+            place, device = out or DEFAULT_OUT / name, plan.device
+    _go(place, chosen, plan, free, device)
+
+
+def _recipe(
+    name: str | None,
+    vary: int | None,
+    lasting: int | None,
+    base_lr: float | None,
+    batch_size: int | None,
+    dropout: float | None,
+) -> Recipe:
+    if name is None:
         raise ValueError(f"recipe is missing; give one of {', '.join(RECIPES)}, or --resume FOLDER")
-    chosen = _recipe(recipe_name, vary, lasting, recipe_changes)
-    plan = Plan().with_changes(**free, **fixed)
-    name = f"{chosen.name}-{plan.data}".replace("/", "-").replace(":", "-")
-    _go(out or DEFAULT_OUT / name, chosen, plan, {})
-
-
-def _recipe(name: str, member: int | None, lasting: int | None, changes: dict[str, Any]) -> Recipe:
-    made = recipe(name)
-    fraction = changes.pop("dropout")
-    made = made.with_changes(**changes)
-    if fraction is not None:
-        made = made.with_changes(dropout_fraction=fraction, no_dropout=fraction == 0)
-    if member is not None:
-        from gammabeta.training.vary import vary
-
-        made = vary(made, member)
+    made = recipe(name).with_changes(base_lr=base_lr, batch_size=batch_size)
+    if dropout is not None:
+        made = made.with_changes(dropout_fraction=dropout, no_dropout=dropout == 0)
+    if vary is not None:
+        made = members.vary(made, vary)
     return made if lasting is None else made.lasting(lasting)
 
 
-def _go(place: Path, chosen: Recipe | None, plan: Plan | None, free: dict[str, Any]) -> None:
+def _go(
+    place: Path, chosen: Recipe | None, plan: Plan | None, free: dict[str, Any], device: str
+) -> None:
     """Start or resume the run, and say how it ended."""
     console = Console(highlight=False, soft_wrap=True)
-    device = plan.device if plan is not None else runs.device_of(place)
     code = 0
     with ranks(device) as all_ranks:
         board = Board(console) if all_ranks.first else None
@@ -262,6 +281,17 @@ def _code(outcome: Outcome) -> int:
     if outcome.diverged is not None:
         return DIVERGED
     return 130 if outcome.stopped else 0
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """What is wrong on every rank that ``torchrun`` started is said by the first."""
+    try:
+        yield
+    except ValueError:
+        if os.environ.get("RANK", "0") != "0":
+            raise typer.Exit(2) from None
+        raise
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from gammabeta.training.engine import Outcome, Progress, Trainer
+from gammabeta.training.engine import Trainer
+from gammabeta.training.progress import Outcome, Progress
 
 
 class Board:

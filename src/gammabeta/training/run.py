@@ -9,11 +9,12 @@ from typing import Any
 
 from gammabeta.training import checkpoint
 from gammabeta.training.checkpoint import CheckpointError
-from gammabeta.training.engine import Outcome, Progress, Trainer
+from gammabeta.training.engine import Trainer
 from gammabeta.training.images import Images, load_images
 from gammabeta.training.journal import Held
 from gammabeta.training.network import Trainable, describe
 from gammabeta.training.plan import Plan
+from gammabeta.training.progress import Outcome, Progress
 from gammabeta.training.ranks import RankError, Ranks, ranks
 from gammabeta.training.recipes import Recipe
 
