@@ -32,6 +32,7 @@ from gammabeta.training.state import (
     averaged_buffers,
     buffers_of,
     random_state,
+    seed_all,
     set_random_state,
     synchronized,
     warmed_up,
@@ -104,8 +105,7 @@ class Trainer:
         """
         outside = random_state(self.ranks.device)
         if self._random is None:
-            seed = self.plan.seed * 2**16 + self.ranks.rank + self.outcome.step * 2**32
-            torch.manual_seed(seed % 2**63)
+            seed_all(self.plan.seed, self.ranks.rank, self.outcome.step)
         else:
             set_random_state(self._random, self.ranks.device)
         batches = self._feed.batches(self._position)
@@ -250,7 +250,7 @@ class Trainer:
             "position": self._position,
         }
         held = self.ranks.gather(own)
-        problem = None
+        problem: checkpoint.CheckpointError | None = None
         with averaged_buffers(self.model, self.ranks):
             if self.ranks.first:
                 try:
@@ -258,7 +258,7 @@ class Trainer:
                     if path.name not in (checkpoint.BEST, checkpoint.DIVERGED):
                         checkpoint.prune(self.folder, self.plan.keep)
                 except checkpoint.CheckpointError as e:
-                    problem = str(e)
+                    problem = e
         self.ranks.agree(problem)
         if path.name != checkpoint.BEST:
             self.outcome.checkpoint = path

@@ -58,22 +58,22 @@ class Ranks:
         dist.gather_object(held, found)
         return found or []
 
-    def agree(self, problem: str | None) -> None:
+    def agree(self, problem: Exception | None) -> None:
         """Raise on every rank if one has a problem, so that none waits for it for ever.
 
         Raises:
-            RankError: the first rank's problem that has one. Its message is empty where another
-                process is the one to say it.
+            Exception: this rank's ``problem``, if it is the first rank or the only one.
+            RankError: on the first rank another's problem; on the others an empty message, since
+                one process says it.
         """
-        if self.count == 1:
-            if problem is not None:
-                raise RankError(problem)
-            return
-        problems: list[str | None] = [None] * self.count
-        dist.all_gather_object(problems, problem)
-        found = next(((r, p) for r, p in enumerate(problems) if p is not None), None)
-        if found is not None:
-            raise RankError(found[1] if self.first else "")
+        if self.count > 1:
+            problems: list[str | None] = [None] * self.count
+            dist.all_gather_object(problems, None if problem is None else str(problem))
+            found = next((text for text in problems if text is not None), None)
+            if found is not None and not (self.first and problem is not None):
+                raise RankError(found if self.first else "")
+        if problem is not None:
+            raise problem
 
 
 class RankError(ValueError):

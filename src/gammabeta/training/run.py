@@ -15,7 +15,7 @@ from gammabeta.training.journal import Held
 from gammabeta.training.network import Trainable, describe
 from gammabeta.training.plan import Plan
 from gammabeta.training.progress import Outcome, Progress
-from gammabeta.training.ranks import RankError, Ranks, ranks
+from gammabeta.training.ranks import Ranks, ranks
 from gammabeta.training.recipes import Recipe
 
 Report = Callable[[Progress], None]
@@ -123,20 +123,17 @@ def opened(
     """
     with contextlib.ExitStack() as stack:
         trainer: Trainer | None = None
-        problem: str | None = None
+        problem: Exception | None = None
         try:
             if recipe is None or plan is None:
                 trainer = _resumed(stack, place, changes, all_ranks, images, rebuild, report)
             else:
                 trainer = _begun(stack, place, recipe, plan, all_ranks, images, report)
         except (ValueError, OSError) as e:
-            if all_ranks.count == 1:
-                raise
-            problem = str(e)
+            problem = e
         all_ranks.agree(problem)
-        if trainer is None:
-            raise RankError("")
-        yield trainer
+        if trainer is not None:  # or `agree` has raised
+            yield trainer
 
 
 def _begun(

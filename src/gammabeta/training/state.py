@@ -39,6 +39,14 @@ def set_random_state(held: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(held["cuda"], device)
 
 
+def seed_all(*key: int) -> None:
+    """Set the global random states to what ``key`` alone decides."""
+    for_torch, for_python, for_numpy = np.random.SeedSequence(key).generate_state(3, np.uint64)
+    torch.manual_seed(int(for_torch) >> 1)
+    random.seed(int(for_python))
+    np.random.seed(int(for_numpy) >> 32)
+
+
 def buffers_of(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of the buffers, on the CPU."""
     return {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers()}
