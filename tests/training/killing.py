@@ -20,7 +20,7 @@ from gammabeta.training import checkpoint
 from gammabeta.training.run import fit, resume
 from tests.training.small import PLAN, Small, rebuild
 
-STEPS = 200
+STEPS = 120
 
 
 def child(folder: Path, cadence: int) -> None:
@@ -42,12 +42,12 @@ def main(folder: Path) -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                child(folder, cadence=moments.choice([7, 11, 20]))
+                child(folder, cadence=moments.choice([5, 7, 20]))
             except BaseException as e:
                 print(e, file=sys.stderr)
                 os._exit(1)
             os._exit(0)
-        end = time.monotonic() + moments.uniform(0.02, 0.4)
+        end = time.monotonic() + moments.uniform(0.02, 0.25)
         while time.monotonic() < end and os.waitpid(pid, os.WNOHANG) == (0, 0):
             time.sleep(0.005)
         try:

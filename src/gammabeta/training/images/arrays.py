@@ -92,7 +92,7 @@ def _images(
     """Images of arrays (N, H, W) or (N, C, H, W), standardized by the training split."""
     train, test = (
         Arrays(
-            torch.from_numpy(np.ascontiguousarray(x if x.ndim == 4 else x[:, None])),
+            torch.tensor(x if x.ndim == 4 else x[:, None]),  # a copy: files are read-only
             torch.from_numpy(y.astype(np.int64)),
         )
         for x, y in (parts[:2], parts[2:])
