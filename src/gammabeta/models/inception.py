@@ -7,6 +7,8 @@ with the same seed start from the same weights whatever their normalization.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from gammabeta.models.inception_table import (
     modules,
     scaled,
 )
+from gammabeta.models.local_response import LocalResponseNorm
 from gammabeta.names import known
 
 STEMS = {
@@ -146,11 +149,11 @@ class Inception(nn.Module):
             raise ValueError(f"per_activation={per_activation} needs norm='batch', not {norm!r}")
         self.classes, self.in_channels, self.input_size = classes, in_channels, input_size
         self.stem_kind = stem_for(input_size) if stem is None else stem
-        parts = {"norm": norm, "activation": activation, "momentum": momentum}
         rows = modules(channels, width)
         with torch.random.fork_rng(devices=[]):  # torch's constructors draw; ours are drawn below
+            conv = partial(ConvNorm, norm=norm, activation=activation, momentum=momentum)
             self.stem, size = _stem(
-                self.stem_kind, in_channels, input_size, width, local_response_norm, parts
+                self.stem_kind, in_channels, input_size, width, local_response_norm, conv
             )
             self.inception = nn.ModuleDict()
             inputs, sizes = scaled(STEM[-1], width), [size]
@@ -159,8 +162,10 @@ class Inception(nn.Module):
                     row,
                     inputs,
                     size,
+                    norm=norm,
+                    activation=activation,
                     per_activation=index >= len(rows) - per_activation,
-                    **parts,  # type: ignore[arg-type]
+                    momentum=momentum,
                 )
                 inputs, size = row.outputs(inputs), row.out_size(size)
                 if row.stride == 2:
@@ -182,12 +187,13 @@ class Inception(nn.Module):
     def _draw(self, seed: int, init: str, scale: float) -> None:
         """Draw the weights on the CPU, so that every device starts from the same ones."""
         generator = torch.Generator().manual_seed(seed)
+        depthwise = {module.depthwise for module in self.modules() if isinstance(module, ConvNorm)}
         for module in self.modules():
             if not isinstance(module, (nn.Conv2d, nn.Linear)):
                 continue
             weight = module.weight
             fan_in = weight[0].numel()
-            if isinstance(module, nn.Linear) or module.groups > 1:
+            if isinstance(module, nn.Linear) or module in depthwise:
                 std = math.sqrt(1 / fan_in)
             elif init == "he":
                 std = math.sqrt(2 / fan_in)
@@ -207,14 +213,13 @@ def _stem(
     input_size: int,
     width: float,
     local_response_norm: bool,
-    parts: dict[str, object],
+    conv: Callable[..., ConvNorm],
 ) -> tuple[nn.Sequential, int]:
     """What comes before the modules, and the size of the maps that it gives."""
     first, second, third = (scaled(channels, width) for channels in STEM)
 
     def lrn() -> list[nn.Module]:
-        # GoogLeNet's constants: those of AlexNet (Krizhevsky et al. 2012) with k = 1.
-        return [nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)] if local_response_norm else []
+        return [LocalResponseNorm()] if local_response_norm else []
 
     layers: list[nn.Module]
     size = input_size
@@ -222,16 +227,16 @@ def _stem(
         depthwise = DEPTH_MULTIPLIER * in_channels if kind == "separable" else 0
         size = halved(size)
         layers = [
-            ConvNorm(in_channels, first, 7, size, stride=2, depthwise=depthwise, **parts),  # type: ignore[arg-type]
+            conv(in_channels, first, 7, size, stride=2, depthwise=depthwise),
             nn.MaxPool2d(3, 2, 1),
         ]
         size = halved(size)
     else:
-        layers = [ConvNorm(in_channels, first, 3, size, **parts)]  # type: ignore[arg-type]
+        layers = [conv(in_channels, first, 3, size)]
     layers += [
         *lrn(),
-        ConvNorm(first, second, 1, size, **parts),  # type: ignore[arg-type]
-        ConvNorm(second, third, 3, size, **parts),  # type: ignore[arg-type]
+        conv(first, second, 1, size),
+        conv(second, third, 3, size),
         *lrn(),
     ]
     if kind != "fine":

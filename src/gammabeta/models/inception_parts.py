@@ -6,9 +6,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from gammabeta.kernels.activations import MODULES
 from gammabeta.layers import BatchNorm1d, BatchNorm2d
+from gammabeta.layers.epilogue import traced_whole
 from gammabeta.models.inception_table import Module
 
 NORMS = ("batch", "none")
@@ -44,7 +46,19 @@ class PerActivationBatchNorm2d(nn.Module):
         self.norm = BatchNorm1d(math.prod(shape), activation=activation, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalized and activated ``x``: (N, C, H, W), C, H, W as in ``shape``."""
+        """Return the normalized and activated ``x``: (N, C, H, W) → the same shape.
+
+        Raises:
+            ValueError: C, H, W are not ``shape``.
+        """
+        if isinstance(x, Proxy):
+            traced: Tensor = traced_whole(self, x, None)
+            return traced
+        if x.shape[1:] != self.shape:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; a norm of each activation needs maps of the size "
+                f"it was made for, (N, {', '.join(map(str, self.shape))})"
+            )
         y: Tensor = self.norm(x.flatten(1))
         return y.reshape(-1, *self.shape)
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from gammabeta.models.inception import INITS, Inception
 from gammabeta.models.inception_parts import ACTIVATIONS, NORMS
+from gammabeta.models.inception_table import TABLE
 from gammabeta.names import known
 
 SWITCHES = {
@@ -118,6 +119,10 @@ class Recipe:
         least = 2 if self.norm == "batch" else 1
         if self.batch_size < least:
             raise ValueError(f"batch_size={self.batch_size} must be at least {least}")
+        if not 0 <= self.per_activation <= len(TABLE):
+            raise ValueError(
+                f"per_activation={self.per_activation} must be between 0 and {len(TABLE)}"
+            )
         if self.per_activation and self.norm != "batch":
             raise ValueError(
                 f"per_activation={self.per_activation} needs norm='batch', not {self.norm!r}"

@@ -99,12 +99,14 @@ def crops_144(height: int, width: int, size: int) -> list[Crop]:
     return found
 
 
-def many_crops(images: Tensor, size: int) -> Iterator[Tensor]:
+def many_crops(images: Tensor, size: int, *, once: bool = False) -> Iterator[Tensor]:
     """Yield the 144 crops of each image, one crop of all images at a time.
 
     Args:
         images: (N, C, H, W), of any height and width.
         size: height and width of the model's input.
+        once: of square images, whose three squares are one and the same, take one: 48 crops, whose
+            mean is that of all 144.
 
     Yields:
         (N, C, size, size), 144 times, in the order of `crops_144`.
@@ -118,7 +120,10 @@ def many_crops(images: Tensor, size: int) -> Iterator[Tensor]:
     """
     height, width = images.shape[-2:]
     short, image = 0, images
-    for crop in crops_144(height, width, size):
+    crops = crops_144(height, width, size)
+    if once and height == width:  # of each size's 36 crops, the first square's 12
+        crops = [crop for index, crop in enumerate(crops) if index % 36 < 12]
+    for crop in crops:
         if crop.short != short:
             short = crop.short
             image = resize(images, resized(height, width, short))

@@ -97,6 +97,8 @@ def evaluate(
                 calibrate(member, calibration, progress=False)
             _evaluation_mode(member)
         for images, labels in map(_pair, batches):
+            if not len(images):
+                continue
             if size is None:
                 size = int(images[0].shape[-1])
             each = [_probabilities(member, images, size, crops) for member in members]
@@ -113,28 +115,31 @@ def evaluate(
 
 def _probabilities(model: nn.Module, images: Any, size: int, crops: int) -> Tensor:
     """Mean class probabilities over the crops: (N, classes), float64, on the CPU."""
-    if isinstance(images, (list, tuple)):
-        each = [_probabilities(model, image[None], size, crops) for image in images]
-        return torch.cat(each)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    images = images.to(device)
-    total: Tensor | None = None
+    if isinstance(images, (list, tuple)):
+        images = [image.to(device) for image in images]
+        square = all(image.shape[-2] == image.shape[-1] for image in images)
+    else:
+        images = images.to(device)
+        square = images.shape[-2] == images.shape[-1]
+    total: Tensor | int = 0
     count = 0
-    for crop in _crops(images, size, crops):
-        probabilities = model(crop).double().softmax(1)
-        total = probabilities if total is None else total + probabilities
+    for crop in _crops(images, size, crops, square):
+        total = total + model(crop).double().softmax(1)
         count += 1
-    if total is None:  # crops is 1 or 144: this cannot be
-        raise RuntimeError("no crops")
-    return (total / count).cpu()
+    return (torch.as_tensor(total) / count).cpu()
 
 
-def _crops(images: Tensor, size: int, crops: int) -> Iterator[Tensor]:
-    if images.dim() == 4:
-        if crops == 1:
-            yield centre_crop(images, size)
-        else:
-            yield from many_crops(images, size)
+def _crops(images: Any, size: int, crops: int, square: bool) -> Iterator[Tensor]:
+    """Each crop of all images, one after the other; of square ones, each once."""
+    if isinstance(images, list):
+        each = [_crops(image[None], size, crops, square) for image in images]
+        for parts in zip(*each, strict=True):
+            yield torch.cat(parts)
+    elif images.dim() == 4 and crops == 1:
+        yield centre_crop(images, size)
+    elif images.dim() == 4:
+        yield from many_crops(images, size, once=square)
     elif crops == 1:
         yield images
     else:
