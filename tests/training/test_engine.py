@@ -221,8 +221,9 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     other = replace(digits, fingerprint=digits.fingerprint + 1)
     with pytest.raises(CheckpointError, match=r"is not what .* was trained on"):
         resume(tmp_path, rebuild=rebuild, steps=4, images=other)
-    with pytest.raises(ValueError, match="it is finished"):
-        resume(tmp_path, rebuild=rebuild)
+    with pytest.raises(ValueError, match=r"steps=1 is less than the 2 that .* has taken"):
+        resume(tmp_path, rebuild=rebuild, steps=1)
+    assert resume(tmp_path, rebuild=rebuild).step == 2  # it had finished: nothing to do
 
 
 def test_the_log_has_each_step_once(tmp_path: Path) -> None:

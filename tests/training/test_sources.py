@@ -43,9 +43,8 @@ def test_the_digits_are_the_embedded_ones() -> None:
     digits = load_images("digits")
     train_x, train_y, _, _ = embedded_digits()
     assert isinstance(digits.train, Arrays)
-    assert (
-        digits.train.images[5, 0].tolist() == np.minimum(train_x[5].astype(int) * 16, 255).tolist()
-    )
+    brighter = np.minimum(train_x[5].astype(int) * 16, 255)
+    assert digits.train.images[5, 0].tolist() == brighter.tolist()
     assert digits.train.labels.tolist() == train_y.tolist()
     assert (digits.channels, digits.size, digits.classes[3]) == (1, 8, "3")
     standardized = (digits.train.images.double() / 255 - digits.mean[0]) / digits.std[0]

@@ -45,8 +45,6 @@ class Board:
         )
         if images.note:
             self._print(images.note)
-        if trainer.outcome.step:
-            self._print(f"resumed after step {trainer.outcome.step} of {plan.steps}")
         for line in trainer.notes:
             self._print(line)
         self._bar.update(self._task, total=plan.steps, completed=trainer.outcome.step)

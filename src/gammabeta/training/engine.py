@@ -96,6 +96,12 @@ class Trainer:
         self._since = Since()
         if resumed is not None:
             self._restore(resumed)
+            steps = f"{self.outcome.step} of {plan.steps}"
+            self.notes.append(
+                f"resumed after step {steps}"
+                if self.outcome.step < plan.steps
+                else f"finished before: {steps} steps; more --steps go on"
+            )
 
     def run(self) -> Outcome:
         """Train until the last step, or until the loss is not finite.
@@ -147,10 +153,11 @@ class Trainer:
             stopping = outcome.stopped
             accuracy = self._measure(step) if evaluating else None
             saved = None
-            if saving or stopping:
-                saved = self._save(checkpoint.path_of(self.folder, step))
+            # The best first: killed between the two, a resumed run comes here again.
             if accuracy is not None and outcome.best_step == step:
                 self._save(self.folder / checkpoint.BEST)
+            if saving or stopping:
+                saved = self._save(checkpoint.path_of(self.folder, step))
             if (evaluating or saving or logging or stopping) and self.ranks.first:
                 self._tell(journal, accuracy, saved)
             self._since.again()

@@ -176,10 +176,9 @@ def _resumed(
     held = checkpoint.read(path)
     plan = Plan.from_dict(held["plan"]).with_changes(**changes)
     recipe = rebuild(held["recipe"]) if rebuild else Recipe(**held["recipe"])
-    if held["step"] >= plan.steps:
+    if held["step"] > plan.steps:
         raise ValueError(
-            f"{path} is of step {held['step']}, and the run has {plan.steps}; it is finished. "
-            "More --steps go on"
+            f"steps={plan.steps} is less than the {held['step']} that {path} has taken already"
         )
     found = images or _load(plan)
     if describe(found) != held["data"]:

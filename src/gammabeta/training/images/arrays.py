@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from gammabeta.training.data import FASHION_MNIST, DataError, embedded_digits, read_splits
 from gammabeta.training.images.cifar import read_cifar10
@@ -98,9 +100,7 @@ def _images(
         for x, y in (parts[:2], parts[2:])
     )
     pixels = train.images.transpose(0, 1).flatten(1)
-    # One channel after the other: all of CIFAR-10 in float64 would be 1.2 GB.
-    mean = tuple(float(channel.double().mean()) / 255 for channel in pixels)
-    std = tuple(max(float(channel.double().std()) / 255, 1e-6) for channel in pixels)
+    moments = [_moments(channel) for channel in pixels]
     sample = pixels[:, ::97].contiguous().numpy().tobytes()
     size = size or train.images.shape[-1]
     return Images(
@@ -108,14 +108,28 @@ def _images(
         classes,
         train.images.shape[1],
         size,
-        mean,
-        std,
+        tuple(mean for mean, _ in moments),
+        tuple(std for _, std in moments),
         train.resized(size),
         test.resized(size),
         zlib.crc32(train.labels.numpy().tobytes() + sample),
         distorted,
         note,
     )
+
+
+def _moments(values: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of bytes, in units of 0 … 1.
+
+    From whole numbers: a sum of floats would depend on the number of threads, and a resumed run
+    has to find the very same data.
+    """
+    counts = [int(n) for n in torch.bincount(values, minlength=256).tolist()]
+    n = sum(counts)
+    first = sum(value * count for value, count in enumerate(counts))
+    second = sum(value * value * count for value, count in enumerate(counts))
+    variance = (n * second - first * first) / (n * (n - 1)) if n > 1 else 0.0
+    return first / n / 255, max(math.sqrt(variance) / 255, 1e-6)
 
 
 def _classes(names: tuple[str, ...], parts: Parts) -> tuple[str, ...]:
