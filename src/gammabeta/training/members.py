@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from gammabeta.training import checkpoint
 from gammabeta.training.evaluate import Evaluation, evaluate
 from gammabeta.training.images import Arrays, Images
-from gammabeta.training.images.feed import stacked
 from gammabeta.training.network import Standardize, Trainable, build
 from gammabeta.training.plan import Plan
 from gammabeta.training.ranks import Ranks
@@ -24,7 +23,8 @@ from gammabeta.training.supply import feed_of, held_out, whole_pictures
 CALIBRATION = 100
 """Mini-batches over which population statistics are taken: 3,200 examples at the usual 32."""
 
-_TOGETHER, _HELD = 32, 256
+_TOGETHER = 32
+"""Whole pictures that are evaluated at once."""
 
 
 @dataclass(frozen=True)
@@ -148,17 +148,6 @@ def _shown(images: Images, crops: int, ready: Standardize) -> Iterator[tuple[Any
         for x, y in held_out(images, None):
             yield ready(x), y
         return
-    # Pictures of one shape go through the network together.
-    held: dict[tuple[int, ...], list[tuple[Tensor, int]]] = {}
-    for picture, label in whole_pictures(images):
-        held.setdefault(tuple(picture.shape), []).append((picture, label))
-        largest = max(held, key=lambda shape: len(held[shape]))
-        if len(held[largest]) == _TOGETHER or sum(map(len, held.values())) > _HELD:
-            yield _ready(held.pop(largest), ready)
-    for pairs in held.values():
-        yield _ready(pairs, ready)
-
-
-def _ready(pairs: list[tuple[Tensor, int]], ready: Standardize) -> tuple[Tensor, Tensor]:
-    x, y = stacked(pairs)
-    return ready(x), y
+    pictures = ((ready(picture[None])[0], label) for picture, label in whole_pictures(images))
+    while chosen := list(islice(pictures, _TOGETHER)):
+        yield [picture for picture, _ in chosen], torch.tensor([label for _, label in chosen])
