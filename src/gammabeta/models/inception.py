@@ -140,9 +140,9 @@ class Inception(nn.Module):
         ):
             if not least <= value <= most:
                 raise ValueError(f"{argument}={value} must be between {least} and {most}")
-        for argument, number in (("width", width), ("init_scale", init_scale)):
-            if not 0 < number <= 1000:
-                raise ValueError(f"{argument}={number} must be a positive number, at most 1000")
+        for argument, number, top in (("width", width, 8), ("init_scale", init_scale, 1000)):
+            if not 0 < number <= top:
+                raise ValueError(f"{argument}={number} must be a positive number, at most {top}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
         if per_activation and norm != "batch":
