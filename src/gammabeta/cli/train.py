@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from gammabeta.cli.parse import number, whole
-from gammabeta.cli.training import Board
+from gammabeta.cli.running import go, said_once
 from gammabeta.training import run as runs
 from gammabeta.training import vary as members
-from gammabeta.training.engine import Trainer
 from gammabeta.training.images import SOURCES
 from gammabeta.training.plan import DISTORTIONS, PRECISIONS, Plan
-from gammabeta.training.progress import Outcome
-from gammabeta.training.ranks import RankError, ranks
 from gammabeta.training.recipes import RECIPES, Recipe, recipe
 
 DEFAULT_OUT = Path("runs")
-DIVERGED = 3
-"""The exit code of a run whose loss was not finite."""
-
 _RECIPE, _DATA, _MODEL, _RUN = "The recipe", "The data", "The network", "The run"
 
 
@@ -53,9 +42,7 @@ def _number(help: str, panel: str, default: str | None = None) -> Any:
 def train(
     recipe_name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[RECIPE]", help=f"One of {', '.join(RECIPES)}.", show_default=False
-        ),
+        typer.Argument(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}.", show_default=False),
     ] = None,
     resume: Annotated[
         Path | None,
@@ -120,7 +107,7 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="separable, plain or small.",
+            help="separable, plain, small or fine.",
             show_default="by size",
             rich_help_panel=_MODEL,
         ),
@@ -213,7 +200,7 @@ def train(
         "batch_size": batch_size,
         "dropout": dropout,
     }
-    with _said_once():
+    with said_once():
         if resume is not None:
             given = {"recipe": recipe_name, "out": out} | fixed | of_recipe
             taken = [name for name, value in given.items() if value is not None]
@@ -230,7 +217,7 @@ def train(
             plan = Plan().with_changes(**free, **fixed)
             name = f"{chosen.name}-{plan.data}".replace("/", "-").replace(":", "-")
             place, device = out or DEFAULT_OUT / name, plan.device
-    _go(place, chosen, plan, free, device)
+    go(place, chosen, plan, free, device)
 
 
 def _recipe(
@@ -249,68 +236,3 @@ def _recipe(
     if vary is not None:
         made = members.vary(made, vary)
     return made if lasting is None else made.lasting(lasting)
-
-
-def _go(
-    place: Path, chosen: Recipe | None, plan: Plan | None, free: dict[str, Any], device: str
-) -> None:
-    """Start or resume the run, and say how it ended."""
-    console = Console(highlight=False, soft_wrap=True)
-    code = 0
-    with ranks(device) as all_ranks:
-        board = Board(console) if all_ranks.first else None
-        try:
-            with runs.opened(
-                place, chosen, plan, free, all_ranks, report=board.report if board else None
-            ) as trainer:
-                if board is not None:
-                    board.begin(trainer)
-                with board or _nothing(), _stopping(trainer):
-                    outcome = trainer.run()
-            if board is not None:
-                board.end(trainer, outcome)
-            code = _code(outcome)
-        except RankError:
-            if all_ranks.first:
-                raise
-            code = 2
-    raise typer.Exit(code)
-
-
-def _code(outcome: Outcome) -> int:
-    if outcome.diverged is not None:
-        return DIVERGED
-    return 130 if outcome.stopped else 0
-
-
-@contextmanager
-def _said_once() -> Iterator[None]:
-    """What is wrong on every rank that ``torchrun`` started is said by the first."""
-    try:
-        yield
-    except ValueError:
-        if os.environ.get("RANK", "0") != "0":
-            raise typer.Exit(2) from None
-        raise
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _stopping(trainer: Trainer) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) lets the step finish and saves; a second ends at once."""
-
-    def ask(number: int, frame: Any) -> None:
-        if trainer.stop:
-            raise KeyboardInterrupt
-        trainer.stop = True
-
-    before = {kind: signal.signal(kind, ask) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
