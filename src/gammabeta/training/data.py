@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,11 @@ from gammabeta.names import known
 DATASETS = ("digits", "fashion-mnist")
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
+
+Parts: TypeAlias = tuple[
+    npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8]
+]
+"""Images and labels to train on, images and labels to test."""
 
 _TEST_DIGITS = 360
 _SPLIT_SEED = 0
@@ -71,24 +77,37 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
     """
     known("dataset", name, DATASETS)
     if name == "digits":
-        with resources.files(__package__).joinpath("digits/digits.npz").open("rb") as file:
-            archive = np.load(file)
-            images, labels = archive["images"], archive["labels"]
-        order = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(len(images))
-        train, test = order[:-_TEST_DIGITS], order[-_TEST_DIGITS:]
-        return _standardize(name, images[train], labels[train], images[test], labels[test])
-    root = Path(folder) if folder is not None else FASHION_MNIST
-    parts = [
-        read_idx(_idx_file(root, stem))
+        return _standardize(name, *embedded_digits())
+    return _standardize(name, *read_splits(Path(folder) if folder is not None else FASHION_MNIST))
+
+
+def embedded_digits() -> Parts:
+    """Return the embedded digits: images (N, 8, 8) of 0 … 16, labels; to train on and to test."""
+    with resources.files(__package__).joinpath("digits/digits.npz").open("rb") as file:
+        archive = np.load(file)
+        images, labels = archive["images"], archive["labels"]
+    order = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(len(images))
+    train, test = order[:-_TEST_DIGITS], order[-_TEST_DIGITS:]
+    return images[train], labels[train], images[test], labels[test]
+
+
+def read_splits(root: Path, name: str = "Fashion-MNIST") -> Parts:
+    """Read the four IDX files of ``name`` in ``root``: images and labels, to train on and to test.
+
+    Raises:
+        DataError: a file is missing or damaged, or they do not go together.
+    """
+    train_x, train_y, test_x, test_y = (
+        read_idx(_idx_file(root, stem, name))
         for stem in (
             "train-images-idx3-ubyte",
             "train-labels-idx1-ubyte",
             "t10k-images-idx3-ubyte",
             "t10k-labels-idx1-ubyte",
         )
-    ]
-    _check(root, *parts)
-    return _standardize(name, *parts)
+    )
+    _check(root, train_x, train_y, test_x, test_y)
+    return train_x, train_y, test_x, test_y
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
@@ -112,13 +131,14 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     return data.reshape(shape)
 
 
-def _idx_file(root: Path, stem: str) -> Path:
+def _idx_file(root: Path, stem: str, name: str) -> Path:
     for path in (root / f"{stem}.gz", root / stem):
         if path.exists():
             return path
+    debian = ", or (on Debian) apt install dataset-fashion-mnist" if "Fashion" in name else ""
     raise DataError(
-        f"{root} has no {stem}.gz; give the folder of Fashion-MNIST's four IDX files with "
-        "--data-dir, or (on Debian) apt install dataset-fashion-mnist"
+        f"{root} has no {stem}.gz; give the folder of {name}'s four IDX files with --data-dir"
+        f"{debian}"
     )
 
 

@@ -1,0 +1,94 @@
+"""``gammabeta evaluate``: the errors of trained networks, and of their mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gammabeta.cli.parse import whole
+from gammabeta.names import known
+from gammabeta.training.evaluate.evaluate import CROPS, STATISTICS
+from gammabeta.training.images import SOURCES, Stream, load_images
+from gammabeta.training.members import CALIBRATION, evaluate_members, load_member
+from gammabeta.training.ranks import ranks
+
+
+def evaluate(
+    checkpoints: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CHECKPOINT…",
+            help="Files, or runs' folders (their best). Several are an ensemble.",
+            show_default=False,
+        ),
+    ],
+    crops: Annotated[
+        int, typer.Option(parser=whole, metavar="COUNT", help="Of each image: 1 or 144.")
+    ] = 1,
+    statistics: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Of batch norm: moving averages, or the population's (Algorithm 2).",
+        ),
+    ] = "moving",
+    batches: Annotated[
+        int,
+        typer.Option(parser=whole, metavar="COUNT", help="Training batches for the population's."),
+    ] = CALIBRATION,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"One of {', '.join(SOURCES)}.",
+            show_default="that of the first checkpoint",
+        ),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the data's files.")] = None,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
+    ] = False,
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda or auto.")] = "auto",
+) -> None:
+    """Measure trained networks on the test split: top-1 and top-5 error, each and their mean."""
+    if crops not in CROPS:
+        raise ValueError(f"crops={crops} must be 1 or 144")
+    known("statistics", statistics, STATISTICS)
+    if not 1 <= batches <= 1_000_000:
+        raise ValueError(f"batches={batches} must be between 1 and 1,000,000")
+    console = Console(highlight=False, soft_wrap=True)
+    with ranks(device) as alone:
+        if alone.count > 1:
+            raise ValueError("evaluate runs in one process; start it without torchrun")
+        members = [load_member(path, device=alone.device) for path in checkpoints]
+        plan = members[0].plan
+        if data is None and data_dir is None and plan.data_dir:
+            data_dir = Path(plan.data_dir)
+        images = load_images(
+            data or plan.data,
+            data_dir,
+            size=int(members[0].data["size"]),
+            skip_unreadable=skip_unreadable,
+        )
+        for member in members:
+            console.print(f"{member.path}  {member.recipe.name}, step {member.step}", markup=False)
+        if images.note:
+            console.print(images.note, markup=False)
+        total = None if isinstance(images.test, Stream) else len(images.test)
+        with console.status("evaluating") as status:
+
+            def tell(done: int) -> None:
+                status.update(f"evaluating: {done:,}{'' if total is None else f' of {total:,}'}")
+
+            found = evaluate_members(
+                members,
+                images,
+                crops=crops,
+                statistics=statistics,
+                batches=batches,
+                progress=tell,
+            )
+    console.print(str(found), markup=False)

@@ -1,0 +1,238 @@
+"""``gammabeta train``: train a recipe's network, so that it can be killed and resumed anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gammabeta.cli.parse import number, whole
+from gammabeta.cli.running import go, said_once
+from gammabeta.training import run as runs
+from gammabeta.training import vary as members
+from gammabeta.training.images import SOURCES
+from gammabeta.training.plan import DISTORTIONS, PRECISIONS, Plan
+from gammabeta.training.recipes import RECIPES, Recipe, recipe
+
+DEFAULT_OUT = Path("runs")
+_RECIPE, _DATA, _MODEL, _RUN = "The recipe", "The data", "The network", "The run"
+
+
+def _whole(help: str, panel: str, default: str | None = None) -> Any:
+    return typer.Option(
+        parser=whole,
+        metavar="COUNT",
+        help=help,
+        rich_help_panel=panel,
+        show_default=default or True,
+    )
+
+
+def _number(help: str, panel: str, default: str | None = None) -> Any:
+    return typer.Option(
+        parser=number,
+        metavar="NUMBER",
+        help=help,
+        rich_help_panel=panel,
+        show_default=default or True,
+    )
+
+
+def train(
+    recipe_name: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with a run: its folder, or one of its checkpoints."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"One of {', '.join(SOURCES)}.",
+            show_default="digits",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the data's files.", rich_help_panel=_DATA)
+    ] = None,
+    size: Annotated[
+        int | None, _whole("Height and width given to the network.", _DATA, "the data's own")
+    ] = None,
+    distortions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Of the training images: {', '.join(DISTORTIONS)}.",
+            show_default="auto",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    shard: Annotated[int | None, _whole("Examples a shard.", _DATA, "1024")] = None,
+    skip_unreadable: Annotated[
+        bool | None,
+        typer.Option(
+            "--skip-unreadable", help="Leave out images that cannot be read.", rich_help_panel=_DATA
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, _whole("Threads that prepare distorted images.", _DATA, "2")
+    ] = None,
+    base_lr: Annotated[
+        float | None,
+        _number("The baseline's learning rate; the recipe multiplies it.", _RECIPE, "0.0015"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, _whole("Examples a step, of each process.", _RECIPE, "32")
+    ] = None,
+    lasting: Annotated[
+        int | None,
+        _whole("Steps in which the baseline's rate decays as in the paper's 31 million.", _RECIPE),
+    ] = None,
+    dropout: Annotated[
+        float | None, _number("Before the classifier.", _RECIPE, "the recipe's")
+    ] = None,
+    vary: Annotated[
+        int | None,
+        _whole("Train this member of an ensemble, from 0; it is its seed, too.", _RECIPE, "none"),
+    ] = None,
+    width: Annotated[
+        float | None, _number("Multiplies the network's channels.", _MODEL, "1")
+    ] = None,
+    stem: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="separable, plain, small or fine.",
+            show_default="by size",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="As written or as printed.",
+            show_default="written",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    sync_bn: Annotated[
+        bool | None,
+        typer.Option(
+            "--sync-bn", help="One mini-batch over all GPUs for batch norm.", rich_help_panel=_MODEL
+        ),
+    ] = None,
+    steps: Annotated[int | None, _whole("Optimizer steps in all.", _RUN, "1000")] = None,
+    seed: Annotated[int | None, _whole("Of everything that is drawn.", _RUN, "0")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the run.", show_default="runs/RECIPE-DATA", rich_help_panel=_RUN
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="cpu, cuda or auto.", show_default="auto", rich_help_panel=_RUN
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"{' or '.join(PRECISIONS)} (autocast).",
+            show_default="fp32",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option("--channels-last", help="Keep images in that layout.", rich_help_panel=_RUN),
+    ] = None,
+    evaluate_every: Annotated[
+        int | None, _whole("Steps between measurements of the accuracy.", _RUN, "200")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, _whole("Steps between checkpoints.", _RUN, "200")
+    ] = None,
+    log_every: Annotated[int | None, _whole("Steps between lines of the log.", _RUN, "20")] = None,
+    keep: Annotated[int | None, _whole("Checkpoints kept, beside the best.", _RUN, "3")] = None,
+    watch: Annotated[
+        bool | None,
+        typer.Option("--watch", help="Record the signal for gammabeta view.", rich_help_panel=_RUN),
+    ] = None,
+) -> None:
+    """Train a recipe of the paper's; also under torchrun. Exit code 3: the loss was not finite."""
+    free = {
+        "steps": steps,
+        "evaluate_every": evaluate_every,
+        "checkpoint_every": checkpoint_every,
+        "log_every": log_every,
+        "keep": keep,
+        "workers": workers,
+        "watch": watch,
+        "skip_unreadable": skip_unreadable,
+    }
+    fixed = {
+        "data": data,
+        "data_dir": None if data_dir is None else str(data_dir.absolute()),
+        "size": size,
+        "distortions": distortions,
+        "shard": shard,
+        "width": width,
+        "stem": stem,
+        "channels": channels,
+        "sync_bn": sync_bn,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "channels_last": channels_last,
+    }
+    of_recipe: dict[str, Any] = {
+        "vary": vary,
+        "lasting": lasting,
+        "base_lr": base_lr,
+        "batch_size": batch_size,
+        "dropout": dropout,
+    }
+    with said_once():
+        if resume is not None:
+            given = {"recipe": recipe_name, "out": out} | fixed | of_recipe
+            taken = [name for name, value in given.items() if value is not None]
+            if taken:
+                raise ValueError(
+                    f"{taken[0]} cannot change when a run is resumed; only {', '.join(free)} can"
+                )
+            place, chosen, plan = resume, None, None
+            device = runs.device_of(resume)
+        else:
+            chosen = _recipe(recipe_name, **of_recipe)
+            if vary is not None and seed is None:
+                fixed["seed"] = vary
+            plan = Plan().with_changes(**free, **fixed)
+            name = f"{chosen.name}-{plan.data}".replace("/", "-").replace(":", "-")
+            place, device = out or DEFAULT_OUT / name, plan.device
+    go(place, chosen, plan, free, device)
+
+
+def _recipe(
+    name: str | None,
+    vary: int | None,
+    lasting: int | None,
+    base_lr: float | None,
+    batch_size: int | None,
+    dropout: float | None,
+) -> Recipe:
+    if name is None:
+        raise ValueError(f"recipe is missing; give one of {', '.join(RECIPES)}, or --resume FOLDER")
+    made = recipe(name).with_changes(base_lr=base_lr, batch_size=batch_size)
+    if dropout is not None:
+        made = made.with_changes(dropout_fraction=dropout, no_dropout=dropout == 0)
+    if vary is not None:
+        made = members.vary(made, vary)
+    return made if lasting is None else made.lasting(lasting)

@@ -1,0 +1,186 @@
+"""Checkpoints that survive: written at once or not at all, and refused if they are not whole.
+
+A file is written under another name, flushed to the disk, and renamed: a process that is killed
+leaves the old file or the new one. It is what `torch.save` writes, a zip archive, so that
+``torch.load(path, weights_only=True)`` opens it; the archive has a checksum of every tensor, which
+torch does not look at and `read` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = "gammabeta checkpoint"
+VERSION = 1
+SUFFIX = ".pt"
+BEST = f"best{SUFFIX}"
+DIVERGED = f"diverged{SUFFIX}"
+
+_STEP = "step-"
+_TEMPORARY = ".writing"
+_NEEDED = ("plan", "recipe", "data", "step", "model", "optimizer", "ranks")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or written; the message says why and what would do."""
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Return the name of the checkpoint after ``step`` steps.
+
+    Example:
+        >>> path_of(Path("runs/first"), 200).name
+        'step-00000200.pt'
+    """
+    return folder / f"{_STEP}{step:08d}{SUFFIX}"
+
+
+def steps(folder: Path) -> list[Path]:
+    """Return the checkpoints of steps in ``folder``, the newest first."""
+    named = [
+        (int(number), path)
+        for path in folder.glob(f"{_STEP}*{SUFFIX}")
+        if (number := path.name[len(_STEP) : -len(SUFFIX)]).isdecimal()
+    ]
+    return [path for _, path in sorted(named, reverse=True)]
+
+
+def write(path: Path, state: Mapping[str, Any]) -> None:
+    """Write ``state`` to ``path``: all of it, or nothing.
+
+    Args:
+        path: the file; one that exists is replaced.
+        state: tensors, numbers, text, and lists and dicts of them.
+
+    Raises:
+        CheckpointError: it could not be written (a full disk, say). What was at ``path`` is there
+            as before, and the last good checkpoint of the folder is named.
+    """
+    held = io.BytesIO()
+    # Into memory first: torch's own writer, cut short by a full disk, ends in a riddle.
+    torch.save({"format": FORMAT, "version": VERSION, **state}, held)
+    temporary = path.with_name(path.name + _TEMPORARY)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(held.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise CheckpointError(
+            f"{path} could not be written: {e.strerror or e}; {_last_good(path.parent, None)}"
+        ) from e
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read the checkpoint at ``path``, whole or not at all.
+
+    Nothing in the file is run (``weights_only=True``), and every byte that matters is checked.
+
+    Raises:
+        CheckpointError: it is missing, damaged, cut short, or somebody else's; the last good one
+            of its folder is named.
+    """
+    try:
+        return _read(path)
+    except CheckpointError as e:
+        raise CheckpointError(f"{e}; {_last_good(path.parent, path)}") from e.__cause__
+
+
+def newest(folder: Path) -> Path:
+    """Return the newest checkpoint of the run in ``folder``.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder of a run; give one that gammabeta train made")
+    found = steps(folder)
+    if not found:
+        raise CheckpointError(
+            f"{folder} has no checkpoint ({_STEP}…{SUFFIX}); the run ended before its first one"
+        )
+    return found[0]
+
+
+def last_good(folder: Path, but: Path | None = None) -> Path | None:
+    """Return the newest checkpoint in ``folder`` that can be read, ``but`` one; None if none."""
+    for path in steps(folder):
+        if but is None or path.name != but.name:
+            with contextlib.suppress(CheckpointError):
+                _read(path)
+                return path
+    return None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest checkpoints of steps."""
+    for path in steps(folder)[keep:]:
+        path.unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    """Delete what a process that was killed had begun to write."""
+    for path in folder.glob(f"*{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = path.read_bytes()
+    except OSError as e:
+        raise CheckpointError(f"{path} cannot be read: {e.strerror or e}") from e
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not match")
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError) as e:
+        if isinstance(e, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {e}") from e
+    try:
+        state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as e:
+        raise CheckpointError(f"{path} is damaged or no checkpoint of gammabeta's") from e
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of gammabeta's")
+    if state.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} is a checkpoint of version {state.get('version')}; this gammabeta reads "
+            f"version {VERSION}"
+        )
+    missing = [name for name in _NEEDED if name not in state]
+    if missing:
+        raise CheckpointError(f"{path} is no whole checkpoint: it lacks {', '.join(missing)}")
+    return state
+
+
+def _last_good(folder: Path, but: Path | None) -> str:
+    good = last_good(folder, but)
+    return f"the last good one is {good}" if good is not None else "there is no other good one"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the disk know of the new name, too."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # folders cannot be opened everywhere
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,142 @@
+"""What is done to a picture before a network sees it: GoogLeNet's distortions, or its centre."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gammabeta.training.data import DataError
+from gammabeta.training.evaluate.crops import centre_crop
+from gammabeta.training.images.examples import Picture
+
+AREA = (0.08, 1.0)
+"""Of the crop, as a fraction of the picture's."""
+
+ASPECT = (3 / 4, 4 / 3)
+"""Width over height of the crop."""
+
+STRONG, WEAK = 0.5, 0.25
+"""How far brightness, contrast and colour are moved: factors of 1 − s to 1 + s."""
+
+_TRIES = 10
+
+
+class Distortions:
+    """Crops, mirrors and distorts a training picture at random.
+
+    A crop of 8 % to 100 % of the area and an aspect ratio between 3:4 and 4:3 is resized to the
+    network's size; it is mirrored in half of the cases; then brightness, contrast and colour are
+    multiplied by factors of their own, in random order.
+
+    Args:
+        size: height and width of what the network is given.
+        weak: whether factors are 0.75 … 1.25 instead of 0.5 … 1.5.
+
+    Raises:
+        DataError: Pillow is missing.
+
+    Source:
+        Szegedy et al. 2014, arXiv:1409.4842, section 6 (crops); Howard 2013, arXiv:1312.5402,
+        section 2 (0.5 … 1.5). Ioffe & Szegedy 2015, section 4.2.1, "reduce the photometric
+        distortions", prints no number: half of Howard's is ours. So is drawing the aspect ratio
+        evenly on a logarithmic scale.
+    """
+
+    def __init__(self, size: int, weak: bool) -> None:
+        pillow()
+        self._size = size
+        self._strength = WEAK if weak else STRONG
+
+    def __call__(self, picture: Picture, random: np.random.Generator) -> Tensor:
+        """Return (C, size, size) uint8."""
+        from PIL import Image, ImageEnhance, ImageOps
+
+        image = opened(picture)
+        box = crop(image.width, image.height, random)
+        image = image.resize((self._size, self._size), Image.Resampling.BILINEAR, box=box)
+        if random.random() < 0.5:
+            image = ImageOps.mirror(image)
+        factors = random.uniform(1 - self._strength, 1 + self._strength, 3)
+        changes = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        for which in random.permutation(3):
+            if image.mode == "RGB" or which != 2:  # grey has no colour
+                image = changes[which](image).enhance(float(factors[which]))
+        return tensor(image)
+
+
+class Central:
+    """Takes the centre of a picture, 224/256 of its shorter side.
+
+    Args:
+        size: height and width of what the network is given.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __call__(self, picture: Picture, random: np.random.Generator | None = None) -> Tensor:
+        """Return (C, size, size) uint8; nothing is random."""
+        image = picture if isinstance(picture, Tensor) else tensor(opened(picture))
+        if image.shape[-2:] == (self._size, self._size):
+            return image
+        cut = centre_crop(image[None].float(), self._size)[0]
+        return cut.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def crop(width: int, height: int, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom of a random crop, in pixels.
+
+    Example:
+        >>> crop(100, 80, np.random.Generator(np.random.PCG64(3)))
+        (12, 34, 45, 72)
+    """
+    for _ in range(_TRIES):
+        area = width * height * random.uniform(*AREA)
+        aspect = float(np.exp(random.uniform(*np.log(ASPECT))))
+        w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            left = int(random.integers(width - w + 1))
+            top = int(random.integers(height - h + 1))
+            return left, top, left + w, top + h
+    side = min(width, height)  # a very long picture
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def opened(picture: Picture) -> Any:
+    """Return a Pillow image, grey or RGB, of a picture in any form; decoded to its last byte.
+
+    Raises:
+        OSError, SyntaxError, ValueError: as Pillow finds it; it cannot be read.
+    """
+    image_module = pillow()
+    if isinstance(picture, Tensor):
+        array = picture.numpy()
+        return image_module.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
+    image = image_module.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # what Pillow would warn of
+    return image if image.mode in ("L", "RGB") and picture is image else image.convert("RGB")
+
+
+def tensor(image: Any) -> Tensor:
+    """Return a Pillow image, grey or RGB, as (C, H, W) uint8."""
+    array = torch.from_numpy(np.array(image, np.uint8))
+    return array[None] if array.dim() == 2 else array.permute(2, 0, 1).contiguous()
+
+
+def pillow() -> Any:
+    """Return Pillow's module ``Image``.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as e:
+        raise DataError("pictures need Pillow: pip install 'gammabeta[train]'") from e
+    return Image

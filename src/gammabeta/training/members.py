@@ -1,0 +1,153 @@
+"""Checkpoints as trained networks, with the data they know: what `evaluate` needs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gammabeta.training import checkpoint
+from gammabeta.training.evaluate import Evaluation, evaluate
+from gammabeta.training.images import Arrays, Images
+from gammabeta.training.network import Standardize, Trainable, build
+from gammabeta.training.plan import Plan
+from gammabeta.training.ranks import Ranks
+from gammabeta.training.recipes import Recipe
+from gammabeta.training.supply import feed_of, held_out, whole_pictures
+
+CALIBRATION = 100
+"""Mini-batches over which population statistics are taken: 3,200 examples at the usual 32."""
+
+_TOGETHER = 32
+"""Whole pictures that are evaluated at once."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trained network.
+
+    Attributes:
+        path: of its checkpoint.
+        model: the network, its weights loaded.
+        recipe, plan: what it was trained by.
+        data: what it was trained on, see `gammabeta.training.network.describe`.
+        step: after how many steps.
+    """
+
+    path: Path
+    model: nn.Module
+    recipe: Trainable
+    plan: Plan
+    data: Mapping[str, Any]
+    step: int
+
+
+def load_member(
+    place: Path,
+    *,
+    device: torch.device | None = None,
+    rebuild: Callable[[Mapping[str, Any]], Trainable] | None = None,
+) -> Member:
+    """Return the network of a checkpoint.
+
+    Args:
+        place: a checkpoint, or a run's folder: then its best one, or the newest if none was
+            measured.
+        device: where to.
+        rebuild: makes the recipe of what the checkpoint holds, where it is none of the paper's.
+
+    Raises:
+        CheckpointError: it is missing, damaged or somebody else's.
+    """
+    path = place
+    if place.is_dir() or place.suffix != checkpoint.SUFFIX:
+        best = place / checkpoint.BEST
+        path = best if best.exists() else checkpoint.newest(place)
+    held = checkpoint.read(path)
+    recipe = rebuild(held["recipe"]) if rebuild else Recipe(**held["recipe"])
+    plan = Plan.from_dict(held["plan"])
+    model = build(recipe, plan, held["data"])
+    model.load_state_dict(held["model"])
+    if device is not None:
+        model.to(device)
+    return Member(path, model, recipe, plan, held["data"], held["step"])
+
+
+def evaluate_members(
+    members: Sequence[Member],
+    images: Images,
+    *,
+    crops: int = 1,
+    statistics: str = "moving",
+    batches: int = CALIBRATION,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Return the errors of checkpoints' networks on the test split, and of their mean.
+
+    Args:
+        members: at least one; all trained on the same classes, channels and size.
+        images: the data; its test split is measured, its training split calibrates.
+        crops: 1 or 144.
+        statistics: ``"moving"``, or ``"population"`` for Algorithm 2.
+        batches: training mini-batches for ``"population"``.
+        progress: called with the number of images done so far.
+
+    Raises:
+        ValueError: the members do not go together, or with the data.
+    """
+    first = members[0]
+    for member in members:
+        for what in ("classes", "channels", "size", "mean", "std"):
+            if member.data[what] != first.data[what]:
+                raise ValueError(
+                    f"{member.path} was trained with other {what} than {first.path}; an ensemble "
+                    "takes the same images"
+                )
+    if (
+        len(images.classes) != len(first.data["classes"])
+        or images.channels != first.data["channels"]
+    ):
+        raise ValueError(
+            f"data={images.name!r} has {len(images.classes)} classes and {images.channels} "
+            f"channels; {first.path} was trained for {len(first.data['classes'])} and "
+            f"{first.data['channels']}"
+        )
+    device = next(first.model.parameters()).device
+    ready = Standardize(first.data, device, first.plan.channels_last)
+
+    def told() -> Iterator[tuple[Any, Tensor]]:
+        done = 0
+        for x, y in _shown(images, crops, ready):
+            yield x, y
+            done += len(y)
+            if progress is not None:
+                progress(done)
+
+    calibration = None
+    if statistics == "population":
+        feed = feed_of(first.recipe, first.plan, images, Ranks(0, 1, device))
+        calibration = [ready(batch.x) for batch in islice(feed.batches({}), batches)]
+    return evaluate(
+        [member.model for member in members],
+        told(),
+        crops=crops,
+        statistics=statistics,
+        calibration=calibration,
+        input_size=int(first.data["size"]),
+    )
+
+
+def _shown(images: Images, crops: int, ready: Standardize) -> Iterator[tuple[Any, Tensor]]:
+    """The test split; whole pictures where they are to be cropped in many ways."""
+    if crops == 1 or isinstance(images.test, Arrays):
+        for x, y in held_out(images, None):
+            yield ready(x), y
+        return
+    pictures = ((ready(picture[None])[0], label) for picture, label in whole_pictures(images))
+    while chosen := list(islice(pictures, _TOGETHER)):
+        yield [picture for picture, _ in chosen], torch.tensor([label for _, label in chosen])

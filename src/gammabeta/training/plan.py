@@ -1,0 +1,125 @@
+"""What decides a training run, apart from its recipe; kept in every checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from gammabeta.names import known
+
+PRECISIONS = ("fp32", "bf16")
+DISTORTIONS = ("auto", "none", "paper")
+FREE = (
+    "steps",
+    "evaluate_every",
+    "checkpoint_every",
+    "log_every",
+    "keep",
+    "workers",
+    "watch",
+    "skip_unreadable",
+)
+"""What a run may change when it is resumed: none of it changes a weight after the same step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a run, apart from its recipe.
+
+    Attributes:
+        data: name of the data set, see `gammabeta.training.images.load_images`.
+        data_dir: its folder; "" for the place where it is looked for by itself.
+        steps: optimizer steps in all.
+        seed: of weights, order, distortions and dropout.
+        size: height and width given to the network; 0 for the data's own.
+        width: multiplies the network's channels.
+        stem, channels: of the network; "auto" lets the recipe choose.
+        distortions: ``"paper"`` crops, mirrors and distorts the training examples, ``"none"`` does
+            not, ``"auto"`` does with photographs.
+        shard: examples a shard, see `gammabeta.training.images.Order`.
+        precision: ``"fp32"``, or ``"bf16"`` for autocast.
+        channels_last: whether images and weights are kept in that layout.
+        sync_bn: whether batch norm's mini-batch is that of all ranks.
+        device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
+        skip_unreadable: whether images that cannot be read are left out.
+        evaluate_every, checkpoint_every, log_every: in steps; 0 for at the end only.
+        keep: how many checkpoints are kept, beside the best.
+        workers: threads that prepare distorted examples.
+        watch: whether the signal is recorded.
+
+    Raises:
+        ValueError: an unknown name or a number out of range.
+    """
+
+    data: str = "digits"
+    data_dir: str = ""
+    steps: int = 1000
+    seed: int = 0
+    size: int = 0
+    width: float = 1.0
+    stem: str = "auto"
+    channels: str = "written"
+    distortions: str = "auto"
+    shard: int = 1024
+    precision: str = "fp32"
+    channels_last: bool = False
+    sync_bn: bool = False
+    device: str = "auto"
+    skip_unreadable: bool = False
+    evaluate_every: int = 200
+    checkpoint_every: int = 200
+    log_every: int = 20
+    keep: int = 3
+    workers: int = 2
+    watch: bool = False
+
+    def __post_init__(self) -> None:
+        known("precision", self.precision, PRECISIONS)
+        known("distortions", self.distortions, DISTORTIONS)
+        for name, least, most in (
+            ("steps", 1, 10**9),
+            ("seed", 0, 2**63 - 1),
+            ("size", 0, 4096),
+            ("shard", 1, 10**9),
+            ("evaluate_every", 0, 10**9),
+            ("checkpoint_every", 0, 10**9),
+            ("log_every", 1, 10**9),
+            ("keep", 1, 10**6),
+            ("workers", 0, 256),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(f"{name}={value} must be between {least} and {most}")
+        if not (math.isfinite(self.width) and 0 < self.width <= 64):
+            raise ValueError(f"width={self.width} must be a positive number, at most 64")
+
+    def with_changes(self, **changes: Any) -> Plan:
+        """Return this plan with ``changes``; a change that is None is none."""
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as numbers and text under names."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, held: Mapping[str, Any]) -> Plan:
+        """Return the plan that `as_dict` gave.
+
+        Raises:
+            ValueError: ``held`` has a name that a plan has not.
+        """
+        for name in held:
+            known("plan", name, [field.name for field in fields(cls)])
+        return cls(**held)
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Return whether what happens every so many steps, and at the last one, happens at ``step``.
+
+    Example:
+        >>> [step for step in range(1, 11) if due(step, 4, 10)]
+        [4, 8, 10]
+    """
+    return step == last or (every > 0 and step % every == 0)
