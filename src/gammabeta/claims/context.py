@@ -82,6 +82,10 @@ class Context:
         """Return this context bound to ``claim``: its results, records and figures."""
         return replace(self, claim=claim)
 
+    def following(self, progress: Progress) -> Context:
+        """Return this context telling ``progress``."""
+        return replace(self, progress=progress)
+
     def images(self, name: str | None = None) -> Dataset:
         """Return the data set that was asked for, or the one called ``name``."""
         return load(self.data, self.data_dir) if name is None else load(name)

@@ -71,7 +71,7 @@ def sheet(
     Raises:
         ModuleNotFoundError: Matplotlib is missing.
     """
-    _need_matplotlib()
+    need_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -127,7 +127,7 @@ def inlined(svg: str) -> str:
     return re.sub(r"<style id=\"theme\">.*?</style>", "", svg, flags=re.S)
 
 
-def _need_matplotlib() -> None:
+def need_matplotlib() -> None:
     """Raise one clear line unless Matplotlib is there."""
     try:
         import matplotlib  # noqa: F401
