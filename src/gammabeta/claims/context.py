@@ -99,7 +99,12 @@ class Context:
         """Say how many results the claim will ask for, so that the time left can be told."""
         self.progress.plan(runs)
 
-    def run(self, key: Mapping[str, Any], function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def run(
+        self,
+        key: Mapping[str, Any],
+        function: Callable[[], dict[str, Any]],
+        shared: str = "",
+    ) -> dict[str, Any]:
         """Return what ``function`` returns, computed once and kept under ``key``.
 
         Args:
@@ -107,14 +112,17 @@ class Context:
                 and scale: arm, seed, steps, rate, … It is also what the progress shows.
             function: computes the result: numbers, texts, lists and dicts. Not a number (NaN)
                 and infinity are kept as such.
+            shared: name of a protocol that several claims share, its version included; the
+                result is then kept for all of them.
 
         Raises:
             OSError: the result cannot be kept.
             TypeError: key or result hold what JSON cannot.
         """
+        owner = shared or self._bound().name
         whole = {
-            "claim": self._bound().name,
-            "version": self._bound().version,
+            "claim": owner,
+            "version": 0 if shared else self._bound().version,
             "data": self.data,
             "scale": self.scale,
             **key,
@@ -122,7 +130,7 @@ class Context:
         label = " · ".join(f"{name} {value}" for name, value in key.items())
         text = json.dumps(whole, sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
-        path = self.folder / "results" / self._bound().name / f"{name}.json"
+        path = self.folder / "results" / owner / f"{name}.json"
         found = store.kept(path)
         if found is not None and found.get("key") == json.loads(text) and "result" in found:
             result: dict[str, Any] = found["result"]

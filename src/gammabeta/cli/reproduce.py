@@ -75,15 +75,15 @@ def reproduce(
     context = Context(folder, quick, tuple(range(seeds)), data, data_dir)
     for name in dict.fromkeys(need for each in chosen for need in each.needs):
         context.images(None if name == DATA else name)  # what is missing is said now, not in hours
-    # The networks are small: a second thread only waits for the first.
-    torch.set_num_threads(1)
     _run(console, context, chosen)
 
 
 def _run(console: Console, context: Context, chosen: list[Claim]) -> None:
     """Run the claims, each into its own outcome; then the report of all there are."""
+    threads = torch.get_num_threads()
     try:
         for number, claim in enumerate(chosen, 1):
+            torch.set_num_threads(min(threads, claim.threads))
             with Runs(console, f"{number}/{len(chosen)} {claim.name}") as runs:
                 began = time.monotonic()
                 outcome = claim.run(context.following(runs).of(claim))
