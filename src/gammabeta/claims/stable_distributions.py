@@ -178,8 +178,8 @@ CLAIM = Claim(
     source="Ioffe & Szegedy 2015, section 4.1, figure 1b and c",
     protocol=f"{NET.title()}, on Fashion-MNIST, mini-batches of 60, plain SGD at rate {RATE:g}, "
     f"{_STEPS:,} steps (quick: {_QUICK_STEPS:,}). At steps 6 % apart, from step {_BEGIN}, the "
-    "15th, 50th and 85th percentiles over 2,000 test images of what enters each sigmoid of the last "
-    "hidden layer; with batch norm, normalized by these images' own mean and variance, as in "
+    "15th, 50th and 85th percentiles over 2,000 test images of what enters each sigmoid of the "
+    "last hidden layer; with batch norm, normalized by these images' own mean and variance, as in "
     "training. How far they move is the largest minus the smallest value over training, averaged "
     "over the three percentiles, of the median unit.",
     criterion=f"With batch norm the percentiles move at most {HALF:g} times as far as without in "
