@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,8 @@ class Outcome:
         because: one sentence: the criterion, with the numbers that decided.
         figures: SVG files.
         notes: what a reader should know besides.
+        headline: what the score board shows instead of the first number, where no single number
+            would be fair.
 
     Raises:
         ValueError: the verdict is not one of the three, or there are no numbers.
@@ -104,7 +106,12 @@ class Outcome:
     verdict: str
     because: str
     figures: Sequence[Path] = ()
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
+    headline: str = ""
+
+    def told(self) -> str:
+        """Return the score board's text: the headline, or the first number."""
+        return self.headline or str(self.numbers[0])
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:

@@ -122,6 +122,12 @@ class Crowd(nn.Module):
         for norm in self.norms:
             norm.requires_grad_(True)
 
+    def classifier_only(self) -> None:
+        """Freeze everything but the classifier."""
+        self.requires_grad_(False)
+        self.weights[-1].requires_grad_(True)
+        self.biases[-1].requires_grad_(True)
+
 
 def _layers(stack: Stack) -> list[StackLayer]:
     return [layer for layer in stack.layers if isinstance(layer, StackLayer)]

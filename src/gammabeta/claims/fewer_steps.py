@@ -90,7 +90,13 @@ def run(context: Context) -> Outcome:
     )
     figure = context.figure("ratio")
     draw(figure, list(found.values()))
-    return Outcome([decisive, *ten, *ratios], verdict, because, [figure])
+    # One number would flatter or belittle: the range is the answer.
+    paper_net = _ratios(found[SMALL])[0]
+    headline = (
+        f"{least.text()} to {most.text()}: fewer steps, by network and protocol; "
+        f"{paper_net.text()} for the paper's network, each arm at its own best rate"
+    )
+    return Outcome([decisive, *ten, *ratios], verdict, because, [figure], headline=headline)
 
 
 def _ratios(each: Curves) -> list[Number]:

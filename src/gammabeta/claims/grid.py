@@ -29,8 +29,8 @@ PROTOCOL = (
     "0.001 to 32, by 9 scales of Glorot's standard deviation, 1/16 to 16 (quick: 7 by 5 over the "
     "same ranges), with and without batch norm, trained for 2,000 steps (the deep one 1,500; "
     "quick: 600 and 300) of plain SGD with mini-batches of 60. A cell trains if its accuracy on "
-    f"2,000 test images is at least {TRAINS:.0%} in the median over "
-    "seeds; it has diverged if a loss was not finite in most of them. The classifier's weights are not scaled."
+    f"2,000 test images is at least {TRAINS:.0%} in the median over seeds; it has diverged if a "
+    "loss was not finite in most of them. The classifier's weights are not scaled."
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from gammabeta.claims.claim import DOES_NOT_HOLD, HOLDS, UNDER_THIS_PROTOCOL, Number
+from gammabeta.claims.claim import DOES_NOT_HOLD, HOLDS, UNDER_THIS_PROTOCOL, Outcome
 from gammabeta.claims.figure import inlined
 from gammabeta.claims.results import Result
 from gammabeta.claims.store import keep_text
@@ -55,10 +55,9 @@ def markdown(results: Sequence[Result], beside: Path) -> str:
     lines = [f"# {TITLE}", "", summary(results), "", _made(results), ""]
     lines += ["| claim | the paper | here | verdict |", "|---|---|---|---|"]
     for result in results:
-        first = result.outcome.numbers[0]
         lines.append(
             f"| [{_m(result.claim.title)}](#{result.claim.name}) | {_m(result.claim.paper)} | "
-            f"{_m(str(first))} | {result.outcome.verdict} |"
+            f"{_m(result.outcome.told())} | {result.outcome.verdict} |"
         )
     for result in results:
         claim, outcome = result.claim, result.outcome
@@ -103,11 +102,11 @@ def _made(results: Sequence[Result]) -> str:
 def _board(results: Sequence[Result]) -> str:
     rows = []
     for result in results:
-        claim, first = result.claim, result.outcome.numbers[0]
+        claim = result.claim
         rows.append(
             f'<tr><th scope="row"><a href="#{claim.name}">{_e(claim.title)}</a></th>'
             f'<td data-head="the paper">{_e(claim.paper)}</td>'
-            f'<td class="ours" data-head="here">{_ours(first)}</td>'
+            f'<td class="ours" data-head="here">{_ours(result.outcome)}</td>'
             f'<td class="verdict {_MARKS[result.outcome.verdict]}">'
             f"{_e(result.outcome.verdict)}</td></tr>"
         )
@@ -118,7 +117,11 @@ def _board(results: Sequence[Result]) -> str:
     )
 
 
-def _ours(number: Number) -> str:
+def _ours(outcome: Outcome) -> str:
+    if outcome.headline:
+        first, _, rest = outcome.headline.partition(": ")
+        return f"<b>{_e(first)}</b><small>{_e(rest)}</small>"
+    number = outcome.numbers[0]
     spread = number.spread()
     small = f"{number.label}{f' ({spread})' if spread else ''}"
     return f"<b>{_e(number.text())}</b><small>{_e(small)}</small>"

@@ -67,6 +67,7 @@ def keep(context: Context, claim: Claim, outcome: Outcome, seconds: float) -> Re
             "because": outcome.because,
             "figures": [figure.name for figure in outcome.figures],
             "notes": list(outcome.notes),
+            "headline": outcome.headline,
             "seconds": seconds,
             "quick": context.quick,
             "data": context.data,
@@ -94,6 +95,7 @@ def kept(folder: Path, quick: bool) -> list[Result]:
             value["because"],
             [folder / "figures" / name for name in value["figures"]],
             value["notes"],
+            value["headline"],
         )
         found.append(
             Result(

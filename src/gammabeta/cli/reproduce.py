@@ -91,7 +91,7 @@ def _run(console: Console, context: Context, chosen: list[Claim]) -> None:
             results.keep(context, claim, outcome, seconds)
             console.print(
                 f"{number}/{len(chosen)}  {claim.name}: {outcome.verdict} "
-                f"({outcome.numbers[0]}; {seconds:.0f} s)",
+                f"({outcome.told()}; {seconds:.0f} s)",
                 markup=False,
             )
     except KeyboardInterrupt:
@@ -124,7 +124,7 @@ def _board(found: list[results.Result]) -> Table:
         table.add_row(
             result.claim.name,
             result.claim.paper,
-            str(result.outcome.numbers[0]),
+            result.outcome.told(),
             f"[{_COLOURS[verdict]}]{verdict}[/]",
         )
     return table
