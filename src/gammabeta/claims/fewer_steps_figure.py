@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gammabeta.claims.curves import Curves, Fewer
-from gammabeta.claims.figure import COOL, INK, LINE, OLIVE, PLUM, WARM, label, sheet
+from gammabeta.claims.figure import COOL, INK, LINE, OLIVE, PLUM, WARM, labels, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,20 +31,23 @@ def draw(path: Path, found: Sequence[Curves]) -> None:
         panel=(4.4, 3.0),
     ) as drawn:
         over_target, over_depth = drawn.panels
+        ends = []
         for each, colour in zip(found, _COLOURS, strict=False):
             points = _over_target(each)
             if points:
                 x, y = zip(*points, strict=True)
                 over_target.plot(x, y, color=colour)
-                label(over_target, x[-1], y[-1], each.net.title(), colour, fontsize=8)
+                ends.append((x[-1], y[-1], each.net.title(), colour))
         over_target.set_title("to reach an accuracy, each at its best rate for it")
         over_target.set_xlabel("test accuracy to reach (%)")
         over_target.set_ylabel("times fewer steps")
-        _over_depth(over_depth, found)
+        names = _over_depth(over_depth, found)
         for axes in drawn.panels:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g} ×")
             axes.axhline(1, color=LINE, zorder=0)
+        labels(over_target, ends)
+        labels(over_depth, names)
 
 
 def _over_target(each: Curves) -> list[tuple[float, float]]:
@@ -57,10 +60,11 @@ def _over_target(each: Curves) -> list[tuple[float, float]]:
     return points
 
 
-def _over_depth(axes: Axes, found: Sequence[Curves]) -> None:
+def _over_depth(axes: Axes, found: Sequence[Curves]) -> list[tuple[float, float, str, str]]:
     """The sigmoid stacks with Glorot's weights, under both protocols."""
     nets = [each for each in found if each.net.activation == "sigmoid" and each.net.sigma is None]
     depths = [each.net.depth for each in nets]
+    ends: list[tuple[float, float, str, str]] = []
     for name, colour, ratios in (
         ("each at its best rate", PLUM, [each.own_best()[2] for each in nets]),
         ("both at the lowest rate", OLIVE, [each.matched(min(each.rates)) for each in nets]),
@@ -68,12 +72,13 @@ def _over_depth(axes: Axes, found: Sequence[Curves]) -> None:
         middles = [_middle(seeds) for seeds in ratios]
         axes.plot(depths, [middle.ratio for middle in middles], color=colour)
         for depth, middle in zip(depths, middles, strict=True):
-            marker = "^" if middle.bound else "o"
+            marker = {"≥": "^", "≤": "v", "": "o"}[middle.bound]
             axes.plot([depth], [middle.ratio], marker, color=colour, markersize=5)
-        label(axes, depths[-1], middles[-1].ratio, name, colour, fontsize=8)
-    axes.set_title("sigmoid, Glorot; ▲ at least: without, it never trained")
+        ends.append((depths[-1], middles[-1].ratio, name, colour))
+    axes.set_title("sigmoid, Glorot; ▲ at least, ▼ at most")
     axes.set_xlabel("layers")
     axes.set_xticks(depths)
+    return ends
 
 
 def _middle(ratios: Sequence[Fewer]) -> Fewer:

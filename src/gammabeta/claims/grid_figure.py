@@ -61,7 +61,7 @@ def draw_maps(path: Path, grids: Sequence[Grid]) -> None:
                 axes.set_xticklabels([_short(s) for s in each.scales[:: 2 if columns > 7 else 1]])
                 axes.set_yticks(range(rows))
                 axes.set_yticklabels([f"{rate:.2g}" for rate in each.rates])
-                axes.set_title(f"{each.net.title()}, {name}: {_share(each, norm)} trains")
+                axes.set_title(f"{_short_title(each)}, {name}: {_share(each, norm)} trains")
                 axes.title.set_color(_COLOURS[norm])
                 axes.set_xlabel("scale of the initial weights (× Glorot)")
                 axes.set_ylabel("learning rate")
@@ -117,5 +117,9 @@ def _share(each: Grid, norm: str) -> str:
     return f"{each.trains(norm).mean():.0%}"
 
 
+def _short_title(each: Grid) -> str:
+    return each.net.title().split(",")[0]
+
+
 def _short(scale: float) -> str:
-    return f"1/{1 / scale:.3g}" if scale < 0.99 else f"{scale:.3g}"
+    return f"1/{1 / scale:.2g}" if scale < 0.99 else f"{scale:.3g}"
