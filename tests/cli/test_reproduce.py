@@ -106,7 +106,7 @@ def test_the_report_holds_all_that_the_folder_has(toys: Any, capsys: Any) -> Non
     assert toys("count", "--out", "here") == 0
     report = Path("here/report.html").read_text()
     assert report.index("To count") < report.index("To add")  # in the registry's order
-    assert "2 claims put to the test: 2 holds." in report
+    assert "2 claims put to the test: 2 hold." in report
     assert "To add" in Path("here/report.md").read_text()
     assert capsys.readouterr().out.count("add") < 12  # the table is of what was asked for
     assert toys("--all", "--out", "there") == 0

@@ -55,15 +55,20 @@ def run(context: Context) -> Outcome:
     reached = [number.value >= ENOUGH for number in ratios]
     verdict = HOLDS if all(reached) else UNDER_THIS_PROTOCOL if any(reached) else DOES_NOT_HOLD
     order = sorted(zip(ratios, grids, strict=True), key=lambda pair: -_finite(pair[0].value))
-    because = " and ".join(
-        f"{number.text()} as much of the grid trains with batch norm for {each.net.title()}"
+    because = "; ".join(
+        f"with batch norm {_median(each, 'batch')} cells of the grid train for "
+        f"{each.net.title()}, without {_median(each, 'none')}: {number.text()}"
         for number, each in order
     )
     figure = context.figure("scales")
     draw_scales(figure, grids)
     numbers = [number for number, _ in order]
-    because = f"{because}; {ENOUGH:g} × was asked."
+    because = f"{because[0].upper()}{because[1:]}. {ENOUGH:g} × was asked."
     return Outcome([*numbers, *details], verdict, because, [figure])
+
+
+def _median(each: grid.Grid, norm: str) -> int:
+    return sorted(each.areas(norm))[(len(each.areas(norm)) - 1) // 2]
 
 
 def _finite(value: float) -> float:

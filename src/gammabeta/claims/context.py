@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,6 +68,7 @@ class Context:
         scale: multiplies every number of steps; below 1 for tests only.
         progress: who is told.
         claim: the claim it is bound to, see `of`.
+        seconds: what each of the claim's results took, when it was computed.
     """
 
     folder: Path
@@ -77,10 +79,11 @@ class Context:
     scale: float = 1.0
     progress: Progress = field(default_factory=Silent)
     claim: Claim | None = None
+    seconds: list[float] = field(default_factory=list)
 
     def of(self, claim: Claim) -> Context:
         """Return this context bound to ``claim``: its results, records and figures."""
-        return replace(self, claim=claim)
+        return replace(self, claim=claim, seconds=[])
 
     def following(self, progress: Progress) -> Context:
         """Return this context telling ``progress``."""
@@ -132,13 +135,20 @@ class Context:
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
         path = self.folder / "results" / owner / f"{name}.json"
         found = store.kept(path)
-        if found is not None and found.get("key") == json.loads(text) and "result" in found:
+        if (
+            found is not None
+            and found.get("key") == json.loads(text)
+            and {"result", "seconds"} <= set(found)
+        ):
             result: dict[str, Any] = found["result"]
+            self.seconds.append(found["seconds"])
             self.progress.done(label, was_kept=True)
             return result
         self.progress.begin(label)
+        began = time.monotonic()
         result = json.loads(json.dumps(function()))  # the same types now as when it is read again
-        store.keep(path, {"key": whole, "result": result})
+        self.seconds.append(round(time.monotonic() - began, 3))
+        store.keep(path, {"key": whole, "result": result, "seconds": self.seconds[-1]})
         self.progress.done(label, was_kept=False)
         return result
 

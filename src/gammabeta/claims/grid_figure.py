@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gammabeta.claims.figure import BAD, COOL, LINE, MUTED, WARM, label, sheet
+from gammabeta.claims.figure import BAD, COOL, LINE, MUTED, WARM, labels, sheet
 from gammabeta.claims.grid import TRAINS, Grid
 
 _NAMES = {"none": "without", "batch": "with batch norm"}
@@ -29,6 +29,13 @@ def draw_maps(path: Path, grids: Sequence[Grid]) -> None:
         rows=len(grids),
         panel=(4.2, 3.1),
     ) as drawn:
+        drawn.figure.suptitle(
+            f"size: accuracy above chance; grey: below {TRAINS:.0%}; ×: diverged",
+            x=0.01,
+            ha="left",
+            fontsize=8.5,
+            color=MUTED,
+        )
         panels = iter(drawn.panels)
         for each in grids:
             for norm, name in _NAMES.items():
@@ -61,8 +68,8 @@ def draw_maps(path: Path, grids: Sequence[Grid]) -> None:
                 axes.set_xticklabels([_short(s) for s in each.scales[:: 2 if columns > 7 else 1]])
                 axes.set_yticks(range(rows))
                 axes.set_yticklabels([f"{rate:.2g}" for rate in each.rates])
-                axes.set_title(f"{_short_title(each)}, {name}: {_share(each, norm)} trains")
-                axes.title.set_color(_COLOURS[norm])
+                title = f"{_short_title(each)}, {name}: {_share(each, norm)} trains"
+                axes.set_title(title, color=_COLOURS[norm])
                 axes.set_xlabel("scale of the initial weights (× Glorot)")
                 axes.set_ylabel("learning rate")
                 axes.spines[["left", "bottom"]].set_visible(False)
@@ -80,6 +87,7 @@ def draw_scales(path: Path, grids: Sequence[Grid]) -> None:
         sharey=True,
     ) as drawn:
         for axes, each in zip(drawn.panels, grids, strict=True):
+            ends = []
             for norm, name in _NAMES.items():
                 seeds = each.accuracy[norm].max(1)  # over the rates
                 middle = np.median(seeds, 0)
@@ -92,8 +100,7 @@ def draw_scales(path: Path, grids: Sequence[Grid]) -> None:
                     alpha=0.18,
                     lw=0,
                 )
-                where = len(each.scales) - 1
-                label(axes, each.scales[where], 100 * middle[where], name, _COLOURS[norm])
+                ends.append((each.scales[-1], 100 * float(middle[-1]), name, _COLOURS[norm]))
             axes.axhline(100 * TRAINS, color=LINE, zorder=0)
             axes.annotate(
                 "trains",
@@ -110,6 +117,7 @@ def draw_scales(path: Path, grids: Sequence[Grid]) -> None:
             axes.set_ylim(0, 100)
             axes.set_title(each.net.title())
             axes.set_xlabel("scale of the initial weights (× Glorot)")
+            labels(axes, ends, 9)
         drawn.panels[0].set_ylabel("test accuracy (%)")
 
 

@@ -109,7 +109,14 @@ def run(context: Context) -> Outcome:
                 color=colour,
                 ms=3.5,
             )
-            label(axes, training, row, f"{training - test:.1f} points", colour, offset=(8, 0))
+            label(
+                axes,
+                100 * max(p["train"] for p in points[arm]),
+                row,
+                f"{training - test:.1f} points",
+                colour,
+                offset=(8, 0),
+            )
         axes.set_yticks(range(len(ARMS)))
         axes.set_yticklabels([arm for arm, *_ in reversed(ARMS)])
         axes.set_ylim(-0.6, len(ARMS) - 0.4)

@@ -15,6 +15,11 @@ from gammabeta.claims.store import keep_text
 
 TITLE = "Batch normalization's claims, measured"
 _MARKS = {HOLDS: "yes", UNDER_THIS_PROTOCOL: "partly", DOES_NOT_HOLD: "no"}
+_PLURALS = {
+    HOLDS: "hold",
+    UNDER_THIS_PROTOCOL: "hold under this protocol",
+    DOES_NOT_HOLD: "do not hold here",
+}
 _STATIC = resources.files(__package__).joinpath("static")
 
 
@@ -82,7 +87,11 @@ def summary(results: Sequence[Result]) -> str:
         verdict: sum(result.outcome.verdict == verdict for result in results) for verdict in _MARKS
     }
     total = len(results)
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    told = ", ".join(
+        f"{count} {verdict if count == 1 else _PLURALS[verdict]}"
+        for verdict, count in counts.items()
+        if count
+    )
     return f"{total} claim{'s' if total > 1 else ''} put to the test: {told}."
 
 
@@ -140,7 +149,8 @@ def _section(result: Result) -> str:
         for head in ("measured", "median", "smallest … largest", "the paper", "target")
     )
     figures = "".join(
-        f"<figure>{inlined(figure.read_text('utf-8'))}</figure>" for figure in outcome.figures
+        f'<figure tabindex="0">{inlined(figure.read_text("utf-8"))}</figure>'
+        for figure in outcome.figures
     )
     notes = "".join(f"<li>{_e(note)}</li>" for note in outcome.notes)
     return (

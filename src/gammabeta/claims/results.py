@@ -24,7 +24,7 @@ class Result:
     Attributes:
         claim: the claim.
         outcome: what came out.
-        seconds: of the run that decided it; what had been kept from before took none.
+        seconds: what its results took, when they were computed.
         quick, data, seeds: as in `Context`.
         when, where: date; versions and machine.
     """

@@ -151,8 +151,7 @@ def _draw(
                 axes.plot(marks, line, color=colour, lw=width)
             for line, text in ((low, "15 %"), (middle, "50 %"), (high, "85 %")):
                 label(axes, marks[-1], line[-1], text, MUTED, fontsize=8)
-            axes.set_title(name)
-            axes.title.set_color(colour)
+            axes.set_title(name, color=colour)
             axes.set_xlabel("steps")
             axes.set_xscale("log")
         drawn.panels[0].set_ylabel("input to the sigmoid")

@@ -17,7 +17,7 @@ from gammabeta.claims.claim import (
 from gammabeta.claims.context import Context
 from gammabeta.claims.crowd import Crowd
 from gammabeta.claims.curves import Net
-from gammabeta.claims.figure import COOL, LINE, MUTED, WARM, label, sheet
+from gammabeta.claims.figure import COOL, LINE, MUTED, WARM, label, labels, sheet
 from gammabeta.claims.training import train
 from gammabeta.layers import BatchNorm1d
 
@@ -95,13 +95,14 @@ def run(context: Context) -> Outcome:
         panel=(5.4, 2.9),
     ) as drawn:
         axes = drawn.panels[0]
+        ends = []
         for arm, name, colour in ARMS:
             seeds = [100 * torch.tensor(s[best[arm]]["accuracy"]) for s in curves[arm]]
             values = torch.stack(seeds)
             middle = values.median(0).values
             axes.fill_between(marks, values.amin(0), values.amax(0), color=colour, alpha=0.15, lw=0)
             axes.plot(marks, middle, color=colour)
-            label(axes, marks[-1], float(middle[-1]), name, colour)
+            ends.append((float(marks[-1]), float(middle[-1]), name, colour))
         axes.axhline(10, color=LINE, zorder=0)
         label(axes, marks[0], 10, "chance", MUTED, fontsize=8, offset=(0, 5))
         axes.set_xscale("log")
@@ -109,6 +110,7 @@ def run(context: Context) -> Outcome:
         axes.set_xlabel("steps")
         axes.set_ylabel("test accuracy (%)")
         axes.set_title("a random network: what is trained, at its best rate")
+        labels(axes, ends, 9)
     return Outcome(numbers, verdict, because, [figure])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -85,9 +84,9 @@ def _run(console: Console, context: Context, chosen: list[Claim]) -> None:
         for number, claim in enumerate(chosen, 1):
             torch.set_num_threads(min(threads, claim.threads))
             with Runs(console, f"{number}/{len(chosen)} {claim.name}") as runs:
-                began = time.monotonic()
-                outcome = claim.run(context.following(runs).of(claim))
-                seconds = time.monotonic() - began
+                bound = context.following(runs).of(claim)
+                outcome = claim.run(bound)
+            seconds = sum(bound.seconds)
             results.keep(context, claim, outcome, seconds)
             console.print(
                 f"{number}/{len(chosen)}  {claim.name}: {outcome.verdict} "
@@ -118,13 +117,15 @@ def _run(console: Console, context: Context, chosen: list[Claim]) -> None:
 def _board(found: list[results.Result]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for head in ("claim", "the paper", "here", "verdict"):
-        table.add_column(head, overflow="fold")
+        table.add_column(head, no_wrap=head in ("claim", "verdict"))
     for result in found:
-        verdict = result.outcome.verdict
+        verdict, number = result.outcome.verdict, result.outcome.numbers[0]
+        spread = f" ({number.spread()})" if number.spread() else ""
+        here = result.outcome.headline.partition(": ")[0] or f"{number.text()}{spread}"
         table.add_row(
             result.claim.name,
             result.claim.paper,
-            result.outcome.told(),
+            here,
             f"[{_COLOURS[verdict]}]{verdict}[/]",
         )
     return table
