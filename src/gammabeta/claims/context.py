@@ -68,7 +68,7 @@ class Context:
         scale: multiplies every number of steps; below 1 for tests only.
         progress: who is told.
         claim: the claim it is bound to, see `of`.
-        seconds: what each of the claim's results took, when it was computed.
+        seconds: what each result took that was computed for this claim, now or before.
     """
 
     folder: Path
@@ -138,17 +138,19 @@ class Context:
         if (
             found is not None
             and found.get("key") == json.loads(text)
-            and {"result", "seconds"} <= set(found)
+            and {"result", "by", "seconds"} <= set(found)
         ):
             result: dict[str, Any] = found["result"]
-            self.seconds.append(found["seconds"])
+            if found["by"] == self._bound().name:  # another claim's time is told there
+                self.seconds.append(found["seconds"])
             self.progress.done(label, was_kept=True)
             return result
         self.progress.begin(label)
         began = time.monotonic()
         result = json.loads(json.dumps(function()))  # the same types now as when it is read again
         self.seconds.append(round(time.monotonic() - began, 3))
-        store.keep(path, {"key": whole, "result": result, "seconds": self.seconds[-1]})
+        made = {"by": self._bound().name, "seconds": self.seconds[-1]}
+        store.keep(path, {"key": whole, "result": result, **made})
         self.progress.done(label, was_kept=False)
         return result
 

@@ -75,7 +75,6 @@ def sheet(
     need_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatterSciNotation
 
     style: Any = {
         "svg.fonttype": "none",
@@ -104,11 +103,7 @@ def sheet(
         yield Sheet(figure, list(panels.flat))
         for axes in panels.flat:
             axes.patch.set_alpha(0)
-            for side in (axes.xaxis, axes.yaxis):
-                if side.get_scale() == "log" and isinstance(
-                    side.get_major_formatter(), LogFormatterSciNotation
-                ):
-                    side.set_major_formatter("{x:,.0f}")
+            _plain_numbers(axes)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     keep_text(path, _themed(text.getvalue(), path.stem, describe))
@@ -158,6 +153,22 @@ def inlined(svg: str) -> str:
     """Return a saved figure for the inside of a page that has the same colours as variables."""
     svg = svg[svg.index("<svg") :]
     return re.sub(r"<style id=\"theme\">.*?</style>", "", svg, flags=re.S)
+
+
+def _plain_numbers(axes: Axes) -> None:
+    """Write 100 on a logarithmic axis, not a power; and numbers between, where it is short."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        if axis.get_scale() != "log" or not isinstance(axis.get_minor_locator(), LogLocator):
+            continue
+        if isinstance(axis.get_major_formatter(), LogFormatterSciNotation):
+            axis.set_major_formatter("{x:,.0f}" if limits[0] >= 0.9 else "{x:g}")
+        if limits[1] / limits[0] < 30:
+            axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+            axis.set_minor_formatter(axis.get_major_formatter())
+        else:
+            axis.set_minor_formatter(NullFormatter())
 
 
 def need_matplotlib() -> None:
