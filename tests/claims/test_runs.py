@@ -27,6 +27,7 @@ NAMES = [
     "two-parameters",
     "regularizer",
     "ensemble",
+    "inception",
 ]
 
 
@@ -251,3 +252,38 @@ def test_fewer_steps(tmp_path: Path, fast: int | None, ten: float, expected: str
         return {"steps": marks, "members": [member] * len(key["rates"])}
 
     assert verdict("fewer-steps", tmp_path, answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("needs", "expected"),
+    [
+        # Steps of inception and of the recipes to 80 %, all at the one rate of the quick grid.
+        ({"inception": 100, "bn-x30": 10}, HOLDS),
+        ({"inception": 100, "bn-x30": 20}, DOES_NOT_HOLD),
+        ({"inception": 10, "bn-x30": 10}, DOES_NOT_HOLD),
+    ],
+)
+def test_inception(tmp_path: Path, needs: dict[str, int], expected: str) -> None:
+    def answer(key: Mapping[str, Any]) -> dict[str, Any]:
+        marks = [10, 20, 100]
+        first = needs.get(key["recipe"], 100)
+        return {"steps": marks, "accuracy": [0.8 if mark >= first else 0.2 for mark in marks]}
+
+    assert verdict("inception", tmp_path, answer) == expected
+
+
+def test_inception_holds_under_this_protocol_where_only_one_rate_says_so(tmp_path: Path) -> None:
+    """At 0.003 the baseline needs 100 steps, bn-x5 10; but at 0.01 the baseline needs 20."""
+
+    def answer(key: Mapping[str, Any]) -> dict[str, Any]:
+        marks = [10, 20, 100]
+        first, top = 20, 0.8
+        if key["recipe"] == "inception":
+            first, top = {0.003: (100, 0.7), 0.01: (20, 0.85), 0.03: (20, 0.8)}[key["rate"]]
+        elif key["recipe"] == "bn-x5":
+            first, top = 10, 0.72
+        return {"steps": marks, "accuracy": [top if mark >= first else 0.2 for mark in marks]}
+
+    mine = claim("inception")
+    canned = Canned(tmp_path, data="digits", answer=answer)
+    assert mine.run(canned.of(mine)).verdict == UNDER_THIS_PROTOCOL

@@ -1,8 +1,8 @@
 """A crowd: many stacks of one shape trained side by side, as batched matrix products.
 
-A stack of 100 units a layer is so small that most of a training step is spent between operations.
-A crowd takes one step for all its members at once: the same sums, another order. Each keeps its
-own weights, statistics, learning rate and dropout; nothing passes from one to another.
+A stack of 100 units a layer is so small that a good part of its step is the time between
+operations. A crowd takes one step for all its members at once: the same sums, another order. Each
+keeps its own weights, statistics, learning rate and dropout; nothing passes between them.
 """
 
 from __future__ import annotations

@@ -154,8 +154,8 @@ def _section(result: Result) -> str:
     )
     notes = "".join(f"<li>{_e(note)}</li>" for note in outcome.notes)
     return (
-        f'<section id="{claim.name}" aria-labelledby="{claim.name}-heading"><header>'
-        f'<h2 id="{claim.name}-heading">{_e(claim.title)}</h2>'
+        f'<section id="{claim.name}"><header>'
+        f"<h2>{_e(claim.title)}</h2>"
         f'<span class="source">{_e(claim.source)}</span></header>'
         f'<p class="statement">{_e(claim.statement)}</p>'
         f'<p class="because"><span class="verdict {_MARKS[outcome.verdict]}">'
