@@ -86,7 +86,7 @@ CLAIM = Claim(
     f"{ENOUGH:g} times larger with batch norm, in the median over seeds. Both networks: the claim "
     "holds; one of them: it holds under this protocol; neither: it does not hold here.",
     paper="no number",
-    minutes_quick=2.5,
-    minutes_full=30,
+    minutes_quick=0.1,
+    minutes_full=0.1,
     run=run,
 )

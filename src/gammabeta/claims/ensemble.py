@@ -129,6 +129,6 @@ CLAIM = Claim(
     "median: it holds under this protocol. Else it does not hold here.",
     paper="top-5 error 7.82 % → 4.9 %",
     minutes_quick=0.5,
-    minutes_full=3,
+    minutes_full=2,
     run=run,
 )

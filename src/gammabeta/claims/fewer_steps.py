@@ -138,6 +138,6 @@ CLAIM = Claim(
     "under this protocol; else it does not hold here.",
     paper="14 × fewer (Inception: 31.0 → 2.1 million steps)",
     minutes_quick=5,
-    minutes_full=40,
+    minutes_full=32,
     run=run,
 )

@@ -185,7 +185,7 @@ CLAIM = Claim(
     "every seed: the claim holds. Less far in the median: it holds under this protocol. Else it "
     "does not hold here.",
     paper="figure 1b, c (no number)",
-    minutes_quick=0.7,
-    minutes_full=5,
+    minutes_quick=0.5,
+    minutes_full=2.5,
     run=run,
 )

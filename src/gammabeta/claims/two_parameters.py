@@ -170,7 +170,7 @@ CLAIM = Claim(
     f"{ENOUGH:.0%} (median): the claim holds. If they reach {ABOVE_CHANCE:.0%} only, it holds "
     "under this protocol. Else it does not hold here.",
     paper="identity recovered (no number)",
-    minutes_quick=0.5,
-    minutes_full=2,
+    minutes_quick=0.6,
+    minutes_full=2.5,
     run=run,
 )
