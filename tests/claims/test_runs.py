@@ -209,6 +209,8 @@ def test_the_grid(
     area_holds: str,
 ) -> None:
     def answer(key: Mapping[str, Any]) -> dict[str, Any]:
+        if "recorded" in key:
+            return {}
         which = 0 if "sigmoid" in key["net"] else 1
         rates, columns = (1, 1) if key["norm"] == "none" else (highest[which], scales[which])
         good = {

@@ -14,15 +14,21 @@ from gammabeta.claims.claim import (
     Outcome,
 )
 from gammabeta.claims.context import Context
+from gammabeta.claims.curves import Net
 from gammabeta.claims.grid_figure import draw_maps
+from gammabeta.claims.training import follow
 
 ENOUGH = 5.0
 """Times higher, at least; at 5 times its rate the paper's baseline was lost."""
 
+BOLD, BOLD_RATE = Net(10, "relu", scale=4.0), 0.2
+_RECORDED_STEPS = 200
+
 
 def run(context: Context) -> Outcome:
     """Train the grids, and look along the learning rate."""
-    context.plan(grid.runs(context))
+    context.plan(grid.runs(context) + 1)
+    context.run({"recorded": BOLD.title(), "rate": BOLD_RATE}, lambda: _record(context))
     grids = [grid.grid(context, net) for net in grid.NETS]
     ratios, details = [], []
     for each in grids:
@@ -50,6 +56,18 @@ def run(context: Context) -> Outcome:
     figure = context.figure("maps")
     draw_maps(figure, grids)
     return Outcome([*ratios, *details], verdict, because, [figure])
+
+
+def _record(context: Context) -> dict[str, str]:
+    """A pair to be looked at: bold weights and a bold rate, lost without, not with."""
+    data, path = context.images(), context.record("bold")
+    arms = {
+        name: (BOLD.build(data.train_x.shape[1], data.classes, norm, 0), BOLD_RATE)
+        for name, norm in (("without", "none"), ("with batch norm", "batch"))
+    }
+    title = f"{BOLD.title()} × {BOLD.scale:g} · lr {BOLD_RATE:g}"
+    follow(arms, data, path, title, steps=context.steps(_RECORDED_STEPS), seed=0)
+    return {"record": path.name}
 
 
 def _over(more: float, less: float) -> float:

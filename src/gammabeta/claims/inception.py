@@ -227,8 +227,8 @@ CLAIM = Claim(
     f"Recipes {', '.join(RECIPES)}: every base rate of the same grid, times the recipe's factor, "
     "on the clock of the baseline's best cell; those whose rate decays 6 times faster run for a "
     f"third of its steps. Test accuracy on {_SUBSET:,} fixed test images at steps 15 % apart "
-    "(quick: 25 %). The ratio is the baseline's steps to its best accuracy over the recipe's steps to the same. "
-    "Sigmoid Inception without batch norm runs at the baseline's best rate.",
+    "(quick: 25 %). The ratio is the baseline's steps to its best accuracy over the recipe's steps "
+    "to the same. Sigmoid Inception without batch norm runs at the baseline's best rate.",
     criterion=f"The soonest recipe, at its own best rate, needs at least {ENOUGH:g} times fewer "
     "steps than the baseline at its own best rate and length: the claim holds. If only at some "
     "rate where both run at the same base rate: it holds under this protocol. Else it does not "
