@@ -43,25 +43,20 @@ def draw_maps(path: Path, grids: Sequence[Grid]) -> None:
                 accuracy = np.median(each.accuracy[norm], 0)
                 lost = each.diverged[norm].mean(0) > 0.5
                 rows, columns = accuracy.shape
-                for row in range(rows):
-                    for column in range(columns):
-                        value = accuracy[row, column]
-                        if lost[row, column]:
-                            axes.plot(column, row, "x", color=BAD, markersize=6, mew=1.4)
-                            continue
-                        trains = value >= TRAINS
-                        # The area of the square is the accuracy above chance: it reads without
-                        # colour, and in print.
-                        size = 17 * np.sqrt(max(value - 0.1, 0.004) / 0.9)
-                        axes.plot(
-                            column,
-                            row,
-                            "s",
-                            color=_COLOURS[norm] if trains else MUTED,
-                            alpha=1 if trains else 0.45,
-                            markersize=size * min(1, 5.5 / rows * 1.25),
-                            mew=0,
-                        )
+                trains = (accuracy >= TRAINS) & ~lost
+                # The area of a square is the accuracy above chance: it reads without colour, and
+                # in print.
+                area = 290 * np.maximum(accuracy - 0.1, 0.004) / 0.9 * min(1, 7 / rows) ** 2
+                for chosen, colour, alpha in (
+                    (trains, _COLOURS[norm], 1.0),
+                    (~trains & ~lost, MUTED, 0.45),
+                ):
+                    row, column = np.nonzero(chosen)
+                    axes.scatter(
+                        column, row, area[chosen], color=colour, alpha=alpha, marker="s", lw=0
+                    )
+                row, column = np.nonzero(lost)
+                axes.plot(column, row, "x", color=BAD, markersize=6, mew=1.4)
                 axes.set_xlim(-0.6, columns - 0.4)
                 axes.set_ylim(-0.6, rows - 0.4)
                 axes.set_xticks(range(0, columns, 2 if columns > 7 else 1))
