@@ -1,4 +1,4 @@
-"""The command line: ``gammabeta demo | train | evaluate | view | bench | info``.
+"""The command line: ``gammabeta demo | train | evaluate | view | reproduce | bench | info``.
 
 Every error a person can cause ends here as one line and exit code 2; Ctrl-C is exit code 130.
 """
@@ -17,6 +17,7 @@ from gammabeta.cli import bench
 from gammabeta.cli.demo import demo
 from gammabeta.cli.evaluate import evaluate
 from gammabeta.cli.info import info
+from gammabeta.cli.reproduce import reproduce
 from gammabeta.cli.train import train
 from gammabeta.cli.view import view
 
@@ -25,6 +26,7 @@ app.command()(demo)
 app.command()(train)
 app.command()(evaluate)
 app.command()(view)
+app.command()(reproduce)
 app.add_typer(bench.app)
 app.command()(info)
 
