@@ -1,0 +1,1 @@
+"""Claims of the batch-normalization papers, each measured by one file; see `registry`."""

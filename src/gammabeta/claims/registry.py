@@ -1,0 +1,50 @@
+"""All claims, in the order in which the story is told: one file each, named after its claim."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from functools import cache
+
+from gammabeta.claims.claim import Claim
+from gammabeta.names import known
+
+ORDER = (
+    "fewer-steps",
+    "inception",
+    "higher-learning-rates",
+    "bolder-initialization",
+    "saturating-nonlinearity",
+    "stable-distributions",
+    "two-parameters",
+    "regularizer",
+    "ensemble",
+    "smoother-landscape",
+    "covariate-shift",
+    "noisy-bn",
+    "train-eval-gap",
+    "batch-of-one",
+    "recurrent",
+    "transformers",
+)
+"""A claim called ``fewer-steps`` is the ``CLAIM`` of ``gammabeta/claims/fewer_steps.py``."""
+
+
+@cache
+def claims() -> dict[str, Claim]:
+    """Return every claim by its name, in `ORDER`."""
+    found = {}
+    for name in ORDER:
+        module = f"{__package__}.{name.replace('-', '_')}"
+        if importlib.util.find_spec(module) is not None:
+            found[name] = importlib.import_module(module).CLAIM
+    return found
+
+
+def claim(name: str) -> Claim:
+    """Return the claim called ``name``.
+
+    Raises:
+        ValueError: unknown name; the nearest is offered.
+    """
+    return claims()[known("claim", name, claims())]
