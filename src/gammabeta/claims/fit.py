@@ -172,10 +172,10 @@ def spaced(steps: int, count: int = 20) -> list[int]:
 
 @contextlib.contextmanager
 def recorded(
-    context: Context, name: str, model: nn.Module, seed: int, steps: int
+    context: Context, name: str, model: nn.Module, seed: int, steps: int, wanted: bool = True
 ) -> Iterator[Watch | None]:
-    """Record the first seed's run as ``name`` for the view; other seeds give None."""
-    if seed != context.seeds[0]:
+    """Record the first seed's run as ``name`` for the view, if ``wanted``; otherwise give None."""
+    if not wanted or seed != context.seeds[0]:
         yield None
         return
     with (

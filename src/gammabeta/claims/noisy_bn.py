@@ -164,7 +164,8 @@ def _arm(context: Context, setting: Setting, arm: str, rate: float, seed: int) -
                 places = [f"layers.{index}.norm" for index in range(setting.depth)]
                 stack.enter_context(noisy(model, places, seed=seed))
             name = f"{arm}, {setting.name}, rate {rate:g}"
-            signal = stack.enter_context(recorded(context, name, model, seed, steps))
+            wanted = rate == setting.matched
+            signal = stack.enter_context(recorded(context, name, model, seed, steps, wanted))
             found = fit(
                 model,
                 optimizer,

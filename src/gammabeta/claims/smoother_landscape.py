@@ -91,7 +91,8 @@ def _arm(context: Context, arm: str, rate: float, seed: int) -> dict[str, Any]:
                 )
 
         optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-        with recorded(context, f"{arm}, rate {rate:g}", model, seed, steps) as signal:
+        name, wanted = f"{arm}, rate {rate:g}", rate == RATES[0]
+        with recorded(context, name, model, seed, steps, wanted) as signal:
             found = fit(
                 model,
                 optimizer,

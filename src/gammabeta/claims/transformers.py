@@ -34,7 +34,7 @@ MATCHED = 4e-3
 WIDTH, DEPTH, HEADS, BATCH = 48, 3, 4, 64
 STEPS, QUICK_STEPS = 1200, 110
 CLOSE = 0.01
-POINTS = 12
+POINTS, QUICK_POINTS = 12, 5
 
 
 def run(context: Context) -> Outcome:
@@ -84,6 +84,7 @@ def run(context: Context) -> Outcome:
 
 def _arm(context: Context, norm: str, rate: float, seed: int) -> dict[str, Any]:
     steps = context.steps(STEPS, QUICK_STEPS)
+    points = QUICK_POINTS if context.quick else POINTS
 
     def train() -> dict[str, Any]:
         data = context.images()
@@ -100,7 +101,8 @@ def _arm(context: Context, norm: str, rate: float, seed: int) -> dict[str, Any]:
         )
         optimizer = torch.optim.Adam(model.parameters(), lr=rate)
         name = f"{NORMS[norm]}, rate {rate:g}"
-        with recorded(context, name, model, seed, steps) as signal:
+        wanted = rate == MATCHED and norm in ("layer", "batch", "none")
+        with recorded(context, name, model, seed, steps, wanted) as signal:
             found = fit(
                 model,
                 optimizer,
@@ -108,7 +110,7 @@ def _arm(context: Context, norm: str, rate: float, seed: int) -> dict[str, Any]:
                 steps=steps,
                 batch_size=BATCH,
                 seed=seed,
-                evaluate_at=[step for step in spaced(steps, POINTS) if step > 2],
+                evaluate_at=[step for step in spaced(steps, points) if step > 2],
                 signal=signal,
                 context=context,
             )
