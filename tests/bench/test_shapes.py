@@ -37,8 +37,6 @@ def test_bn_inception_is_what_others_take_it_for() -> None:
 
     with torch.device("meta"):
         model = bninception()
-    # That port has projections of 96 in 4c and 4d where the paper's figure 5 has 128; other layers
-    # have both shapes.
     assert set(LISTS["bn-inception"]) == of_network(model)
 
 

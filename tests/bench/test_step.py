@@ -114,6 +114,31 @@ def test_a_network_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pytest.Mon
             load(bad)
 
 
+def test_the_papers_network_is_measured() -> None:
+    training = Training.of("small-inception", 2, 16)
+    assert {type(m) for m in training.model.modules()} >= {torch.nn.BatchNorm2d, torch.nn.ReLU}
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = {who: variant(who, training.model) for who in ("relu", "torch", "gammabeta")}
+    norms = {
+        who: [m for m in form.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        for who, form in found.items()
+    }
+    assert {who: len(those) for who, those in norms.items()} == {
+        "relu": 0,
+        "torch": 69,
+        "gammabeta": 69,
+    }
+    assert all(norm.activation == "relu" for norm in norms["gammabeta"])  # type: ignore[attr-defined]
+    outputs = [found[who](images) for who in ("torch", "gammabeta")]
+    # Float32 through 69 layers, each scaled by the spread of a few values.
+    torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-3)
+    (rows,) = measure_time(training, ["fp32"], ["relu", "gammabeta"], SETTING, rounds=1)
+    assert {(row.case, row.who) for row in rows} == {
+        ("small-inception", "relu"),
+        ("small-inception", "gammabeta"),
+    }
+
+
 def test_forms_and_sizes_are_checked() -> None:
     assert forms(["torch", "relu", "torch"]) == ["torch", "relu"]
     with pytest.raises(ValueError, match="did you mean 'gammabeta'"):

@@ -1,4 +1,4 @@
-"""The networks whose training step is measured: a small default, or any a person names."""
+"""The networks whose training step is measured: a small default, the paper's, any other one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import sys
 import torch
 from torch import nn
 
+from gammabeta.conversion import revert
+from gammabeta.models import Inception
+
 CLASSES = 10
+
+INCEPTIONS = {"bn-inception": 1.0, "small-inception": 0.25}
+"""Name → width of the paper's network."""
 
 
 def default(depth: int = 8, width: int = 64) -> nn.Module:
@@ -37,12 +43,14 @@ def default(depth: int = 8, width: int = 64) -> nn.Module:
     )
 
 
-def load(model: str | None, seed: int = 0) -> tuple[str, nn.Module]:
+def load(model: str | None, size: int = 32, seed: int = 0) -> tuple[str, nn.Module]:
     """Return the name and the module that ``model`` stands for.
 
     Args:
-        model: ``"module:function"``, where the function takes nothing and returns a module built
-            of torch's layers; it is looked for in the current folder too. None for `default`.
+        model: of `INCEPTIONS`, in torch's layers; or ``"module:function"``, where the function
+            takes nothing and returns a module built of torch's layers; it is looked for in the
+            current folder too. None for `default`.
+        size: height and width of the images, which decide BN-Inception's stem.
         seed: of its weights.
 
     Raises:
@@ -51,9 +59,15 @@ def load(model: str | None, seed: int = 0) -> tuple[str, nn.Module]:
     torch.manual_seed(seed)
     if model is None:
         return "8 × conv 3×3, width 64", default()
+    if model in INCEPTIONS:
+        net = Inception(CLASSES, input_size=size, width=INCEPTIONS[model], seed=seed)
+        return model, revert(net, fused="split")
     home, _, name = model.partition(":")
     if not home or not name:
-        raise ValueError(f"model={model!r} must be module:function, such as mynets:resnet")
+        raise ValueError(
+            f"model={model!r} must be module:function, such as mynets:resnet, or one of: "
+            f"{', '.join(INCEPTIONS)}"
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -6,31 +6,17 @@ Images are 224 × 224, batches 32. A shape that several layers share is measured
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
+from gammabeta.models.inception_table import STEM, TABLE
 from gammabeta.names import known
 
 Shape = tuple[int, ...]
 
 BATCH = 32
 
-# Ioffe & Szegedy 2015, figure 5. Per module: the width of its maps, stride 2 or not, and the
-# channels: 1×1, 3×3 reduce, 3×3, double 3×3 reduce, double 3×3 (both), pool projection; 0 for none.
-_MODULES: dict[str, tuple[int, bool, tuple[int, int, int, int, int, int]]] = {
-    "3a": (28, False, (64, 64, 64, 64, 96, 32)),
-    "3b": (28, False, (64, 64, 96, 64, 96, 64)),
-    "3c": (28, True, (0, 128, 160, 64, 96, 0)),
-    "4a": (14, False, (224, 64, 96, 96, 128, 128)),
-    "4b": (14, False, (192, 96, 128, 96, 128, 128)),
-    "4c": (14, False, (160, 128, 160, 128, 160, 128)),
-    "4d": (14, False, (96, 128, 192, 160, 192, 128)),
-    "4e": (14, True, (0, 128, 192, 192, 256, 0)),
-    "5a": (7, False, (352, 192, 320, 160, 224, 128)),
-    "5b": (7, False, (352, 192, 320, 192, 224, 128)),
-}
-
-_STEM = ((64, 112), (64, 56), (192, 56))
-"""Channels and width of the three convolutions before the modules."""
+_STEM_SIZES = (112, 56, 56)
+_SIZE = 28
+"""Of the maps of BN-Inception's stem, and of those its first module gets."""
 
 # He et al. 2016, table 1, with the stride in the 3 × 3 convolution, as it is usually built.
 _RESNET_50 = (
@@ -46,21 +32,12 @@ def bn_inception() -> list[tuple[int, int]]:
         >>> len(bn_inception()), bn_inception()[:4]
         (69, [(64, 112), (64, 56), (192, 56), (64, 28)])
     """
-    return [*_STEM, *(layer for module in _MODULES for layer in _module(module))]
-
-
-def _module(name: str) -> Iterator[tuple[int, int]]:
-    width, strided, (one, reduce, three, double_reduce, double, pool) = _MODULES[name]
-    out = width // 2 if strided else width
-    if one:
-        yield one, width
-    yield reduce, width
-    yield three, out
-    yield double_reduce, width
-    yield double, width
-    yield double, out
-    if pool:
-        yield pool, width
+    layers = list(zip(STEM, _STEM_SIZES, strict=True))
+    size = _SIZE
+    for module in TABLE:
+        layers += module.layers(size)
+        size = module.out_size(size)
+    return layers
 
 
 def _distinct(layers: list[tuple[int, int]]) -> list[Shape]:

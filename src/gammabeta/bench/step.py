@@ -44,7 +44,7 @@ class Training:
         """Load a network.
 
         Args:
-            model: ``"module:function"``, or None for the default network.
+            model: as of `gammabeta.bench.nets.load`.
             batch: images a step.
             size: height and width of an image.
 
@@ -54,7 +54,7 @@ class Training:
         for argument, value, least in (("batch", batch, 2), ("size", size, 1)):
             if not least <= value <= 4096:
                 raise ValueError(f"{argument}={value} must be between {least} and 4096")
-        return cls(*load(model), batch, size)
+        return cls(*load(model, size), batch, size)
 
     @property
     def shape(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ class Number:
             as a percentage; ``"×"`` for a ratio.
         paper: the paper's number as text, where it has one.
         target: what had to be reached, as text, where something had.
+        bound: ``"≥"`` or ``"≤"`` where the run ended before the value was known.
     """
 
     label: str
@@ -40,10 +41,17 @@ class Number:
     unit: str = ""
     paper: str = ""
     target: str = ""
+    bound: str = ""
 
     @classmethod
     def over(
-        cls, label: str, values: Sequence[float], unit: str = "", paper: str = "", target: str = ""
+        cls,
+        label: str,
+        values: Sequence[float],
+        unit: str = "",
+        paper: str = "",
+        target: str = "",
+        bound: str = "",
     ) -> Number:
         """Return median, smallest and largest of ``values``, one a seed.
 
@@ -59,13 +67,12 @@ class Number:
         if any(math.isnan(value) for value in values):
             return cls(label, math.nan, math.nan, math.nan, unit, paper, target)
         # Not interpolated: the median of 100 and "never" would be neither.
-        return cls(
-            label, statistics.median_low(values), min(values), max(values), unit, paper, target
-        )
+        middle = statistics.median_low(values)
+        return cls(label, middle, min(values), max(values), unit, paper, target, bound)
 
     def text(self) -> str:
         """Return value and unit, such as ``"92.1 %"``."""
-        return _text(self.value, self.unit)
+        return f"{self.bound} {_text(self.value, self.unit)}".strip()
 
     def spread(self) -> str:
         """Return smallest and largest, such as ``"91.8 … 92.4"``; empty if they are one."""
@@ -88,6 +95,8 @@ class Outcome:
         because: one sentence: the criterion, with the numbers that decided.
         figures: SVG files.
         notes: what a reader should know besides.
+        headline: what the score board shows instead of the first number, where no single number
+            would be fair.
 
     Raises:
         ValueError: the verdict is not one of the three, or there are no numbers.
@@ -97,7 +106,12 @@ class Outcome:
     verdict: str
     because: str
     figures: Sequence[Path] = ()
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
+    headline: str = ""
+
+    def told(self) -> str:
+        """Return the score board's text: the headline, or the first number."""
+        return self.headline or str(self.numbers[0])
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -122,6 +136,7 @@ class Claim:
         run: runs it.
         needs: data sets, by name, see `gammabeta.claims.images`.
         version: of the protocol; results kept under another version are not used.
+        threads: of torch, at most: with small tensors a second one only waits for the first.
     """
 
     name: str
@@ -136,6 +151,7 @@ class Claim:
     run: Callable[[Context], Outcome]
     needs: Sequence[str] = ("fashion-mnist",)
     version: int = 1
+    threads: int = 1
 
 
 def _text(value: float, unit: str, bare: bool = False) -> str:

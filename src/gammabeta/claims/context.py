@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,6 +68,7 @@ class Context:
         scale: multiplies every number of steps; below 1 for tests only.
         progress: who is told.
         claim: the claim it is bound to, see `of`.
+        seconds: what each of the claim's results took, when it was computed.
     """
 
     folder: Path
@@ -77,10 +79,15 @@ class Context:
     scale: float = 1.0
     progress: Progress = field(default_factory=Silent)
     claim: Claim | None = None
+    seconds: list[float] = field(default_factory=list)
 
     def of(self, claim: Claim) -> Context:
         """Return this context bound to ``claim``: its results, records and figures."""
-        return replace(self, claim=claim)
+        return replace(self, claim=claim, seconds=[])
+
+    def following(self, progress: Progress) -> Context:
+        """Return this context telling ``progress``."""
+        return replace(self, progress=progress)
 
     def images(self, name: str | None = None) -> Dataset:
         """Return the data set that was asked for, or the one called ``name``."""
@@ -95,7 +102,12 @@ class Context:
         """Say how many results the claim will ask for, so that the time left can be told."""
         self.progress.plan(runs)
 
-    def run(self, key: Mapping[str, Any], function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def run(
+        self,
+        key: Mapping[str, Any],
+        function: Callable[[], dict[str, Any]],
+        shared: str = "",
+    ) -> dict[str, Any]:
         """Return what ``function`` returns, computed once and kept under ``key``.
 
         Args:
@@ -103,14 +115,17 @@ class Context:
                 and scale: arm, seed, steps, rate, … It is also what the progress shows.
             function: computes the result: numbers, texts, lists and dicts. Not a number (NaN)
                 and infinity are kept as such.
+            shared: name of a protocol that several claims share, its version included; the
+                result is then kept for all of them.
 
         Raises:
             OSError: the result cannot be kept.
             TypeError: key or result hold what JSON cannot.
         """
+        owner = shared or self._bound().name
         whole = {
-            "claim": self._bound().name,
-            "version": self._bound().version,
+            "claim": owner,
+            "version": 0 if shared else self._bound().version,
             "data": self.data,
             "scale": self.scale,
             **key,
@@ -118,15 +133,22 @@ class Context:
         label = " · ".join(f"{name} {value}" for name, value in key.items())
         text = json.dumps(whole, sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
-        path = self.folder / "results" / self._bound().name / f"{name}.json"
+        path = self.folder / "results" / owner / f"{name}.json"
         found = store.kept(path)
-        if found is not None and found.get("key") == json.loads(text) and "result" in found:
+        if (
+            found is not None
+            and found.get("key") == json.loads(text)
+            and {"result", "seconds"} <= set(found)
+        ):
             result: dict[str, Any] = found["result"]
+            self.seconds.append(found["seconds"])
             self.progress.done(label, was_kept=True)
             return result
         self.progress.begin(label)
+        began = time.monotonic()
         result = json.loads(json.dumps(function()))  # the same types now as when it is read again
-        store.keep(path, {"key": whole, "result": result})
+        self.seconds.append(round(time.monotonic() - began, 3))
+        store.keep(path, {"key": whole, "result": result, "seconds": self.seconds[-1]})
         self.progress.done(label, was_kept=False)
         return result
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,10 @@ def sheet(
     Raises:
         ModuleNotFoundError: Matplotlib is missing.
     """
-    _need_matplotlib()
+    need_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatterSciNotation
 
     style: Any = {
         "svg.fonttype": "none",
@@ -102,13 +104,18 @@ def sheet(
         yield Sheet(figure, list(panels.flat))
         for axes in panels.flat:
             axes.patch.set_alpha(0)
+            for side in (axes.xaxis, axes.yaxis):
+                if side.get_scale() == "log" and isinstance(
+                    side.get_major_formatter(), LogFormatterSciNotation
+                ):
+                    side.set_major_formatter("{x:,.0f}")
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     keep_text(path, _themed(text.getvalue(), path.stem, describe))
 
 
 def label(axes: Axes, x: float, y: float, text: str, colour: str, **options: Any) -> None:
-    """Write ``text`` beside the last point of a curve, in the curve's colour."""
+    """Write ``text`` beside the point (x, y), such as a curve's last, in the curve's colour."""
     axes.annotate(
         text,
         (x, y),
@@ -121,13 +128,39 @@ def label(axes: Axes, x: float, y: float, text: str, colour: str, **options: Any
     )
 
 
+def labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 8) -> None:
+    """Write a `label` at the end of each curve, moved apart where they would overlap.
+
+    Call it last, when limits and scales are set.
+
+    Args:
+        axes: of the curves.
+        ends: x, y, text and colour of each.
+        size: of the letters, in points.
+    """
+    figure = axes.get_figure(root=True)
+    if figure is None or not ends:
+        return
+    figure.draw_without_rendering()
+    points = [
+        (axes.transData.transform((x, y))[1] * 72 / figure.dpi, x, y, text, colour)
+        for x, y, text, colour in ends
+    ]
+    right = max(x for x, *_ in ends)
+    below = -math.inf
+    for height, _, y, text, colour in sorted(points):
+        place = max(height, below + 1.25 * size)
+        below = place
+        label(axes, right, y, text, colour, fontsize=size, offset=(5, place - height))
+
+
 def inlined(svg: str) -> str:
     """Return a saved figure for the inside of a page that has the same colours as variables."""
     svg = svg[svg.index("<svg") :]
     return re.sub(r"<style id=\"theme\">.*?</style>", "", svg, flags=re.S)
 
 
-def _need_matplotlib() -> None:
+def need_matplotlib() -> None:
     """Raise one clear line unless Matplotlib is there."""
     try:
         import matplotlib  # noqa: F401
@@ -144,7 +177,7 @@ def _themed(svg: str, stem: str, describe: str) -> str:
         svg = re.sub(colour, f"var(--{name}, {colour})", svg, flags=re.I)
     svg = re.sub(r"'DejaVu Sans', '?sans-serif'?|'DejaVu Sans'", _FONTS, svg)
     svg = re.sub(r'\bid="', f'id="{stem}-', svg)
-    svg = re.sub(r"#(?=[a-zA-Z_]\w*[\")])", f"#{stem}-", svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{stem}-", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     dark = "".join(f"--{name}:{colour};" for name, colour in _DARK.values())
     theme = (

@@ -1,4 +1,4 @@
-"""The command line: ``gammabeta demo | view | bench | info``.
+"""The command line: ``gammabeta demo | view | reproduce | bench | info``.
 
 Every error a person can cause ends here as one line and exit code 2; Ctrl-C is exit code 130.
 """
@@ -16,11 +16,13 @@ from gammabeta import __version__
 from gammabeta.cli import bench
 from gammabeta.cli.demo import demo
 from gammabeta.cli.info import info
+from gammabeta.cli.reproduce import reproduce
 from gammabeta.cli.view import view
 
 app = typer.Typer(name="gammabeta", add_completion=False, pretty_exceptions_enable=False)
 app.command()(demo)
 app.command()(view)
+app.command()(reproduce)
 app.add_typer(bench.app)
 app.command()(info)
 

@@ -16,6 +16,7 @@ from gammabeta.bench import norm as norm_bench
 from gammabeta.bench import step as step_bench
 from gammabeta.bench.allocator import ALLOCATORS, set_allocator
 from gammabeta.bench.inputs import FORMATS, OPS
+from gammabeta.bench.nets import INCEPTIONS
 from gammabeta.bench.results import Row, Setting, Table, here
 from gammabeta.bench.rivals import RIVALS
 from gammabeta.bench.shapes import LISTS
@@ -63,8 +64,9 @@ Formats = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(FORM
 Model = Annotated[
     str | None,
     typer.Option(
-        metavar="MODULE:FUNCTION",
-        help="A function that returns a network of torch's layers.",
+        metavar="NAME",
+        help=f"One of {', '.join(INCEPTIONS)}; or module:function, which returns a network of "
+        "torch's layers.",
         show_default="8 × conv 3×3",
     ),
 ]

@@ -1,0 +1,116 @@
+"""The outcomes of a folder: kept one by one, read back for the report."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import gammabeta
+from gammabeta.claims import store
+from gammabeta.claims.claim import Claim, Number, Outcome
+from gammabeta.claims.context import Context
+from gammabeta.claims.registry import claims
+
+
+@dataclass(frozen=True)
+class Result:
+    """A claim's outcome and how it came about.
+
+    Attributes:
+        claim: the claim.
+        outcome: what came out.
+        seconds: what its results took, when they were computed.
+        quick, data, seeds: as in `Context`.
+        when, where: date; versions and machine.
+    """
+
+    claim: Claim
+    outcome: Outcome
+    seconds: float
+    quick: bool
+    data: str
+    seeds: Sequence[int]
+    when: str
+    where: str
+
+
+def keep(context: Context, claim: Claim, outcome: Outcome, seconds: float) -> Result:
+    """Keep ``outcome`` in the folder of ``context``.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    result = Result(
+        claim,
+        outcome,
+        seconds,
+        context.quick,
+        context.data,
+        tuple(context.seeds),
+        datetime.date.today().isoformat(),
+        f"gammabeta {gammabeta.__version__}, torch {torch.__version__}, "
+        f"{platform.machine()}, {torch.get_num_threads()} thread"
+        f"{'s' if torch.get_num_threads() > 1 else ''}",
+    )
+    store.keep(
+        _path(context.folder, claim),
+        {
+            "claim": claim.name,
+            "version": claim.version,
+            "numbers": [asdict(number) for number in outcome.numbers],
+            "verdict": outcome.verdict,
+            "because": outcome.because,
+            "figures": [figure.name for figure in outcome.figures],
+            "notes": list(outcome.notes),
+            "headline": outcome.headline,
+            "seconds": seconds,
+            "quick": context.quick,
+            "data": context.data,
+            "seeds": list(context.seeds),
+            "when": result.when,
+            "where": result.where,
+        },
+    )
+    return result
+
+
+def kept(folder: Path, quick: bool) -> list[Result]:
+    """Return what ``folder`` holds of today's claims, in their order.
+
+    Outcomes of another version of a protocol, or of the other length, are left out.
+    """
+    found = []
+    for claim in claims().values():
+        value = store.kept(_path(folder, claim))
+        if value is None or (value["version"], value["quick"]) != (claim.version, quick):
+            continue
+        outcome = Outcome(
+            [Number(**number) for number in value["numbers"]],
+            value["verdict"],
+            value["because"],
+            [folder / "figures" / name for name in value["figures"]],
+            value["notes"],
+            value["headline"],
+        )
+        found.append(
+            Result(
+                claim,
+                outcome,
+                value["seconds"],
+                value["quick"],
+                value["data"],
+                value["seeds"],
+                value["when"],
+                value["where"],
+            )
+        )
+    return found
+
+
+def _path(folder: Path, claim: Claim) -> Path:
+    return folder / "outcomes" / f"{claim.name}.json"

@@ -1,0 +1,156 @@
+"""``gammabeta reproduce``: put the papers' claims to the test, and show what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from gammabeta.claims import report, results
+from gammabeta.claims.claim import DOES_NOT_HOLD, HOLDS, UNDER_THIS_PROTOCOL, Claim
+from gammabeta.claims.context import DATA, SEEDS, Context
+from gammabeta.claims.figure import need_matplotlib
+from gammabeta.claims.images import NAMES
+from gammabeta.claims.registry import claim as named
+from gammabeta.claims.registry import claims
+from gammabeta.cli.parse import whole
+from gammabeta.cli.runs import Runs
+from gammabeta.names import known
+
+DEFAULT_OUT = Path("runs/claims")
+_COLOURS = {HOLDS: "green", UNDER_THIS_PROTOCOL: "yellow", DOES_NOT_HOLD: "red"}
+
+
+def reproduce(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[CLAIM]...", show_default=False)
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every claim.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Shorter protocols: minutes instead of hours.")
+    ] = False,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Say what is claimed, how it is tested, what it costs.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of results, figures and report.", show_default="runs/claims[-quick]"
+        ),
+    ] = None,
+    data: Annotated[
+        str, typer.Option(metavar="NAME", help=f"Images to test on: {', '.join(NAMES)}.")
+    ] = DATA,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the images' files.")] = None,
+    seeds: Annotated[
+        int, typer.Option(parser=whole, metavar="COUNT", help="Runs of every arm.")
+    ] = len(SEEDS),
+) -> None:
+    """Put the claims about batch normalization to the test. Stopped, it goes on where it was."""
+    chosen = [named(name) for name in dict.fromkeys(names or ())]
+    console = Console(highlight=False, soft_wrap=True)
+    if listed:
+        _list(console, chosen or list(claims().values()))
+        return
+    if every and chosen:
+        raise ValueError("--all runs every claim; leave the names away, or leave --all away")
+    if every:
+        chosen = list(claims().values())
+    if not chosen:
+        raise ValueError("no claim is named; name some, or --all; --list shows them")
+    if seeds < 3:
+        raise ValueError(f"seeds={seeds} must be at least 3: a median and a spread need as many")
+    known("data", data, NAMES)
+    try:
+        need_matplotlib()
+    except ModuleNotFoundError as e:
+        raise ValueError(str(e)) from e
+    folder = out or DEFAULT_OUT.with_name(DEFAULT_OUT.name + ("-quick" if quick else ""))
+    context = Context(folder, quick, tuple(range(seeds)), data, data_dir)
+    for name in dict.fromkeys(need for each in chosen for need in each.needs):
+        context.images(None if name == DATA else name)  # what is missing is said now, not in hours
+    _run(console, context, chosen)
+
+
+def _run(console: Console, context: Context, chosen: list[Claim]) -> None:
+    """Run the claims, each into its own outcome; then the report of all there are."""
+    threads = torch.get_num_threads()
+    try:
+        for number, claim in enumerate(chosen, 1):
+            torch.set_num_threads(min(threads, claim.threads))
+            with Runs(console, f"{number}/{len(chosen)} {claim.name}") as runs:
+                bound = context.following(runs).of(claim)
+                outcome = claim.run(bound)
+            seconds = sum(bound.seconds)
+            results.keep(context, claim, outcome, seconds)
+            console.print(
+                f"{number}/{len(chosen)}  {claim.name}: {outcome.verdict} "
+                f"({outcome.told()}; {seconds:.0f} s)",
+                markup=False,
+            )
+    except KeyboardInterrupt:
+        console.print(
+            f"\ninterrupted in {claim.name}; what was done is kept in {context.folder}, and the "
+            "same command goes on from there",
+            markup=False,
+        )
+        raise typer.Exit(130) from None
+    found = results.kept(context.folder, context.quick)
+    page, text = report.write(found, context.folder)
+    console.print()
+    console.print(_board([result for result in found if result.claim in chosen]))
+    console.print()
+    console.print(f"report   {page}  (open it in a browser)", markup=False)
+    console.print(f"         {text}", markup=False)
+    recorded = sorted((context.folder / "runs").rglob("*.sqlite"))
+    if recorded:
+        console.print(f"records  {recorded[0]}  (gammabeta view {recorded[0]})", markup=False)
+        if len(recorded) > 1:
+            console.print(f"         and {len(recorded) - 1} more beside it", markup=False)
+
+
+def _board(found: list[results.Result]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for head in ("claim", "the paper", "here", "verdict"):
+        table.add_column(head, no_wrap=head in ("claim", "verdict"))
+    for result in found:
+        verdict, number = result.outcome.verdict, result.outcome.numbers[0]
+        spread = f" ({number.spread()})" if number.spread() else ""
+        here = result.outcome.headline.partition(": ")[0] or f"{number.text()}{spread}"
+        table.add_row(
+            result.claim.name,
+            result.claim.paper,
+            here,
+            f"[{_COLOURS[verdict]}]{verdict}[/]",
+        )
+    return table
+
+
+def _list(console: Console, chosen: list[Claim]) -> None:
+    """Print what each claim says, where it is from, how it is tested, and its cost."""
+    for claim in chosen:
+        console.print(f"[bold]{claim.name}[/]  {_minutes(claim)}")
+        for name, text in (
+            ("claim", claim.statement),
+            ("source", claim.source),
+            ("protocol", claim.protocol),
+            ("criterion", claim.criterion),
+        ):
+            grid = Table.grid(padding=(0, 1), pad_edge=True)
+            grid.add_column(width=10, style="dim")
+            grid.add_column()
+            grid.add_row(name, text)
+            console.print(grid, soft_wrap=False)
+        console.print()
+    quick = sum(claim.minutes_quick for claim in chosen)
+    full = sum(claim.minutes_full for claim in chosen)
+    console.print(f"{len(chosen)} claims: {full:.0f} minutes, {quick:.0f} with --quick")
+
+
+def _minutes(claim: Claim) -> str:
+    return f"({claim.minutes_full:g} min, {claim.minutes_quick:g} min with --quick, on two cores)"

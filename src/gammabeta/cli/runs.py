@@ -1,0 +1,79 @@
+"""Progress of a claim: a bar where a person watches, a line a run where nobody does."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+
+
+class Runs:
+    """Shows which arm and seed is under way; a `gammabeta.claims.context.Progress`.
+
+    Args:
+        console: where to.
+        title: what the bar calls the work.
+    """
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console = console
+        self._title = title
+        self._total = 0
+        self._count = 0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20, table_column=Column(min_width=20)),
+            MofNCompleteColumn(table_column=Column(min_width=7)),
+            TimeElapsedColumn(table_column=Column(min_width=7)),
+            TimeRemainingColumn(table_column=Column(min_width=7)),
+            TextColumn("{task.fields[label]}", table_column=Column(no_wrap=True, ratio=1)),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+            expand=True,
+            speed_estimate_period=3600.0,
+        )
+        self._task = self._bar.add_task(title, total=None, label="")
+
+    def plan(self, runs: int) -> None:
+        """Expect ``runs`` results."""
+        self._total = runs
+        self._bar.update(self._task, total=runs)
+
+    def begin(self, label: str) -> None:
+        """Show what is being computed."""
+        self._bar.update(self._task, label=label)
+
+    def within(self, fraction: float) -> None:
+        """Move the bar within one result."""
+        self._bar.update(self._task, completed=self._count + min(fraction, 1.0))
+
+    def done(self, label: str, was_kept: bool) -> None:
+        """Count one result."""
+        self._count += 1
+        self._bar.update(self._task, completed=self._count, label=label)
+        if not self._console.is_terminal:
+            of = f"/{self._total}" if self._total else ""
+            kept = "  (kept)" if was_kept else ""
+            self._console.print(f"  {self._title}  {self._count}{of}  {label}{kept}", markup=False)
+
+    def __enter__(self) -> Runs:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()

@@ -1,0 +1,77 @@
+"""How many times fewer steps: worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from gammabeta.claims.curves import Curve, Curves, Fewer, Net, fewer, ratio_number
+
+STEPS = [10, 20, 40, 80]
+
+
+def curve(*accuracy: float) -> Curve:
+    return Curve(STEPS, accuracy, accuracy[-1])
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "ratio"),
+    [
+        # The target is the best of the slow one, not its last.
+        (curve(0.1, 0.3, 0.8, 0.7), curve(0.2, 0.9, 0.9, 0.9), Fewer(2.0, "")),
+        (curve(0.1, 0.3, 0.5, 0.8), curve(0.8, 0.9, 0.9, 0.9), Fewer(8.0, "")),
+        (curve(0.8, 0.8, 0.8, 0.8), curve(0.2, 0.3, 0.8, 0.9), Fewer(0.25, "")),
+        # It does not train: at least all its steps over those to 50 %.
+        (curve(0.1, 0.1, 0.1, 0.2), curve(0.2, 0.5, 0.8, 0.9), Fewer(4.0, "≥")),
+        # The other never gets there.
+        (curve(0.1, 0.8, 0.9, 0.9), curve(0.2, 0.3, 0.4, 0.5), Fewer(0.5, "≤")),
+    ],
+)
+def test_fewer(slow: Curve, fast: Curve, ratio: Fewer) -> None:
+    assert fewer(slow, fast) == ratio
+
+
+@pytest.fixture
+def found() -> Curves:
+    """Two rates, three seeds: without, rate 1 is the better; with, rate 3 is the sooner."""
+    low, high = curve(0.1, 0.2, 0.3, 0.6), curve(0.1, 0.3, 0.6, 0.8)
+    with_low, with_high = curve(0.3, 0.8, 0.8, 0.8), curve(0.8, 0.8, 0.8, 0.85)
+    return Curves(
+        Net(3, "sigmoid"),
+        (1.0, 3.0),
+        {
+            "none": {1.0: [high] * 3, 3.0: [low, low, curve(0.9, 0.9, 0.9, 0.9)]},
+            "batch": {1.0: [with_low] * 3, 3.0: [with_high, with_high, with_low]},
+        },
+    )
+
+
+def test_both_protocols(found: Curves) -> None:
+    assert found.best_rate() == 1.0
+    assert found.matched(1.0) == [Fewer(4.0, "")] * 3
+    assert found.own_best() == (1.0, 3.0, [Fewer(8.0, ""), Fewer(8.0, ""), Fewer(4.0, "")])
+    assert found.soonest("none", 0.6) == 40
+    assert found.soonest("batch", 0.8) == 10
+    assert found.soonest("none", 0.95) == math.inf
+    assert found.best_final("none") == [0.8, 0.8, 0.8]
+    assert found.best_final("batch") == [0.85, 0.85, 0.8]
+
+
+def test_the_median_carries_its_own_bound() -> None:
+    ratios = [Fewer(9.0, "≥"), Fewer(2.0, ""), Fewer(4.0, "≤")]
+    assert ratio_number("r", ratios).text() == "≤ 4 ×"
+    assert ratio_number("r", [*ratios[:2], Fewer(10.0, "")]).text() == "≥ 9 ×"
+
+
+def test_a_net_is_the_same_with_and_without_norm() -> None:
+    for net in (Net(2, "sigmoid", sigma=0.01), Net(2, "relu", scale=3.0)):
+        plain, steady = (net.build(64, 10, norm, 5) for norm in ("none", "batch"))
+        for name, value in plain.named_parameters():
+            assert torch.equal(value, dict(steady.named_parameters())[name])
+    small = Net(2, "sigmoid", sigma=0.01)
+    weights = small.build(784, 10, "none", 0).layers[0].linear.weight.detach()
+    assert float(weights.std()) == pytest.approx(0.01, rel=0.02)  # of 78,400 draws
+    assert small.title() == "2 × 100 sigmoid, σ = 0.01"
+    assert Net(2, "relu").title() == "2 × 100 ReLU, Glorot"

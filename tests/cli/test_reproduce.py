@@ -1,0 +1,173 @@
+"""``gammabeta reproduce``: what it lists, refuses, prints, leaves, and goes on with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gammabeta import cli
+from gammabeta.claims import registry
+from gammabeta.claims.claim import DOES_NOT_HOLD, HOLDS, Claim, Number, Outcome
+from gammabeta.claims.context import Context
+from gammabeta.claims.figure import COOL, sheet
+from tests.cli.command import Shell
+
+COMPUTED: list[str] = []
+
+
+def counting(context: Context) -> Outcome:
+    """Four results, one of which may stop the run."""
+    context.plan(4)
+    values = []
+    for seed in range(4):
+
+        def compute(seed: int = seed) -> dict[str, int]:
+            if seed == 2 and "stop" in COMPUTED:
+                COMPUTED.remove("stop")
+                raise KeyboardInterrupt
+            COMPUTED.append(f"seed {seed}")
+            return {"value": seed}
+
+        values.append(context.run({"arm": "counted", "seed": seed}, compute)["value"])
+    figure = context.figure("line")
+    with sheet(figure, "A line that rises.") as drawn:
+        drawn.panels[0].plot([0, 1], [0, 1], color=COOL)
+    verdict = HOLDS if sum(values) == 6 else DOES_NOT_HOLD
+    return Outcome([Number.over("counted", values)], verdict, "They add up.", [figure])
+
+
+def toy(name: str, run: Callable[[Context], Outcome] = counting) -> Claim:
+    return Claim(
+        name, f"To {name}", "Numbers add up.", "Euclid", "Count to four.", "It holds if so.",
+        "1, 2, 3", 0.5, 1, run, needs=(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[int, Any]]:
+    """Run the command in this process, where there are two claims of the tests' own."""
+    mine = {name: toy(name) for name in ("count", "add")}
+    # The module `gammabeta.cli.reproduce` is hidden by its function of the same name.
+    for module in ("claims.registry", "claims.results", "cli.reproduce"):
+        monkeypatch.setattr(sys.modules[f"gammabeta.{module}"], "claims", lambda: mine)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    COMPUTED.clear()
+
+    def run(*args: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["gammabeta", "reproduce", *args])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
+    return run  # type: ignore[return-value]
+
+
+def test_a_run_and_what_it_leaves(toys: Any, tmp_path: Path, capsys: Any) -> None:
+    assert toys("count", "--quick") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "  1/1 count  4/4  arm counted · seed 3\n" in printed.out
+    assert "1/1  count: holds (counted: 1 (0 … 3); " in printed.out
+    assert "report   runs/claims-quick/report.html  (open it in a browser)\n" in printed.out
+    folder = tmp_path / "runs/claims-quick"
+    left = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    assert [name for name in left if not name.startswith("results/count/")] == [
+        "figures/count-line.svg",
+        "outcomes/count.json",
+        "report.html",
+        "report.md",
+    ]
+    assert [f"seed {seed}" for seed in range(4)] == COMPUTED
+
+
+def test_it_goes_on_where_it_was_stopped(toys: Any, capsys: Any) -> None:
+    COMPUTED.append("stop")
+    assert toys("count", "--out", "here") == 130
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out.endswith(
+        "interrupted in count; what was done is kept in here, and the same command goes on from "
+        "there\n"
+    )
+    assert not Path("here/report.html").exists()
+    assert toys("count", "--out", "here") == 0
+    assert [f"seed {seed}" for seed in range(4)] == COMPUTED  # none of them twice
+    assert "2/4  arm counted · seed 1  (kept)\n" in capsys.readouterr().out
+
+
+def test_the_report_holds_all_that_the_folder_has(toys: Any, capsys: Any) -> None:
+    assert toys("add", "--out", "here") == 0
+    assert toys("count", "--out", "here") == 0
+    report = Path("here/report.html").read_text()
+    assert report.index("To count") < report.index("To add")  # in the registry's order
+    assert "2 claims put to the test: 2 hold." in report
+    assert "To add" in Path("here/report.md").read_text()
+    assert capsys.readouterr().out.count("add") < 12  # the table is of what was asked for
+    assert toys("--all", "--out", "there") == 0
+    assert "2/2  add: holds" in capsys.readouterr().out
+
+
+def test_without_matplotlib_it_says_so_at_once(
+    toys: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert toys("count") == 2
+    said = capsys.readouterr().err
+    assert said == "gammabeta: figures need Matplotlib: pip install 'gammabeta[claims]'\n"
+    assert COMPUTED == []
+
+
+def test_a_folder_that_cannot_be_written(toys: Any, capsys: Any) -> None:
+    Path("taken").write_text("a file")
+    assert toys("count", "--out", "taken") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("gammabeta: ")
+    assert said.count("\n") == 1
+    assert Path("taken").read_text() == "a file"
+
+
+def test_the_list(shell: Shell, tmp_path: Path) -> None:
+    printed = shell("reproduce", "--list", folder=tmp_path).ok()
+    assert max(map(len, printed.splitlines())) <= 80
+    for name, claim in registry.claims().items():
+        assert f"{name}  ({claim.minutes_full:g} min, " in printed
+    words = " ".join(printed.split())
+    for text in ("claim", "source", "protocol", "criterion"):
+        assert f" {text} " in words
+    one = shell("reproduce", "--list", "ensemble", folder=tmp_path).ok()
+    assert one.startswith("ensemble  (")
+    assert "fewer-steps" not in one
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["fewer-step"], "claim='fewer-step' is not known; did you mean 'fewer-steps'?"),
+        ([], "no claim is named; name some, or --all; --list shows them"),
+        (["ensemble", "--all"], "--all runs every claim; leave the names away"),
+        (["ensemble", "--seeds", "2"], "seeds=2 must be at least 3"),
+        (["ensemble", "--seeds", "many"], "'many' is not a whole number"),
+        (["ensemble", "--data", "digit"], "data='digit' is not known; did you mean 'digits'?"),
+        (["ensemble", "--data", "mnist"], "mnist has no usual place"),
+        (["ensemble", "--data-dir", "nowhere"], "nowhere has no train-images-idx3-ubyte.gz"),
+    ],
+)
+def test_bad_input(shell: Shell, tmp_path: Path, args: list[str], complaint: str) -> None:
+    assert complaint in shell("reproduce", *args, folder=tmp_path).refused()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_real_claim_is_interrupted_and_keeps_what_it_did(shell: Shell, tmp_path: Path) -> None:
+    args = ("reproduce", "two-parameters", "--quick", "--data", "digits")
+    done = shell(*args, folder=tmp_path, interrupt=3)
+    assert (done.code, done.err) == (130, "")
+    assert "1/9  part identity · seed 0\n" in done.out
+    kept = list((tmp_path / "runs/claims-quick/results/two-parameters").glob("*.json"))
+    assert len(kept) == done.out.count(" · seed ") >= 3
