@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -133,6 +134,7 @@ IDLE = (0.3, 0.9, 0.1, 0.88)  # there is nothing to be stopped
     [
         ((GOOD, GOOD), GOOD, HOLDS),
         ((GOOD, STUBBORN), STUBBORN, UNDER_THIS_PROTOCOL),  # at the matched rate alone
+        ((STUBBORN, GOOD), STUBBORN, DOES_NOT_HOLD),
         ((STUBBORN, STUBBORN), GOOD, UNDER_THIS_PROTOCOL),
         ((STUBBORN, STUBBORN), STUBBORN, DOES_NOT_HOLD),
         ((COSTLY, COSTLY), COSTLY, DOES_NOT_HOLD),
@@ -146,6 +148,10 @@ def test_noisy_bn_decides(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
+    # Two rates for the ReLU network: at the one that is not matched every arm may be at its best.
+    two = replace(noisy_bn.SETTINGS[0], quick_rates=(0.1, 0.3))
+    monkeypatch.setattr(noisy_bn, "SETTINGS", (two, noisy_bn.SETTINGS[1]))
+
     def result(setting: noisy_bn.Setting, arm: str, rate: float, seed: int) -> dict[str, Any]:
         of_rate = relu[(0.1, 0.3).index(rate)] if setting.activation == "relu" else sigmoid
         reached = of_rate[list(noisy_bn.ARMS).index(arm)]

@@ -18,7 +18,7 @@ from gammabeta.claims.claim import (
     Outcome,
 )
 from gammabeta.claims.context import Context
-from gammabeta.claims.figure import COOL, INK, OLIVE, PLUM, WARM, label, sheet
+from gammabeta.claims.figure import COOL, INK, OLIVE, PLUM, WARM, labels, sheet
 from gammabeta.claims.fit import accuracy, batches, fit, side_of
 from gammabeta.layers import BatchRenorm2d
 from gammabeta.models.vgg import GHOST, GROUPS, SmallVGG
@@ -149,18 +149,14 @@ def _draw(
                 axes.fill_between(
                     sizes, errors.min(1), errors.max(1), color=colour, alpha=0.12, linewidth=0
                 )
-                ends.append((float(np.median(errors, 1)[-1]), norm))
+                ends.append((sizes[-1], float(np.median(errors, 1)[-1]), NORMS[norm], colour))
             axes.set_xscale("log", base=2)
             axes.set_xticks(sizes, [str(size) for size in sizes])
             axes.set_title(f"statistics of evaluation: {name}")
             axes.set_xlabel("examples a mini-batch")
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
             if axes is drawn.panels[-1]:
-                low, high = axes.get_ylim()
-                place = -np.inf
-                for value, norm in sorted(ends):
-                    place = max(value, place + 0.07 * (high - low))
-                    label(axes, sizes[-1], float(place), NORMS[norm], COLOURS[norm])
+                labels(axes, ends)
         drawn.panels[0].set_ylabel("test error")
     return path
 

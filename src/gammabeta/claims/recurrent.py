@@ -21,7 +21,7 @@ from gammabeta.claims.claim import (
     Outcome,
 )
 from gammabeta.claims.context import Context
-from gammabeta.claims.figure import COOL, OLIVE, PLUM, WARM, label, sheet
+from gammabeta.claims.figure import COOL, OLIVE, PLUM, WARM, labels, sheet
 from gammabeta.claims.fit import fit, side_of
 from gammabeta.layers import BatchNorm1d, LayerNormLSTM, RecurrentBatchNormLSTM
 from gammabeta.layers.lstm import NormalizedLSTM, Step, Update
@@ -213,16 +213,12 @@ def _draw(
                 axes.fill_between(
                     at, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0
                 )
-                ends.append((float(middle[-1]), at[-1], arm))
+                ends.append((at[-1], float(middle[-1]), ARMS[arm], colour))
             axes.set_title(words)
             axes.set_xlabel("step")
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-            low, high = axes.get_ylim()
-            place = -np.inf
-            for value, at_end, arm in sorted(ends):
-                place = max(value, place + 0.07 * (high - low))
-                if axes is drawn.panels[-1]:
-                    label(axes, at_end, float(place), ARMS[arm], COLOURS[arm])
+            if axes is drawn.panels[-1]:
+                labels(axes, ends)
         drawn.panels[0].set_ylabel("test accuracy")
     return path
 
