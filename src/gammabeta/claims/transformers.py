@@ -1,0 +1,187 @@
+"""Which normalization a transformer needs: layer norm, RMS, batch norm, dynamic tanh, none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gammabeta.claims.claim import (
+    DOES_NOT_HOLD,
+    HOLDS,
+    UNDER_THIS_PROTOCOL,
+    Claim,
+    Number,
+    Outcome,
+)
+from gammabeta.claims.context import Context
+from gammabeta.claims.figure import COOL, INK, OLIVE, PLUM, WARM, labels, sheet
+from gammabeta.claims.fit import fit, recorded, spaced
+from gammabeta.models.transformer import PatchTransformer
+
+NORMS = {
+    "layer": "layer norm",
+    "rms": "RMS norm",
+    "dyt": "dynamic tanh",
+    "batch": "batch norm",
+    "none": "no norm",
+}
+COLOURS = {"layer": INK, "rms": PLUM, "dyt": OLIVE, "batch": COOL, "none": WARM}
+RATES, QUICK_RATES = (1e-3, 4e-3, 1.6e-2), (1e-3, 4e-3)
+MATCHED = 4e-3
+WIDTH, DEPTH, HEADS, BATCH = 48, 3, 4, 64
+STEPS, QUICK_STEPS = 1200, 110
+CLOSE = 0.01
+POINTS, QUICK_POINTS = 12, 5
+
+
+def run(context: Context) -> Outcome:
+    """Train every transformer at every rate, and compare test accuracies."""
+    rates = QUICK_RATES if context.quick else RATES
+    context.plan(len(NORMS) * len(rates) * len(context.seeds))
+    kept = {
+        (norm, rate): [_arm(context, norm, rate, seed) for seed in context.seeds]
+        for norm in NORMS
+        for rate in rates
+    }
+
+    def final(norm: str, rate: float, how: str) -> Number:
+        finals = [result["final"] for result in kept[norm, rate]]
+        return Number.over(f"test accuracy, {NORMS[norm]}, {how}", finals, "%")
+
+    own = {norm: max(rates, key=lambda r, n=norm: final(n, r, "").value) for norm in NORMS}
+    choices = {
+        f"rate {MATCHED:g}": dict.fromkeys(NORMS, MATCHED),
+        "own best rate": own,
+    }
+    numbers: list[Number] = []
+    held, reasons = [], []
+    for words, chosen in choices.items():
+        at_rate = words.startswith("rate")
+        found = {
+            norm: final(norm, chosen[norm], words if at_rate else f"{words} {chosen[norm]:g}")
+            for norm in NORMS
+        }
+        numbers += found.values()
+        value = {norm: number.value for norm, number in found.items()}
+        as_good = all(abs(value[norm] - value["layer"]) <= CLOSE for norm in ("rms", "dyt"))
+        worse = all(value[norm] < value["layer"] - CLOSE for norm in ("batch", "none"))
+        held.append(as_good and worse)
+        reasons.append(
+            f"{words}: against layer norm "
+            + ", ".join(
+                f"{NORMS[norm]} {100 * (value[norm] - value['layer']):+.1f}".replace("-", "−")
+                for norm in NORMS
+                if norm != "layer"
+            )
+            + " points"
+        )
+    verdict = HOLDS if all(held) else UNDER_THIS_PROTOCOL if any(held) else DOES_NOT_HOLD
+    return Outcome(numbers, verdict, "; ".join(reasons), [_draw(context, kept, choices)])
+
+
+def _arm(context: Context, norm: str, rate: float, seed: int) -> dict[str, Any]:
+    steps = context.steps(STEPS, QUICK_STEPS)
+    points = QUICK_POINTS if context.quick else POINTS
+
+    def train() -> dict[str, Any]:
+        data = context.images()
+        side = round(data.train_x.shape[1] ** 0.5)
+        model = PatchTransformer(
+            side,
+            data.classes,
+            patch=side // 4,
+            width=WIDTH,
+            depth=DEPTH,
+            heads=HEADS,
+            norm=norm,
+            seed=seed,
+        )
+        optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+        name = f"{NORMS[norm]}, rate {rate:g}"
+        wanted = rate == MATCHED and norm in ("layer", "batch", "none")
+        with recorded(context, name, model, seed, steps, wanted) as signal:
+            found = fit(
+                model,
+                optimizer,
+                data,
+                steps=steps,
+                batch_size=BATCH,
+                seed=seed,
+                evaluate_at=[step for step in spaced(steps, points) if step > 2],
+                signal=signal,
+                context=context,
+            )
+        return found.kept()
+
+    return context.run({"norm": norm, "rate": rate, "seed": seed, "steps": steps}, train)
+
+
+def _draw(
+    context: Context,
+    kept: dict[tuple[str, float], list[dict[str, Any]]],
+    choices: dict[str, dict[str, float]],
+) -> Path:
+    path = context.figure("accuracy")
+    describe = (
+        "Test accuracy over steps of a small transformer with five kinds of normalization, at one "
+        "rate and each at its own best."
+    )
+    with sheet(path, describe, columns=2, panel=(4.2, 3.2), sharey=True) as drawn:
+        for axes, (words, chosen) in zip(drawn.panels, choices.items(), strict=True):
+            ends = []
+            for norm, colour in COLOURS.items():
+                results = [r for r in kept[norm, chosen[norm]] if r["diverged"] is None]
+                if not results:
+                    continue
+                at = [step for step, _ in results[0]["accuracies"]]
+                values = np.array([[a for _, a in result["accuracies"]] for result in results])
+                middle = np.median(values, 0)
+                axes.plot(at, middle, color=colour)
+                axes.fill_between(
+                    at, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0
+                )
+                ends.append((at[-1], float(middle[-1]), NORMS[norm], colour))
+            axes.set_title(words)
+            axes.set_xscale("log")
+            axes.set_xlabel("step")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+            if axes is drawn.panels[-1]:
+                labels(axes, ends)
+        drawn.panels[0].set_ylabel("test accuracy")
+    return path
+
+
+CLAIM = Claim(
+    name="transformers",
+    title="Transformers",
+    statement=(
+        "A transformer wants normalization by token: layer norm, and as well RMS norm or dynamic "
+        "tanh, which averages nothing; batch norm and no norm at all do worse."
+    ),
+    source=(
+        "RMS norm: Zhang & Sennrich 2019, arXiv:1910.07467; dynamic tanh: Zhu et al. 2025, "
+        "arXiv:2503.10622, table 1; batch norm: Shen et al. 2020, arXiv:2003.07845"
+    ),
+    protocol=(
+        "A pre-norm transformer over 16 patches of 7 × 7 pixels of Fashion-MNIST images: "
+        f"{DEPTH} blocks, width {WIDTH}, {HEADS} heads, Glorot, the same first weights for all "
+        "norms; batch norm over all tokens of the batch; dynamic tanh with α₀ = 0.5. Adam without "
+        f"warm-up or decay, batch {BATCH}, {STEPS:,} steps, 3 seeds, rates "
+        f"{', '.join(f'{rate:g}' for rate in RATES)}: compared at the matched rate {MATCHED:g} and "
+        "each at its own best. The number is the accuracy on all test images at the end. --quick: "
+        f"{QUICK_STEPS} steps, rates {' and '.join(f'{rate:g}' for rate in QUICK_RATES)}."
+    ),
+    criterion=(
+        f"RMS norm and dynamic tanh are within {100 * CLOSE:.0f} point of layer norm, batch norm "
+        f"and no norm more than {100 * CLOSE:.0f} point below it (medians over seeds). Holds: at "
+        "the matched rate and at each one's own best; holds under this protocol: at one of them; "
+        "does not hold here: at neither."
+    ),
+    paper="DyT matches LN (ViT-B 82.5% against 82.3%, ImageNet)",
+    minutes_quick=1.5,
+    minutes_full=18,
+    run=run,
+)
