@@ -34,10 +34,10 @@ class World:
 
 def test_medians_are_the_times_the_calls_take() -> None:
     world = World()
-    contenders = {"fast": world.call("fast", 1e-3), "slow": world.call("slow", 5e-3)}
+    contenders = {"fast": world.call("fast", 2.5e-3), "slow": world.call("slow", 5e-3)}
     timings = interleave(contenders, rounds=5, clock=world.clock)
     assert list(timings) == ["fast", "slow"]
-    assert timings["fast"].q50 == pytest.approx(1e-3)
+    assert timings["fast"].q50 == pytest.approx(2.5e-3)
     assert timings["slow"].q50 == pytest.approx(5e-3)
     assert {t.rounds for t in timings.values()} == {5}
     assert {t.calls for t in timings.values()} == {1}
@@ -46,16 +46,16 @@ def test_medians_are_the_times_the_calls_take() -> None:
 def test_short_calls_are_repeated_until_a_sample_lasts() -> None:
     world = World()
     timings = interleave({"tiny": world.call("tiny", 1e-6)}, rounds=3, clock=world.clock)
-    assert 200 <= timings["tiny"].calls <= 1000
+    assert 2000 <= timings["tiny"].calls <= 10_000
     assert timings["tiny"].q50 == pytest.approx(1e-6)
 
 
-@pytest.mark.parametrize(("scale", "warms"), [(1.0, False), (1e-3, True)])
+@pytest.mark.parametrize(("scale", "warms"), [(1.0, False), (2.5e-3, True)])
 def test_quantiles_are_those_of_the_samples(scale: float, warms: bool) -> None:
     world = World()
     takes = [scale, scale]  # the first call, and how long one takes
     for tenth in range(11):
-        takes += [9.0] if warms else []  # not timed, for a call of a millisecond
+        takes += [9.0] if warms else []  # not timed, for a call of milliseconds
         takes += [scale * (1 + tenth)]
     timings = interleave({"it": world.call("it", *takes)}, rounds=11, clock=world.clock)
     found = timings["it"]
@@ -65,7 +65,7 @@ def test_quantiles_are_those_of_the_samples(scale: float, warms: bool) -> None:
 
 def test_every_contender_has_its_turn_in_every_round_in_changing_order() -> None:
     world = World()
-    contenders = {name: world.call(name, 1e-3) for name in "abc"}
+    contenders = {name: world.call(name, 2.5e-3) for name in "abc"}
     interleave(contenders, rounds=40, clock=world.clock)
     turns = world.calls[2 * 3 :: 2]  # each sample is one call untimed and one timed
     rounds = [tuple(turns[n : n + 3]) for n in range(0, len(turns), 3)]
@@ -76,10 +76,10 @@ def test_every_contender_has_its_turn_in_every_round_in_changing_order() -> None
     assert max(orders.values()) < 20
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(0.0, FEWEST), (0.1, 50), (1e6, MOST)])
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, FEWEST), (0.25, 50), (1e6, MOST)])
 def test_rounds_fill_the_time_there_is(seconds: float, expected: int) -> None:
     world = World()
-    timings = interleave({"a": world.call("a", 1e-3)}, seconds=seconds, clock=world.clock)
+    timings = interleave({"a": world.call("a", 2.5e-3)}, seconds=seconds, clock=world.clock)
     assert timings["a"].rounds == expected
 
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-SAMPLE = 200e-6
+SAMPLE = 2e-3
 """Seconds that a sample lasts at least; shorter calls are repeated within one."""
 
 WARM = 50e-3
@@ -57,10 +57,10 @@ def interleave(
 ) -> dict[Name, Timing]:
     """Time ``contenders`` in turns.
 
-    In each round every contender has one sample, in an order drawn anew. A sample is one call that
-    is not timed, which brings its data and code back into the caches (calls longer than `WARM` do
-    without), and then as many calls as last for ``sample``. Garbage is collected before, not
-    meanwhile.
+    In each round every contender has one sample, in an order drawn anew. A sample is as many calls
+    as last for ``sample``, after as many that are not timed: they bring its data and code back into
+    the caches, which takes a handful of calls (one that is longer than `WARM` does without).
+    Garbage is collected before, not meanwhile.
 
     Args:
         contenders: name → what to call.
@@ -92,7 +92,7 @@ def interleave(
         call()  # what is made at the first call (buffers, compiled code) is no one's time
         calls[name], takes = _calls(call, sample, clock)
         warmed[name] = takes / calls[name] <= WARM
-        round_takes += takes * (1 + warmed[name] / calls[name])
+        round_takes += takes * (1 + warmed[name])
     if rounds is None:
         rounds = min(MOST, max(FEWEST, math.floor(seconds / max(round_takes, 1e-9))))
     order = random.Random(seed)
@@ -105,7 +105,8 @@ def interleave(
             for name in order.sample(list(contenders), len(contenders)):
                 call, repeats = contenders[name], range(calls[name])
                 if warmed[name]:
-                    call()
+                    for _ in repeats:
+                        call()
                 start = clock()
                 for _ in repeats:
                     call()
