@@ -103,7 +103,7 @@ def test_an_option(shell: Shell, tmp_path: Path, option: str, value: str, said: 
     ("args", "said"),
     [
         (("dem",), "No such command 'dem'. Did you mean 'demo'?"),
-        (("train",), "No such command 'train'."),
+        (("trian",), "No such command 'trian'."),
         (("--lr", "1"), "No such option: --lr"),
         (
             ("demo", "--stesp", "3"),

@@ -20,7 +20,7 @@ from gammabeta.training import checkpoint
 from gammabeta.training.run import fit, resume
 from tests.training.small import PLAN, Small, rebuild
 
-STEPS = 120
+STEPS = 300
 
 
 def child(folder: Path, cadence: int) -> None:

@@ -100,7 +100,7 @@ def test_resumed_anywhere_it_ends_the_same(
 
 
 def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path) -> None:
-    fit(Small(), replace(PLAN, steps=120), tmp_path / "whole")
+    fit(Small(), replace(PLAN, steps=300), tmp_path / "whole")
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.killing", str(tmp_path / "killed")],
         cwd=ROOT,
@@ -112,7 +112,7 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path) -> None:
     deaths, places = map(int, done.stdout.split())
     assert deaths >= 3
     assert places >= 3
-    assert same(state(last(tmp_path / "killed", 120)), state(last(tmp_path / "whole", 120)))
+    assert same(state(last(tmp_path / "killed", 300)), state(last(tmp_path / "whole", 300)))
 
 
 def test_a_seed_is_a_run(whole: Path, tmp_path: Path) -> None:
