@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import gammabeta.view
+from gammabeta import whole
 from gammabeta.signal import Record, RecordError, Run
 from gammabeta.view import export, page
 from gammabeta.view.payload import snapshot
@@ -238,7 +239,7 @@ def test_a_write_that_fails_midway_leaves_the_old_file(
             os.close(args[0])  # type: ignore[call-overload]
         raise error
 
-    monkeypatch.setattr(page.os, call, fail)
+    monkeypatch.setattr(whole.os, call, fail)
     expected = RecordError if isinstance(error, OSError) else KeyboardInterrupt
     with Run(recorded) as run, pytest.raises(expected):
         export(run, path, overwrite=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gammabeta.claims.store import keep_text
+from gammabeta.whole import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +106,7 @@ def sheet(
             _plain_numbers(axes)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    keep_text(path, _themed(text.getvalue(), path.stem, describe))
+    write_whole(path, _themed(text.getvalue(), path.stem, describe))
 
 
 def label(axes: Axes, x: float, y: float, text: str, colour: str, **options: Any) -> None:

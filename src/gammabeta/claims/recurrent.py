@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gammabeta.claims.accuracy_figure import draw
 from gammabeta.claims.claim import (
     DOES_NOT_HOLD,
     HOLDS,
@@ -21,7 +21,7 @@ from gammabeta.claims.claim import (
     Outcome,
 )
 from gammabeta.claims.context import Context
-from gammabeta.claims.figure import COOL, OLIVE, PLUM, WARM, labels, sheet
+from gammabeta.claims.figure import COOL, OLIVE, PLUM, WARM
 from gammabeta.claims.fit import fit, side_of
 from gammabeta.layers import BatchNorm1d, LayerNormLSTM, RecurrentBatchNormLSTM
 from gammabeta.layers.lstm import NormalizedLSTM, Step, Update
@@ -153,7 +153,15 @@ def run(context: Context) -> Outcome:
         "steps of the plain LSTM to its best test accuracy over those of recurrent batch norm to "
         "the same: " + ", ".join(reasons)
     )
-    return Outcome(numbers, verdict, because, [_draw(context, kept, choices)])
+    figure = draw(
+        context.figure("accuracy"),
+        "Test accuracy over steps of a plain LSTM, one with batch norm of its input term, one with "
+        "recurrent batch norm and one with layer norm; at one rate and each at its own best.",
+        kept,
+        choices,
+        {arm: (ARMS[arm], colour) for arm, colour in COLOURS.items()},
+    )
+    return Outcome(numbers, verdict, because, [figure])
 
 
 def _best(result: dict[str, Any]) -> float:
@@ -187,40 +195,6 @@ def _arm(context: Context, arm: str, rate: float, seed: int) -> dict[str, Any]:
         return found.kept()
 
     return context.run({"arm": arm, "rate": rate, "seed": seed, "steps": steps}, train)
-
-
-def _draw(
-    context: Context,
-    kept: dict[tuple[str, float], list[dict[str, Any]]],
-    choices: dict[str, dict[str, float]],
-) -> Path:
-    path = context.figure("accuracy")
-    describe = (
-        "Test accuracy over steps of a plain LSTM, one with batch norm of its input term, one with "
-        "recurrent batch norm and one with layer norm; at one rate and each at its own best."
-    )
-    with sheet(path, describe, columns=2, panel=(4.2, 3.2), sharey=True) as drawn:
-        for axes, (words, chosen) in zip(drawn.panels, choices.items(), strict=True):
-            ends = []
-            for arm, colour in COLOURS.items():
-                results = [r for r in kept[arm, chosen[arm]] if r["diverged"] is None]
-                if not results:
-                    continue
-                at = [step for step, _ in results[0]["accuracies"]]
-                values = np.array([[a for _, a in result["accuracies"]] for result in results])
-                middle = np.median(values, 0)
-                axes.plot(at, middle, color=colour)
-                axes.fill_between(
-                    at, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0
-                )
-                ends.append((at[-1], float(middle[-1]), ARMS[arm], colour))
-            axes.set_title(words)
-            axes.set_xlabel("step")
-            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-            if axes is drawn.panels[-1]:
-                labels(axes, ends)
-        drawn.panels[0].set_ylabel("test accuracy")
-    return path
 
 
 CLAIM = Claim(

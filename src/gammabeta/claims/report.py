@@ -11,7 +11,7 @@ from pathlib import Path
 from gammabeta.claims.claim import DOES_NOT_HOLD, HOLDS, UNDER_THIS_PROTOCOL, Outcome
 from gammabeta.claims.figure import inlined
 from gammabeta.claims.results import Result
-from gammabeta.claims.store import keep_text
+from gammabeta.whole import write_whole
 
 TITLE = "Batch normalization's claims, measured"
 _MARKS = {HOLDS: "yes", UNDER_THIS_PROTOCOL: "partly", DOES_NOT_HOLD: "no"}
@@ -33,8 +33,8 @@ def write(results: Sequence[Result], folder: Path) -> tuple[Path, Path]:
     if not results:
         raise ValueError("results=[] must hold at least one claim's outcome")
     pages = folder / "report.html", folder / "report.md"
-    keep_text(pages[0], page(results))
-    keep_text(pages[1], markdown(results, folder))
+    write_whole(pages[0], page(results))
+    write_whole(pages[1], markdown(results, folder))
     return pages
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from gammabeta.claims.accuracy_figure import draw
 from gammabeta.claims.claim import (
     DOES_NOT_HOLD,
     HOLDS,
@@ -17,7 +16,7 @@ from gammabeta.claims.claim import (
     Outcome,
 )
 from gammabeta.claims.context import Context
-from gammabeta.claims.figure import COOL, INK, OLIVE, PLUM, WARM, labels, sheet
+from gammabeta.claims.figure import COOL, INK, OLIVE, PLUM, WARM
 from gammabeta.claims.fit import fit, recorded, spaced
 from gammabeta.models.transformer import PatchTransformer
 
@@ -79,7 +78,16 @@ def run(context: Context) -> Outcome:
             + " points"
         )
     verdict = HOLDS if all(held) else UNDER_THIS_PROTOCOL if any(held) else DOES_NOT_HOLD
-    return Outcome(numbers, verdict, "; ".join(reasons), [_draw(context, kept, choices)])
+    figure = draw(
+        context.figure("accuracy"),
+        "Test accuracy over steps of a small transformer with five kinds of normalization, at one "
+        "rate and each at its own best.",
+        kept,
+        choices,
+        {norm: (NORMS[norm], colour) for norm, colour in COLOURS.items()},
+        scale="log",
+    )
+    return Outcome(numbers, verdict, "; ".join(reasons), [figure])
 
 
 def _arm(context: Context, norm: str, rate: float, seed: int) -> dict[str, Any]:
@@ -117,41 +125,6 @@ def _arm(context: Context, norm: str, rate: float, seed: int) -> dict[str, Any]:
         return found.kept()
 
     return context.run({"norm": norm, "rate": rate, "seed": seed, "steps": steps}, train)
-
-
-def _draw(
-    context: Context,
-    kept: dict[tuple[str, float], list[dict[str, Any]]],
-    choices: dict[str, dict[str, float]],
-) -> Path:
-    path = context.figure("accuracy")
-    describe = (
-        "Test accuracy over steps of a small transformer with five kinds of normalization, at one "
-        "rate and each at its own best."
-    )
-    with sheet(path, describe, columns=2, panel=(4.2, 3.2), sharey=True) as drawn:
-        for axes, (words, chosen) in zip(drawn.panels, choices.items(), strict=True):
-            ends = []
-            for norm, colour in COLOURS.items():
-                results = [r for r in kept[norm, chosen[norm]] if r["diverged"] is None]
-                if not results:
-                    continue
-                at = [step for step, _ in results[0]["accuracies"]]
-                values = np.array([[a for _, a in result["accuracies"]] for result in results])
-                middle = np.median(values, 0)
-                axes.plot(at, middle, color=colour)
-                axes.fill_between(
-                    at, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0
-                )
-                ends.append((at[-1], float(middle[-1]), NORMS[norm], colour))
-            axes.set_title(words)
-            axes.set_xscale("log")
-            axes.set_xlabel("step")
-            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-            if axes is drawn.panels[-1]:
-                labels(axes, ends)
-        drawn.panels[0].set_ylabel("test accuracy")
-    return path
 
 
 CLAIM = Claim(

@@ -7,7 +7,6 @@ import hashlib
 import html
 import json
 import os
-import tempfile
 import zlib
 from importlib import resources
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from gammabeta.signal.record import RecordError
 from gammabeta.signal.run import Run
 from gammabeta.view.payload import snapshot
+from gammabeta.whole import write_whole
 
 _STATIC = resources.files(__package__).joinpath("static")
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
@@ -98,17 +98,7 @@ def export(run: Run, path: str | os.PathLike[str], overwrite: bool = False) -> P
     try:
         if path.exists() and not overwrite:
             raise RecordError(f"{path} exists; give another path, or move it away")
-        document = exported_page(run)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(document)
-            os.chmod(scratch, 0o644)  # mkstemp's 0600 would keep it from the person's colleagues
-            os.replace(scratch, path)
-        except BaseException:
-            os.unlink(scratch)
-            raise
+        write_whole(path, exported_page(run))
     except OSError as e:
         raise RecordError(f"{path} cannot be written: {e.strerror or e}") from e
     return path
