@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -106,6 +107,10 @@ def ranks(device: str) -> Iterator[Ranks]:
     finally:
         if ours:
             dist.destroy_process_group()
+            # `DistributedDataParallel` leaks its reducer, and with it the group's threads. One that
+            # lets go of its last tensor needs the interpreter; if that has begun to end meanwhile,
+            # the process aborts ("terminate called without an active exception").
+            time.sleep(0.2)
 
 
 def _device(name: str, local: int) -> torch.device:
