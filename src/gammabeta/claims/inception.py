@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gammabeta.claims.claim import (
     DOES_NOT_HOLD,
@@ -23,10 +24,13 @@ from gammabeta.claims.context import Context
 from gammabeta.claims.curves import Curve, Fewer, fewer, ratio_number
 from gammabeta.claims.inception_figure import draw
 from gammabeta.claims.training import accuracy, milestones, subset
+from gammabeta.layers import BatchNorm2d, NonFiniteBatchWarning
+from gammabeta.statistics import calibrate
+from gammabeta.training.data import Dataset
 from gammabeta.training.recipes import Recipe, recipe
 
 RATES = (0.003, 0.01, 0.03)
-LENGTHS = (800, 2400)
+LENGTHS = (600, 1800)
 """Steps in which the baseline's rate falls to 1.9 %, as the paper's did at its best accuracy."""
 QUICK_RATES, QUICK_LENGTHS = (0.01,), (240,)
 RECIPES = ("bn-baseline", "bn-x5", "bn-x30", "bn-x5-sigmoid")
@@ -37,18 +41,28 @@ PAPER = {
     "bn-x5-sigmoid": "69.8 % of 72.2 %",
 }
 PART = 3
-"""A recipe whose rate decays 6 times faster runs for this part of the baseline's steps."""
+"""A recipe whose rate decays 6 times faster runs for this part of its clock."""
+SHARES, QUICK_SHARES = (1, 3), (1,)
+"""Parts of the baseline's length that are tried as a recipe's clock: each side its own schedule."""
 WIDTH = 0.125
 ENOUGH, CHANCE = 10.0, 0.15
 _SUBSET = 1000
+_CALIBRATION = 8
+"""Mini-batches that population statistics are measured on before each test."""
+
+
+Cells = dict[tuple[float, int], list[Curve]]
+"""Base rate, share of the baseline's length → a curve a seed."""
 
 
 def run(context: Context) -> Outcome:
     """Find the baseline's best rate and length; run every recipe at every rate on that clock."""
+    shares = QUICK_SHARES if context.quick else SHARES
     rates = QUICK_RATES if context.quick else RATES
     lengths = QUICK_LENGTHS if context.quick else LENGTHS
     seeds = len(context.seeds)
-    context.plan(seeds * (len(rates) * len(lengths) + len(rates) * len(RECIPES) + 1))
+    cells = len(lengths) + len(shares) * len(RECIPES)
+    context.plan(seeds * (len(rates) * cells + 1))
     baseline = {
         (rate, length): _curves(context, recipe("inception"), rate, length, length)
         for length in lengths
@@ -58,21 +72,16 @@ def run(context: Context) -> Outcome:
     slow = baseline[best_rate, length]
     found = {
         name: {
-            rate: _curves(
-                context,
-                recipe(name),
-                rate,
-                length,
-                length // PART if recipe(name).faster_decay else length,
-            )
+            (rate, share): _recipe(context, recipe(name), rate, length // share)
             for rate in rates
+            for share in shares
         }
         for name in RECIPES
     }
     dead = recipe("inception").with_changes(activation="sigmoid", name="inception, sigmoid")
     sigmoid = _curves(context, dead, best_rate, length, length // PART)
 
-    matched = {name: _ratios(slow, of[best_rate]) for name, of in found.items()}
+    matched = {name: _ratios(slow, of[best_rate, 1]) for name, of in found.items()}
     own = {
         name: max(
             (_ratios(slow, curves) for curves in of.values()),
@@ -83,7 +92,7 @@ def run(context: Context) -> Outcome:
     soonest = _soonest(own)
     numbers = [
         ratio_number(
-            f"{name}: times fewer steps, at its own best rate",
+            f"{name}: times fewer steps, at its own best rate and length",
             own[name],
             PAPER[name],
             f"≥ {ENOUGH:g} ×" if name == soonest else "",
@@ -96,7 +105,7 @@ def run(context: Context) -> Outcome:
         for name in RECIPES
     ]
     elsewhere = [
-        statistics.median_low(each.ratio for each in _ratios(_best_of(baseline, rate), of[rate]))
+        statistics.median_low(each.ratio for each in _ratios(_best_of(baseline, rate), of[rate, 1]))
         for of in found.values()
         for rate in rates
     ]
@@ -124,12 +133,17 @@ def run(context: Context) -> Outcome:
     because = (
         f"The baseline is best at rate {best_rate:g} decayed over {length:,} steps, with "
         f"{others[0].text()}. {soonest} is there in {best.text()} fewer steps at its own "
-        f"best rate ({ENOUGH:g} × was asked); at rates matched one by one the ratio is at most "
-        f"{max(elsewhere):.3g} ×."
+        f"best rate and length ({ENOUGH:g} × was asked); at rates matched one by one the ratio is "
+        f"at most {max(elsewhere):.3g} ×."
     )
     figure = context.figure("recipes")
-    draw(figure, slow, {name: of[_fastest(slow, of)] for name, of in found.items()})
+    draw(figure, slow, {name: _fastest(slow, of) for name, of in found.items()})
     return Outcome([*numbers, *others], verdict, because, [figure])
+
+
+def _recipe(context: Context, base: Recipe, rate: float, clock: int) -> list[Curve]:
+    steps = clock // PART if base.faster_decay else clock
+    return _curves(context, base, rate, clock, steps)
 
 
 def _curves(context: Context, base: Recipe, rate: float, clock: int, steps: int) -> list[Curve]:
@@ -157,7 +171,7 @@ def _train(
     optimizer = used.optimizer(model)
     generator = torch.Generator().manual_seed(seed)
     test_x, test_y = subset(data, _SUBSET)
-    marks = milestones(steps, ratio=1.25 if context.quick else 1.15, first=20)
+    marks = milestones(steps, ratio=1.25 if context.quick else 1.15, first=5)
     accuracies: list[float] = []
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
         torch.manual_seed(seed)
@@ -170,13 +184,26 @@ def _train(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if step in marks:
-                accuracies.append(round(float(accuracy(model, _images(test_x), test_y)), 5))
+                _measure_statistics(model, data, seed)
+                right = accuracy(model, _images(test_x), test_y, chunk=100)
+                accuracies.append(round(float(right), 5))
                 context.progress.within(step / steps)
                 if not math.isfinite(loss.item()):
                     break
     # A network that has diverged stays where it is.
     accuracies += [accuracies[-1]] * (len(marks) - len(accuracies))
     return {"steps": marks, "accuracy": accuracies}
+
+
+def _measure_statistics(model: nn.Module, data: Dataset, seed: int) -> None:
+    """Population statistics by Algorithm 2: the moving averages lag behind an early step."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(data.train_x), (_CALIBRATION, 32), generator=generator)
+    if any(isinstance(module, BatchNorm2d) for module in model.modules()):
+        with warnings.catch_warnings():
+            # A run that diverges is reported by its result, not by its layers.
+            warnings.simplefilter("ignore", NonFiniteBatchWarning)
+            calibrate(model, [_images(data.train_x[batch]) for batch in chosen])
 
 
 def _images(x: Tensor) -> Tensor:
@@ -198,7 +225,7 @@ def _best_of(baseline: dict[tuple[float, int], list[Curve]], rate: float) -> lis
     return max(mine, key=_median_best)
 
 
-def _best_accuracy(of: dict[float, list[Curve]]) -> list[float]:
+def _best_accuracy(of: Cells) -> list[float]:
     return [curve.best() for curve in max(of.values(), key=_median_best)]
 
 
@@ -206,11 +233,11 @@ def _soonest(own: dict[str, list[Fewer]]) -> str:
     return max(own, key=lambda name: statistics.median_low(each.ratio for each in own[name]))
 
 
-def _fastest(slow: Sequence[Curve], of: dict[float, list[Curve]]) -> float:
-    def middle(rate: float) -> float:
-        return statistics.median_low(each.ratio for each in _ratios(slow, of[rate]))
+def _fastest(slow: Sequence[Curve], of: Cells) -> list[Curve]:
+    def middle(curves: list[Curve]) -> float:
+        return statistics.median_low(each.ratio for each in _ratios(slow, curves))
 
-    return max(of, key=middle)
+    return max(of.values(), key=middle)
 
 
 CLAIM = Claim(
@@ -225,16 +252,19 @@ CLAIM = Claim(
     f"{', '.join(map(str, RATES))} by lengths {', '.join(map(str, LENGTHS))} (quick: "
     f"{QUICK_RATES[0]:g} and {QUICK_LENGTHS[0]}); the cell with the best median accuracy counts. "
     f"Recipes {', '.join(RECIPES)}: every base rate of the same grid, times the recipe's factor, "
-    "on the clock of the baseline's best cell; those whose rate decays 6 times faster run for a "
-    f"third of its steps. Test accuracy on {_SUBSET:,} fixed test images at steps 15 % apart "
-    "(quick: 25 %). The ratio is the baseline's steps to its best accuracy over the recipe's steps "
-    "to the same. Sigmoid Inception without batch norm runs at the baseline's best rate.",
-    criterion=f"The soonest recipe, at its own best rate, needs at least {ENOUGH:g} times fewer "
-    "steps than the baseline at its own best rate and length: the claim holds. If only at some "
-    "rate where both run at the same base rate: it holds under this protocol. Else it does not "
-    "hold here.",
+    "on the clock of the baseline's best cell and on one three times as short (quick: the former); "
+    "those whose rate decays 6 times faster run for a third of their clock. Population statistics "
+    f"by Algorithm 2 on {_CALIBRATION} training mini-batches before each test. Test accuracy on "
+    f"{_SUBSET:,} fixed test images at steps 15 % apart (quick: 25 %). The ratio is the baseline's "
+    "steps to its best accuracy over the recipe's steps to the same. Sigmoid Inception without "
+    "batch norm runs at the baseline's best rate.",
+    criterion=f"The soonest recipe, at its own best rate and length, needs at least {ENOUGH:g} "
+    "times fewer steps than the baseline at its own best rate and length: the claim holds. If only "
+    "at some rate where both run at the same base rate: it holds under this protocol. Else it does "
+    "not hold here.",
     paper="14 × fewer (31.0 → 2.1 million steps)",
     minutes_quick=4,
     minutes_full=85,
     run=run,
+    version=2,
 )

@@ -126,9 +126,9 @@ def scores(model: nn.Module, x: Tensor, chunk: int = 1000) -> Tensor:
         model.train(was_training)
 
 
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def accuracy(model: nn.Module, x: Tensor, y: Tensor, chunk: int = 1000) -> Tensor:
     """Return the fraction of ``x`` whose largest score is at ``y``, one a member for a crowd."""
-    return (scores(model, x).argmax(-1) == y).float().mean(-1)
+    return (scores(model, x, chunk).argmax(-1) == y).float().mean(-1)
 
 
 def subset(data: Dataset, count: int = SUBSET) -> tuple[Tensor, Tensor]:
