@@ -149,8 +149,9 @@ def test_noisy_bn_decides(
     tmp_path: Path,
 ) -> None:
     # Two rates for the ReLU network: at the one that is not matched every arm may be at its best.
-    two = replace(noisy_bn.SETTINGS[0], quick_rates=(0.1, 0.3))
-    monkeypatch.setattr(noisy_bn, "SETTINGS", (two, noisy_bn.SETTINGS[1]))
+    first, second, _ = noisy_bn.SETTINGS
+    two = replace(first, quick_rates=(0.1, 0.3))
+    monkeypatch.setattr(noisy_bn, "SETTINGS", (two, second))
 
     def result(setting: noisy_bn.Setting, arm: str, rate: float, seed: int) -> dict[str, Any]:
         of_rate = relu[(0.1, 0.3).index(rate)] if setting.activation == "relu" else sigmoid

@@ -41,6 +41,15 @@ def test_the_seed_alone_decides_the_weights() -> None:
     assert not torch.equal(convolutions[0][0], convolutions[2][0])
 
 
+@pytest.mark.parametrize("norm", CONV_NORMS)
+def test_norm_and_activation_apart_compute_what_they_do_together(norm: str) -> None:
+    fused, apart = (SmallVGG(8, 3, norm=norm, fused=fused) for fused in (True, False))
+    x = torch.randn(8, 64)
+    # Sums may be taken in another order.
+    torch.testing.assert_close(fused(x), apart(x), rtol=1e-5, atol=1e-6)
+    assert sum(isinstance(module, nn.ReLU) for module in apart.body) == 4
+
+
 def test_stages_are_halved() -> None:
     sizes = []
     model = SmallVGG(28, 3, stages=((4,), (8, 8)), pool=2)

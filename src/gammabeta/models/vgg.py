@@ -17,17 +17,17 @@ GROUPS = 8
 GHOST = 16
 """Examples of a virtual batch of ghost batch norm."""
 
-CONV_NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "none": lambda channels: nn.ReLU(),
-    "batch": lambda channels: BatchNorm2d(channels, activation="relu"),
-    "ghost": lambda channels: GhostBatchNorm2d(
-        channels, virtual_batch_size=GHOST, activation="relu"
+CONV_NORMS: dict[str, Callable[[int, str | None], nn.Module]] = {
+    "none": lambda channels, activation: nn.ReLU() if activation else nn.Identity(),
+    "batch": lambda channels, activation: BatchNorm2d(channels, activation=activation),
+    "ghost": lambda channels, activation: GhostBatchNorm2d(
+        channels, virtual_batch_size=GHOST, activation=activation
     ),
-    "renorm": lambda channels: BatchRenorm2d(channels, activation="relu"),
-    "group": lambda channels: GroupNorm(GROUPS, channels, activation="relu"),
-    "layer": lambda channels: GroupNorm(1, channels, activation="relu"),
+    "renorm": lambda channels, activation: BatchRenorm2d(channels, activation=activation),
+    "group": lambda channels, activation: GroupNorm(GROUPS, channels, activation=activation),
+    "layer": lambda channels, activation: GroupNorm(1, channels, activation=activation),
 }
-"""What follows a convolution: the norm and the ReLU in one. Layer norm of maps is over C, H, W."""
+"""What follows a convolution: the norm, with ReLU or None. Layer norm of maps is over C, H, W."""
 
 
 class SmallVGG(nn.Module):
@@ -42,6 +42,8 @@ class SmallVGG(nn.Module):
         stages: channels of each convolution, stage by stage.
         norm: one of `CONV_NORMS`.
         pool: averages pool × pool pixels of the images before anything else; 1 for no pooling.
+        fused: whether norm and ReLU are one module; else each is its own, for what has to look or
+            stand between them.
         seed: of the weights, Glorot normal. The global random state is neither read nor moved.
 
     Raises:
@@ -63,6 +65,7 @@ class SmallVGG(nn.Module):
         stages: Sequence[Sequence[int]] = STAGES,
         norm: str = "batch",
         pool: int = 1,
+        fused: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -81,7 +84,9 @@ class SmallVGG(nn.Module):
                 for width in widths:
                     bias = norm == "none"  # a norm's β is one
                     self.body.append(nn.Conv2d(channels, width, 3, padding=1, bias=bias))
-                    self.body.append(CONV_NORMS[norm](width))
+                    self.body.append(CONV_NORMS[norm](width, "relu" if fused else None))
+                    if not fused:
+                        self.body.append(nn.ReLU())
                     channels = width
             self.classifier = nn.Linear(channels, classes)
         generator = torch.Generator().manual_seed(seed)
