@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from gammabeta import cli
-from gammabeta.claims import registry
+from gammabeta.claims import registry, results
 from gammabeta.claims.claim import DOES_NOT_HOLD, HOLDS, Claim, Number, Outcome
 from gammabeta.claims.context import Context
 from gammabeta.claims.figure import COOL, sheet
+from gammabeta.cli.jobs import side_by_side
+from gammabeta.cli.runs import Bars
 from tests.cli.command import Shell
 
 COMPUTED: list[str] = []
@@ -92,8 +97,7 @@ def test_it_goes_on_where_it_was_stopped(toys: Any, capsys: Any) -> None:
     printed = capsys.readouterr()
     assert printed.err == ""
     assert printed.out.endswith(
-        "interrupted in count; what was done is kept in here, and the same command goes on from "
-        "there\n"
+        "interrupted; what was done is kept in here, and the same command goes on from there\n"
     )
     assert not Path("here/report.html").exists()
     assert toys("count", "--out", "here") == 0
@@ -109,8 +113,52 @@ def test_the_report_holds_all_that_the_folder_has(toys: Any, capsys: Any) -> Non
     assert "2 claims put to the test: 2 hold." in report
     assert "To add" in Path("here/report.md").read_text()
     assert capsys.readouterr().out.count("add") < 12  # the table is of what was asked for
-    assert toys("--all", "--out", "there") == 0
+    assert toys("--all", "--jobs", "1", "--out", "there") == 0
     assert "2/2  add: holds" in capsys.readouterr().out
+
+
+SMALL = ("two-parameters", "ensemble", "bolder-initialization", "higher-learning-rates")
+
+
+def test_side_by_side_they_come_to_what_they_come_to_in_turn(tmp_path: Path) -> None:
+    """The last of four shares the results of another, and waits for it though it is named first."""
+    found = {}
+    for jobs in (1, 3):
+        context = Context(tmp_path / str(jobs), quick=True, data="digits", scale=0.01)
+        chosen = [registry.claim(name) for name in SMALL]
+        with Bars(Console(file=StringIO(), width=100)) as bars:
+            done = list(side_by_side(chosen, context, jobs, bars))
+        assert sorted(claim.name for claim, *_ in done) == sorted(SMALL)
+        names = [claim.name for claim, *_ in done]
+        assert names.index("higher-learning-rates") < names.index("bolder-initialization")
+        found[jobs] = {claim.name: list(map(str, outcome.numbers)) for claim, outcome, _ in done}
+        assert len(results.kept(context.folder, quick=True)) == 4
+    assert found[1] == found[3]
+
+
+def test_what_a_process_raises_is_raised(tmp_path: Path) -> None:
+    context = Context(tmp_path, data="mnist", data_dir=tmp_path / "nowhere")
+    with (
+        Bars(Console(file=StringIO())) as bars,
+        pytest.raises(ValueError, match="nowhere"),
+    ):
+        list(side_by_side([registry.claim("ensemble")], context, 2, bars))
+
+
+def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
+    context = Context(tmp_path, quick=True, data="digits")
+
+    class Killer(Bars):
+        def add(self, title: str) -> Any:
+            (child,) = multiprocessing.active_children()
+            child.kill()
+            return super().add(title)
+
+    with (
+        Killer(Console(file=StringIO())) as bars,
+        pytest.raises(ChildProcessError, match=r"ensemble died \(SIGKILL: out of memory\?\)"),
+    ):
+        list(side_by_side([registry.claim("ensemble")], context, 2, bars))
 
 
 def test_without_matplotlib_it_says_so_at_once(

@@ -89,4 +89,5 @@ CLAIM = Claim(
     minutes_quick=0.1,
     minutes_full=0.1,
     run=run,
+    after=("higher-learning-rates",),
 )

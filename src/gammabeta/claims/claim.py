@@ -138,6 +138,7 @@ class Claim:
         needs: data sets, by name, see `gammabeta.claims.images`.
         version: of the protocol; results kept under another version are not used.
         threads: of torch, at most: with small tensors a second one only waits for the first.
+        after: claims whose results it shares; of claims side by side it waits for these.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Claim:
     needs: Sequence[str] = ("fashion-mnist",)
     version: int = 1
     threads: int = 1
+    after: Sequence[str] = ()
 
 
 def _text(value: float, unit: str, bare: bool = False) -> str:

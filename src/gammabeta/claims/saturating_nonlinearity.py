@@ -88,4 +88,5 @@ CLAIM = Claim(
     minutes_quick=0.1,
     minutes_full=0.2,
     run=run,
+    after=("fewer-steps",),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +19,9 @@ from gammabeta.claims.figure import need_matplotlib
 from gammabeta.claims.images import NAMES
 from gammabeta.claims.registry import claim as named
 from gammabeta.claims.registry import claims
+from gammabeta.cli.jobs import Done, put_to_the_test, side_by_side, usual
 from gammabeta.cli.parse import whole
-from gammabeta.cli.runs import Runs
+from gammabeta.cli.runs import Bars
 from gammabeta.names import known
 
 DEFAULT_OUT = Path("runs/claims")
@@ -50,6 +52,12 @@ def reproduce(
     seeds: Annotated[
         int, typer.Option(parser=whole, metavar="COUNT", help="Runs of every arm.")
     ] = len(SEEDS),
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole, metavar="COUNT", help="Claims at a time.", show_default="one a core"
+        ),
+    ] = None,
 ) -> None:
     """Put the claims about batch normalization to the test. Stopped, it goes on where it was."""
     chosen = [named(name) for name in dict.fromkeys(names or ())]
@@ -65,6 +73,8 @@ def reproduce(
         raise ValueError("no claim is named; name some, or --all; --list shows them")
     if seeds < 3:
         raise ValueError(f"seeds={seeds} must be at least 3: a median and a spread need as many")
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs={jobs} must be at least 1")
     known("data", data, NAMES)
     try:
         need_matplotlib()
@@ -74,32 +84,30 @@ def reproduce(
     context = Context(folder, quick, tuple(range(seeds)), data, data_dir)
     for name in dict.fromkeys(need for each in chosen for need in each.needs):
         context.images(None if name == DATA else name)  # what is missing is said now, not in hours
-    _run(console, context, chosen)
+    _run(console, context, chosen, min(jobs or usual(len(chosen)), len(chosen)))
 
 
-def _run(console: Console, context: Context, chosen: list[Claim]) -> None:
+def _run(console: Console, context: Context, chosen: list[Claim], jobs: int) -> None:
     """Run the claims, each into its own outcome; then the report of all there are."""
-    threads = torch.get_num_threads()
-    try:
-        for number, claim in enumerate(chosen, 1):
-            torch.set_num_threads(min(threads, claim.threads))
-            with Runs(console, f"{number}/{len(chosen)} {claim.name}") as runs:
-                bound = context.following(runs).of(claim)
-                outcome = claim.run(bound)
-            seconds = sum(bound.seconds)
-            results.keep(context, claim, outcome, seconds)
+    with Bars(console) as bars:
+        done = _in_turn(chosen, context, bars)
+        if jobs > 1:
+            done = side_by_side(chosen, context, jobs, bars)
+        try:
+            for number, (claim, outcome, seconds) in enumerate(done, 1):
+                console.print(
+                    f"{number}/{len(chosen)}  {claim.name}: {outcome.verdict} "
+                    f"({outcome.told()}; {seconds:.0f} s)",
+                    markup=False,
+                )
+        except KeyboardInterrupt:
+            done.close()
             console.print(
-                f"{number}/{len(chosen)}  {claim.name}: {outcome.verdict} "
-                f"({outcome.told()}; {seconds:.0f} s)",
+                f"\ninterrupted; what was done is kept in {context.folder}, and the same command "
+                "goes on from there",
                 markup=False,
             )
-    except KeyboardInterrupt:
-        console.print(
-            f"\ninterrupted in {claim.name}; what was done is kept in {context.folder}, and the "
-            "same command goes on from there",
-            markup=False,
-        )
-        raise typer.Exit(130) from None
+            raise typer.Exit(130) from None
     found = results.kept(context.folder, context.quick)
     page, text = report.write(found, context.folder)
     console.print()
@@ -112,6 +120,14 @@ def _run(console: Console, context: Context, chosen: list[Claim]) -> None:
         console.print(f"records  {recorded[0]}  (gammabeta view {recorded[0]})", markup=False)
         if len(recorded) > 1:
             console.print(f"         and {len(recorded) - 1} more beside it", markup=False)
+
+
+def _in_turn(chosen: list[Claim], context: Context, bars: Bars) -> Generator[Done]:
+    threads = torch.get_num_threads()
+    for number, claim in enumerate(chosen, 1):
+        row = bars.add(f"{number}/{len(chosen)} {claim.name}")
+        yield claim, *put_to_the_test(claim, context.following(row), threads)
+        row.close()
 
 
 def _board(found: list[results.Result]) -> Table:
