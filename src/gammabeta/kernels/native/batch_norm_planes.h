@@ -138,16 +138,14 @@ void backward_planes(BatchNormBackward& bn) {
   Through through = bn.training ? kScaled : kNowhere;
 
   auto measure = [&](int64_t c, int64_t b, double* out) {
-    Sum<A, typename SumOfGradients<T>::type> first;
-    Sum<A> second;
+    GradientSum<T> sums;
     Affine<A> affine = at.column.one(c);
     V<A> inverse = splat(at.column.inverse[c]);
     planes.stretches<A>(c, b, [&](int64_t o, int64_t i, int64_t length, int head, int64_t slot) GB_FLAT {
       gradient_sums(epilogue, affine, inverse, g + o, x + o, r + o, bits + i * slots, length, head,
-                    slot, first, second);
+                    slot, sums);
     });
-    out[0] = first.total();
-    out[1] = second.total();
+    sums.totals(at.column.shift[c], at.column.inverse[c], out);
   };
   auto settle = [&](int64_t c, double first, double second) {
     gbeta[c] = first;

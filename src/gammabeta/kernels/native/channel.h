@@ -94,6 +94,12 @@ struct Channels {
   }
 };
 
+// What x̂ is taken about: the mean, but zero where that is near, since x − 0 needs no rounding.
+template <class A>
+GB_INLINE A center(double mean, double inverse) {
+  return mean * inverse <= 1 && mean * inverse >= -1 ? 0 : (A)mean;
+}
+
 // Fill in what maps channels c0 to c1, from their statistics.
 template <class A>
 GB_INLINE void set_affine(const BatchNorm& bn, const Channels<A>& at, int64_t c0, int64_t c1) {
@@ -102,9 +108,10 @@ GB_INLINE void set_affine(const BatchNorm& bn, const Channels<A>& at, int64_t c0
 #pragma GCC ivdep
   for (int64_t i = c0; i < c1; i++) {
     double scale = at.gamma[i] * inverse[i];
-    column.shift[i] = (A)mean[i];
+    A shift = center<A>(mean[i], inverse[i]);
+    column.shift[i] = shift;
     column.scale[i] = (A)scale;
-    column.offset[i] = (A)(at.beta[i] - (mean[i] - (double)(A)mean[i]) * scale);
+    column.offset[i] = (A)(at.beta[i] - (mean[i] - (double)shift) * scale);
     column.inverse[i] = (A)inverse[i];
   }
 }
@@ -140,7 +147,7 @@ GB_INLINE void set_gradient(const BatchNormBackward& bn, const Channels<A>& at, 
   double per_n = bn.training ? 1 / (double)(bn.n * bn.s) : 0;
 #pragma GCC ivdep
   for (int64_t i = c0; i < c1; i++) {
-    double low = mean[i] - (double)(A)mean[i];
+    double low = mean[i] - (double)column.shift[i];
     double ggamma = second[i] * (inverse[i] / (double)(A)inverse[i]) - low * inverse[i] * first[i];
     // Without the factor γ/σ, which would put σ² into the slope: σ = 1e20 would be too much for it.
     double slope = -inverse[i] * (ggamma * per_n);

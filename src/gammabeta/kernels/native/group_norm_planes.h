@@ -78,12 +78,13 @@ void backward_group_planes(GroupNormBackward& gn) {
         int64_t more = Blocks::kSize + (i ? 0 : head);
         if (more > s - i) more = s - i;
         int64_t o = p * s + i, slot = p * slots + (i ? (head > 0) + i / kLanes<A> : 0);
-        Sum<A, typename SumOfGradients<T>::type> first;
-        Sum<A> second;
+        GradientSum<T> sums;
+        double more_of[2];
         gradient_sums(epilogue, affine, inverse, g + o, x + o, r + o, bits, more, i ? 0 : head, slot,
-                      first, second);
-        total += first.total();
-        weighted += second.total();
+                      sums);
+        sums.totals(group.shift, group.inverse, more_of);
+        total += more_of[0];
+        weighted += more_of[1];
         i += more;
       }
       space.gbeta[p] = total;

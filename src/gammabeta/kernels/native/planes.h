@@ -92,12 +92,12 @@ GB_INLINE void apply(const Epilogue<T, known, residual>& epilogue, const Affine<
   });
 }
 
-// Σ g and Σ g·(x − shift)/σ, of the gradient g before the activation.
+// Adds to Σ g and Σ g·(x − shift)/σ, of the gradient g before the activation.
 template <class T, int known, bool residual>
 GB_INLINE void gradient_sums(const Epilogue<T, known, residual>& epilogue, const Affine<C<T>>& affine,
                              V<C<T>> inverse, const T* g, const T* x, const T* r,
                              const typename BitWord<C<T>>::type* bits, int64_t length, int head,
-                             int64_t slot, Sum<C<T>, typename SumOfGradients<T>::type>& first, Sum<C<T>>& second) {
+                             int64_t slot, GradientSum<T>& sums) {
   using A = C<T>;
   // Two streams at once are not seen through by every processor.
   int64_t ahead = length >= 1024 ? 4096 / (int64_t)sizeof(T) : 0;
@@ -106,9 +106,7 @@ GB_INLINE void gradient_sums(const Epilogue<T, known, residual>& epilogue, const
     fetch_near(x + i + ahead);
     V<A> value = load(x + i, part);
     V<A> d = epilogue.backward(load(g + i, part), value, affine, r + i, bits + at, part);
-    d = keep(d, part);
-    first.add(d, k);
-    second.add_product(d, keep((value - affine.shift) * inverse, part), k);
+    sums.at(k).add(keep(d, part), value, x + i, part, affine.shift, inverse);
   });
 }
 

@@ -67,49 +67,42 @@ GB_INLINE int64_t rows_ahead(int64_t row) {
 // Sums in the compute type go no further than this many rows; then they are added up in double.
 constexpr int64_t kSummedRows = 32;
 
-// Two sums a column, over rows, of n vectors side by side. They stay in registers, and a row's adds
-// wait only for those of the row before.
-template <class A, class Sum1, int n>
-struct Pair {
-  Sum1 first[n];
-  V<A> second[n];
-};
-
-// out[c] and out[stride + c] = the sums of first and second, which body(row, column, part, first,
-// second) adds to, over rows and columns. `start(column)` returns what a body needs of its column.
-template <class A, class Sum1, int n, class Part, class Start, class Body>
+// Add to out[c] and out[stride + c] what body(row, column, start(column), part, sums) sums up over
+// rows, of n vectors side by side: the sums stay in registers, and a row's adds wait only for those
+// of the row before. end(first, second, start(column), sums) adds them.
+template <class A, class Sums, int n, class Part, class Start, class Body, class End>
 GB_INLINE void sum_columns(int64_t r0, int64_t r1, int64_t c, Part part, double* out,
-                           int64_t stride, Start&& start, Body&& body) {
+                           int64_t stride, Start&& start, Body&& body, End&& end) {
   constexpr int W = kLanes<A>;
   decltype(start(c)) column[n];
 #pragma GCC unroll 8
   for (int k = 0; k < n; k++) column[k] = start(c + k * W);
-  Pair<A, Sum1, n> sums = {};
+  Sums sums[n] = {};
   for (int64_t r = r0; r < r1; r++)
 #pragma GCC unroll 8
-    for (int k = 0; k < n; k++) body(r, c + k * W, column[k], part, sums.first[k], sums.second[k]);
+    for (int k = 0; k < n; k++) body(r, c + k * W, column[k], part, sums[k]);
 #pragma GCC unroll 8
-  for (int k = 0; k < n; k++) {
-    add_to(out + c + k * W, sums.first[k]);
-    add_to(out + stride + c + k * W, sums.second[k]);
-  }
+  for (int k = 0; k < n; k++)
+    end(out + c + k * W, out + stride + c + k * W, column[k], sums[k]);
 }
-template <class A, class Sum1, class Start, class Body>
+template <class A, class Sums, class Start, class Body, class End>
 GB_INLINE void sums_of_rows(int64_t r0, int64_t r1, int64_t c0, int64_t c1, double* out,
-                            int64_t stride, Start&& start, Body&& body) {
-  constexpr int W = kLanes<A>;
+                            int64_t stride, Start&& start, Body&& body, End&& add) {
+  constexpr int W = kLanes<A>, fit = (kVectorBytes == 64 ? 24 : 12) / Sums::registers;  // registers
+  constexpr int n = fit >= 8 ? 8 : fit >= 4 ? 4 : 2;
   for (int64_t c = c0; c < c1; c += W)
     for (int i = 0; i < W; i++) out[c + i] = out[stride + c + i] = 0;
   for (int64_t block = r0; block < r1; block += kSummedRows) {
     int64_t end = block + kSummedRows < r1 ? block + kSummedRows : r1, c = c0;
-    if constexpr (kVectorBytes == 64)  // whose registers hold as many
-      for (; c + 8 * W <= c1; c += 8 * W)
-        sum_columns<A, Sum1, 8>(block, end, c, Full{}, out, stride, start, body);
-    for (; c + 4 * W <= c1; c += 4 * W)
-      sum_columns<A, Sum1, 4>(block, end, c, Full{}, out, stride, start, body);
+    for (; c + n * W <= c1; c += n * W)
+      sum_columns<A, Sums, n>(block, end, c, Full{}, out, stride, start, body, add);
+    if constexpr (n > 4)
+      for (; c + 4 * W <= c1; c += 4 * W)
+        sum_columns<A, Sums, 4>(block, end, c, Full{}, out, stride, start, body, add);
     for (; c + W <= c1; c += W)
-      sum_columns<A, Sum1, 1>(block, end, c, Full{}, out, stride, start, body);
-    if (c < c1) sum_columns<A, Sum1, 1>(block, end, c, First{(int)(c1 - c)}, out, stride, start, body);
+      sum_columns<A, Sums, 1>(block, end, c, Full{}, out, stride, start, body, add);
+    if (c < c1)
+      sum_columns<A, Sums, 1>(block, end, c, First{(int)(c1 - c)}, out, stride, start, body, add);
   }
 }
 
@@ -119,14 +112,17 @@ GB_INLINE void moments(const T* x, int64_t row, int64_t r0, int64_t r1, int64_t 
                        const C<T>* shift, double* out, int64_t stride) {
   using A = C<T>;
   int64_t ahead = rows_ahead<T>(row) * row;
-  sums_of_rows<A, V<A>>(
+  sums_of_rows<A, Two<A>>(
       r0, r1, c0, c1, out, stride, [&](int64_t c) GB_FLAT { return load(shift + c); },
-      [&](int64_t r, int64_t c, V<A> about, auto part, V<A>& first, V<A>& second) GB_FLAT {
+      [&](int64_t r, int64_t c, V<A> about, auto part, Two<A>& sums) GB_FLAT {
         const T* at = x + r * row + c;
         fetch_near(at + ahead);
         V<A> d = keep(load(at, part) - about, part);
-        first += d;
-        second = fma(d, d, second);
+        sums.first += d;
+        sums.second = fma(d, d, sums.second);
+      },
+      [](double* first, double* second, V<A>, const Two<A>& sums) GB_FLAT {
+        add_to(first, second, sums);
       });
 }
 
@@ -177,19 +173,20 @@ GB_INLINE void gradient_sums_of_rows(const Epilogue<T, known, residual>& epilogu
     V<A> inverse;
   };
   int64_t ahead = rows_ahead<T>(row) * row;
-  sums_of_rows<A, typename SumOfGradients<T>::type>(
+  sums_of_rows<A, GradientSums<T>>(
       r0, r1, c0, c1, out, stride,
       [&](int64_t c) GB_FLAT { return Column{column.affine(c), load(column.inverse + c)}; },
-      [&](int64_t r, int64_t c, const Column& k, auto part, auto& first, V<A>& second) GB_FLAT {
+      [&](int64_t r, int64_t c, const Column& k, auto part, GradientSums<T>& sums) GB_FLAT {
         int64_t at = r * row + c;
         fetch_near(g + at + ahead);
         fetch_near(x + at + ahead);
         V<A> value = load(x + at, part);
         V<A> d = epilogue.backward(load(g + at, part), value, k.affine, res + at,
                                    bits + r * slots + c / kLanes<A>, part);
-        d = keep(d, part);
-        first += d;
-        second = fma(d, keep((value - k.affine.shift) * k.inverse, part), second);
+        sums.add(keep(d, part), value, x + at, part, k.affine.shift, k.inverse);
+      },
+      [](double* first, double* second, const Column& k, const GradientSums<T>& sums) GB_FLAT {
+        sums.add_to(first, second, k.affine.shift, k.inverse);
       });
 }
 

@@ -79,41 +79,83 @@ GB_INLINE void walk_once(int64_t length, int head, int64_t slot, F&& f) {
   if (i < length) f(i, slot, First{(int)(length - i)});
 }
 
-// A sum that keeps what its roundings lost, after Kahan: adding it up costs thrice as much, and
-// memory is waited for meanwhile.
+// Two sums, lane by lane.
 template <class A>
-struct Carried {
-  V<A> sum = {}, lost = {};
-  GB_INLINE void operator+=(V<A> v) {
-    V<A> more = sum + v;
-    lost += v - (more - sum);
-    sum = more;
-  }
-  // Nothing is lost of an infinity, where the difference is none.
-  GB_INLINE V<A> rest() const { return where<A>(lost - lost == 0, lost, V<A>{}); }
+struct Two {
+  static constexpr int registers = 2;
+  V<A> first = {}, second = {};
 };
-GB_INLINE double sum(const Carried<float>& s) { return sum(s.sum) + sum(s.rest()); }
-GB_INLINE double sum(const Carried<double>& s) { return sum(s.sum) + sum(s.rest()); }
 template <class A>
-GB_INLINE void add_to(double* d, const Carried<A>& s) {
-  add_to(d, s.sum);
-  add_to(d, s.rest());
+GB_INLINE void add_to(double* first, double* second, const Two<A>& sums) {
+  add_to(first, sums.first);
+  add_to(second, sums.second);
 }
 
-// How Σ g is summed: of float32 carefully, since no rounding of the gradient itself hides the sum's.
+// Σ g and Σ g·(x − shift)/σ, lane by lane. `g` has zeros where a vector is cut short; x too.
 template <class T>
-struct SumOfGradients {
-  using type = V<C<T>>;
+struct GradientSums {
+  static constexpr int registers = 2;
+  V<C<T>> first = {}, second = {};
+  template <class Part>
+  GB_INLINE void add(V<C<T>> g, V<C<T>> x, const T*, Part, V<C<T>> shift, V<C<T>> inverse) {
+    first += g;
+    second = fma(g, (x - shift) * inverse, second);
+  }
+  GB_INLINE void add_to(double* g, double* gx, V<C<T>>, V<C<T>>) const {
+    ::add_to(g, first);
+    ::add_to(gx, second);
+  }
+  GB_INLINE void operator+=(const GradientSums& more) {
+    first += more.first;
+    second += more.second;
+  }
+  GB_INLINE void totals(C<T>, C<T>, double* out) const {
+    out[0] = sum(first);
+    out[1] = sum(second);
+  }
 };
+
+// Of float32 in double, where products of two float32 are exact: no rounding of the gradient itself
+// hides the sum's. Σ g·x, and the shift once at the end; what that cancels, double has to spare.
 template <>
-struct SumOfGradients<float> {
-  using type = Carried<float>;
+struct GradientSums<float> {
+  static constexpr int registers = 4;
+  vdouble first[2] = {}, second[2] = {};
+  GB_INLINE void add(vfloat g, vfloat, const float* x, Full, vfloat, vfloat) {
+    constexpr int L = kLanes<double>;
+    vdouble a = low(g), b = high(g);
+    first[0] += a;
+    first[1] += b;
+    second[0] = fma(a, load_double(x), second[0]);
+    second[1] = fma(b, load_double(x + L), second[1]);
+  }
+  GB_INLINE void add(vfloat g, vfloat x, const float*, First, vfloat, vfloat) {
+    vdouble a = low(g), b = high(g);
+    first[0] += a;
+    first[1] += b;
+    second[0] = fma(a, low(x), second[0]);
+    second[1] = fma(b, high(x), second[1]);
+  }
+  GB_INLINE void add_to(double* g, double* gx, vfloat shift, vfloat inverse) const {
+    constexpr int L = kLanes<double>;
+    ::add_to(g, first[0]);
+    ::add_to(g + L, first[1]);
+    ::add_to(gx, (second[0] - low(shift) * first[0]) * low(inverse));
+    ::add_to(gx + L, (second[1] - high(shift) * first[1]) * high(inverse));
+  }
+  GB_INLINE void operator+=(const GradientSums& more) {
+    for (int k = 0; k < 2; k++) first[k] += more.first[k], second[k] += more.second[k];
+  }
+  GB_INLINE void totals(float shift, float inverse, double* out) const {
+    out[0] = sum(first[0] + first[1]);
+    out[1] = (sum(second[0] + second[1]) - (double)shift * out[0]) * (double)inverse;
+  }
 };
 
 // Four accumulators of one sum.
-template <class A, class Part = V<A>>
+template <class A>
 struct Sum {
-  Part part[4] = {};
+  V<A> part[4] = {};
   template <int k>
   GB_INLINE void add(V<A> v, Nth<k>) {
     part[k] += v;
@@ -122,9 +164,22 @@ struct Sum {
   GB_INLINE void add_product(V<A> a, V<A> b, Nth<k>) {
     part[k] = fma(a, b, part[k]);
   }
-  GB_INLINE double total() const {
-    if constexpr (sizeof(Part) == sizeof(V<A>)) return sum((part[0] + part[1]) + (part[2] + part[3]));
-    else return (sum(part[0]) + sum(part[1])) + (sum(part[2]) + sum(part[3]));
+  GB_INLINE double total() const { return sum((part[0] + part[1]) + (part[2] + part[3])); }
+};
+
+// Four of a gradient's sums, about one shift.
+template <class T>
+struct GradientSum {
+  GradientSums<T> part[4];
+  template <int k>
+  GB_INLINE GradientSums<T>& at(Nth<k>) {
+    return part[k];
+  }
+  GB_INLINE void totals(C<T> shift, C<T> inverse, double* out) {
+    part[0] += part[1];
+    part[2] += part[3];
+    part[0] += part[2];
+    part[0].totals(shift, inverse, out);
   }
 };
 
@@ -134,8 +189,8 @@ struct Sum {
 // others are looked up at each vector, beside which their arithmetic is long.
 enum Known : int { kKnownNone, kKnownReLU, kLookedUp };
 
-// x̂·γ + β as (x − shift)·scale + offset. `shift` is the mean rounded to A, and `offset` makes up
-// for the rounding: exact also where the mean is a million deviations.
+// x̂·γ + β as (x − shift)·scale + offset. `shift` is near the mean, and `offset` makes up for the
+// rest: exact also where the mean is a million deviations.
 template <class A>
 struct Affine {
   V<A> shift, scale, offset;
@@ -143,7 +198,7 @@ struct Affine {
 };
 
 // How statistics that depend on x carry its gradient g on: kNowhere where they do not, whatever x
-// is; kScaled as (g + (x − shift)·slope + level)·scale, where one scale is for all they are of, so
+// is; kScaled as g·scale + ((x − shift)·slope + level)·scale, where one scale is for all they are of, so
 // that σ² never comes up, which σ = 1e20 would be too much for; else kAdded to g·scale.
 enum Through : int { kNowhere, kScaled, kAdded };
 
@@ -151,7 +206,7 @@ template <class A>
 GB_INLINE V<A> input_gradient(V<A> g, V<A> x, const Affine<A>& affine, V<A> slope, V<A> level,
                                Through through) {
   V<A> from_statistics = fma(x - affine.shift, slope, level);
-  if (through == kScaled) return (g + from_statistics) * affine.scale;
+  if (through == kScaled) return fma(g, affine.scale, from_statistics * affine.scale);
   if (through == kAdded) return fma(g, affine.scale, from_statistics);
   return g * affine.scale;
 }
