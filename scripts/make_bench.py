@@ -74,6 +74,18 @@ def _norms(rows: list[Row]) -> str:
                 for of, v in verdicts.items()
                 if of.startswith(f"{prefix}best of ")
             ]
+    sizes = norm_report.by_size(rows)
+    if sizes:
+        lines += [
+            "",
+            "Where the difference is, by the size of the tensor, BN+ReLU ÷ ReLU again:",
+            "",
+            f"| | {' | '.join(norm_report.SIZES)} |",
+            f"|---|{'---|' * len(norm_report.SIZES)}",
+        ]
+        for name, of in sizes.items():
+            cells = [f"{of[label]:.2f}" if label in of else "–" for label in norm_report.SIZES]
+            lines.append(f"| {norm_report.LAYOUTS[name]} | {' | '.join(cells)} |")
     if best:
         lines += ["", f"BN+ReLU, by the best of its rivals on each shape: {'; '.join(best)}."]
     return "\n".join(lines)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
 from gammabeta.bench.norm import Plan, measure
-from gammabeta.bench.norm_report import absences, line, shapes_table, verdicts
+from gammabeta.bench.norm_report import absences, by_size, line, shapes_table, sizes_table, verdicts
 from gammabeta.bench.verdict import Verdict, verdicts_table
 from tests.bench.rows import SETTING, timed
 
@@ -117,6 +118,14 @@ def test_the_table_has_a_line_a_shape() -> None:
     assert [line.split()[0] for line in lines] == ["32×64×56×56", "32×64×7×7", "64×100"]
     assert " ".join(lines[0].split()[1:]) == "1000 4000 4000 4.00 – – 4000 5.00 – 2.00 1.00"
     assert line(ROWS[:1] + ROWS[2:3] + ROWS[4:7:2]) == "fp32 NCHW 32×64×56×56  BN × 4.00"
+
+
+def test_sizes_are_told_apart() -> None:
+    rows = [replace(row, bytes=16 << 20 if row.shape == A else 2 << 20) for row in ROWS]
+    # Half a copy's bytes: A is of 8 MiB, B of 1.
+    assert by_size(rows) == {"fp32-nchw": {"below 2 MiB": 1.25, "8 MiB and more": 1.0}}
+    assert sizes_table(rows).splitlines()[1].split() == ["fp32", "NCHW", "1.25", "–", "1.00"]
+    assert sizes_table([row for row in ROWS if row.what == "bn"]) == ""
 
 
 def test_verdicts_are_laid_out_with_goal_and_word() -> None:

@@ -28,6 +28,9 @@ LAYOUTS = {
     "fp32-channels_last": "fp32 channels_last",
     "bf16-channels_last": "bf16 channels_last",
 }
+SIZES = {"below 2 MiB": 2 << 20, "2 to 8 MiB": 8 << 20, "8 MiB and more": 1 << 62}
+"""Tensors that fit one core's cache, all cores', and neither: where the time goes differs."""
+
 _NETWORKS = {"bn-inception", "resnet-50"}
 
 Times = Mapping[tuple[str, str], float]
@@ -79,6 +82,32 @@ def shapes_table(rows: Sequence[Row], name: str) -> str:
             line.append(_ratio(medians.get(("bn+relu", "gammabeta")), medians[("relu", "torch")]))
         lines.append(line)
     return table(heads, lines)
+
+
+def by_size(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Format → size of a tensor → BN+ReLU ÷ a bare ReLU, the networks' shapes' geometric mean."""
+    found: dict[str, dict[str, float]] = {}
+    counted = of_networks(rows)
+    sizes = {(row.format, row.shape): row.bytes / 2 for row in counted if row.what == "copy"}
+    for name in FORMATS:
+        over = ratios(counted, name, ("bn+relu", "gammabeta"), ("relu", "torch"))
+        least = 0
+        for label, most in SIZES.items():
+            of = {s: ratio for s, ratio in over.items() if least <= sizes.get((name, s), -1) < most}
+            if of:
+                found.setdefault(name, {})[label] = _mean(of)
+            least = most
+    return found
+
+
+def sizes_table(rows: Sequence[Row]) -> str:
+    """Lay out `by_size`; empty if there is nothing to say."""
+    found = by_size(rows)
+    lines = [
+        [LAYOUTS[name], *(f"{of[label]:.2f}" if label in of else "–" for label in SIZES)]
+        for name, of in found.items()
+    ]
+    return table(["BN+ReLU ÷ ReLU, by tensor", *SIZES], lines) if lines else ""
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:

@@ -116,6 +116,8 @@ def norm(
     if any((row.what, row.who) in roofline.SERIES for row in table.rows):
         (out / "roofline.svg").write_text(roofline.draw(table.rows), encoding="utf-8")
     _by_format(console, table, norm_report.shapes_table)
+    if sizes := norm_report.sizes_table(table.rows):
+        console.print(f"\n{sizes}", markup=False)
     _conclude(console, table, verdicts_table(norm_report.verdicts(table.rows)), complete)
 
 

@@ -1,7 +1,7 @@
 """The training engine: a plain PyTorch loop, killed anywhere, goes on as if it had not been.
 
 On one machine or, under ``torchrun``, on many processes with `DistributedDataParallel`. What the
-loop needs is in `state`, what it writes in `checkpoint` and `journal`; this file is the loop.
+loop needs is in `state`, what it keeps in `snapshot`, `checkpoint` and `journal`; this is the loop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gammabeta.layers import NonFiniteBatchWarning
 from gammabeta.signal import Cadence, Watch, watch
-from gammabeta.training import checkpoint
+from gammabeta.training import checkpoint, snapshot
 from gammabeta.training.images import Batch, Images
 from gammabeta.training.journal import Journal
 from gammabeta.training.network import Standardize, Trainable, build, describe
@@ -30,7 +29,6 @@ from gammabeta.training.progress import Outcome, Progress, Since
 from gammabeta.training.ranks import Ranks
 from gammabeta.training.state import (
     averaged_buffers,
-    buffers_of,
     random_state,
     seed_all,
     set_random_state,
@@ -95,7 +93,10 @@ class Trainer:
         self._losses: list[Tensor] = []
         self._since = Since()
         if resumed is not None:
-            self._restore(resumed)
+            found = snapshot.put_back(resumed, self._parts(), ranks)
+            self._random, self._position, note = found
+            if note:
+                self.notes.append(note)
             steps = f"{self.outcome.step} of {plan.steps}"
             self.notes.append(
                 f"resumed after step {steps}"
@@ -251,17 +252,14 @@ class Trainer:
     def _save(self, path: Path) -> Path:
         """Write a checkpoint of all ranks; on every rank, or none, it succeeds."""
         self._since.pause()
-        own = {
-            "buffers": buffers_of(self.model),
-            "random": random_state(self.ranks.device),
-            "position": self._position,
-        }
+        own = snapshot.own(self.model, self.ranks.device, self._position)
         held = self.ranks.gather(own)
         problem: checkpoint.CheckpointError | None = None
         with averaged_buffers(self.model, self.ranks):
             if self.ranks.first:
                 try:
-                    checkpoint.write(path, self._state(held))
+                    whole = snapshot.whole(self._parts(), self.plan, self.recipe, self._data, held)
+                    checkpoint.write(path, whole)
                     if path.name not in (checkpoint.BEST, checkpoint.DIVERGED):
                         checkpoint.prune(self.folder, self.plan.keep)
                 except checkpoint.CheckpointError as e:
@@ -271,38 +269,8 @@ class Trainer:
             self.outcome.checkpoint = path
         return path
 
-    def _state(self, held: list[Any]) -> dict[str, Any]:
-        return {
-            "plan": self.plan.as_dict(),
-            "recipe": asdict(self.recipe),  # type: ignore[call-overload]
-            "data": self._data,
-            "step": self.outcome.step,
-            "best": [self.outcome.best, self.outcome.best_step],
-            "diverged": self.outcome.diverged,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ranks": held,
-            "torch": str(torch.__version__),
-        }
-
-    def _restore(self, held: dict[str, Any]) -> None:
-        self.model.load_state_dict(held["model"])
-        self.optimizer.load_state_dict(held["optimizer"])
-        self.outcome.step = held["step"]
-        self.outcome.best, self.outcome.best_step = held["best"]
-        parts = held["ranks"]
-        if len(parts) == self.ranks.count:
-            own = parts[self.ranks.rank]
-            for name, buffer in self.model.named_buffers():
-                buffer.copy_(own["buffers"][name])
-            self._random = own["random"]
-            self._position = own["position"]
-        else:  # the place in the data is the same for all of map-like data
-            self._position = parts[0]["position"]
-            self.notes.append(
-                f"the checkpoint is of {len(parts)} ranks, this run has {self.ranks.count}: "
-                "the weights will not be those of the uninterrupted run"
-            )
+    def _parts(self) -> snapshot.Parts:
+        return snapshot.Parts(self.model, self.optimizer, self.outcome)
 
     def _distributed(self) -> nn.Module:
         """The network as it is called in training."""
