@@ -54,7 +54,7 @@ def layer_norm(
     norm = _row_norm(x, shape, weight, bias, eps, activation, residual, centered=True)
     if norm is None:
         return None
-    norm.operator = lambda x, weight, bias: F.layer_norm(x, shape, weight, bias, eps)
+    norm.operator = lambda x, weight, bias, _: F.layer_norm(x, shape, weight, bias, eps)
     return apply(x, weight, bias, residual, norm)
 
 
@@ -75,12 +75,11 @@ def rms_norm(
         return None  # torch's output keeps that layout, which is not a matter of rows
     shape = tuple(normalized_shape)
     if eps is None:
-        computed = torch.float64 if x.dtype is torch.float64 else torch.float32
-        eps = torch.finfo(computed).eps
+        eps = torch.finfo(_computed(x)).eps
     norm = _row_norm(x, shape, weight, None, eps, activation, residual, centered=False)
     if norm is None:
         return None
-    norm.operator = lambda x, weight, _: F.rms_norm(x, shape, weight, eps)
+    norm.operator = lambda x, weight, *_: F.rms_norm(x, shape, weight, eps)
     return apply(x, weight, None, residual, norm)
 
 
@@ -111,7 +110,7 @@ def group_norm(
     norm = _group_norm(x, num_groups, weight, bias, eps, activation, residual)
     if norm is None:
         return None
-    norm.operator = lambda x, weight, bias: F.group_norm(x, num_groups, weight, bias, eps)
+    norm.operator = lambda x, weight, bias, _: F.group_norm(x, num_groups, weight, bias, eps)
     return apply(x, weight, bias, residual, norm)
 
 
@@ -146,10 +145,15 @@ def instance_norm(
     norm = _group_norm(x, shape[1], weight, bias, eps, activation, residual)
     if norm is None:
         return None
-    norm.operator = lambda x, weight, bias: F.instance_norm(
+    norm.operator = lambda x, weight, bias, _: F.instance_norm(
         x, None, None, weight, bias, True, 0.0, eps
     )
     return apply(x, weight, bias, residual, norm)
+
+
+def _computed(x: Tensor) -> torch.dtype:
+    """The type of the arithmetic."""
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
 def _small(kind: str, x: Tensor, more: bool) -> bool:
@@ -189,11 +193,11 @@ def _group_norm(
     norm.forward, norm.backward = native.group_norm_forward, native.group_norm_backward
     norm.geometry = (rows, n, c, c // num_groups, s)
     norm.places = (True, n * s, c, 1) if rows else (False, n, c, s)
-    norm.standards = n * num_groups
+    norm.numbers, norm.computed = 3 * n * num_groups, _computed(x)
     norm.channels_last = channels_last
     norm.parameter_type = parameter_type
     norm.activation = CODES[activation]
-    norm.eps = eps
+    norm.more, norm.backward_more = (eps,), ()
     return norm
 
 
@@ -224,9 +228,9 @@ def _row_norm(
     norm.forward, norm.backward = native.row_norm_forward, native.row_norm_backward
     norm.geometry = (centered, elements // d, d)
     norm.places = (True, elements // d, d, 1)
-    norm.standards = elements // d
+    norm.numbers, norm.computed = 3 * (elements // d), _computed(x)
     norm.channels_last = False
     norm.parameter_type = parameter_type
     norm.activation = CODES[activation]
-    norm.eps = eps
+    norm.more, norm.backward_more = (eps,), ()
     return norm

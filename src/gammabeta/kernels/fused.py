@@ -1,17 +1,19 @@
-"""The native path of the norms without running statistics, as one autograd function.
+"""The native path: a norm, a residual and an activation in C++, as one autograd function.
 
-Layer, RMS, group and instance norm differ in their geometry and their kernels, not in what goes in
-and out: this is what they share. `cpu_family` says which calls come here.
+The norms differ in their geometry and their kernels, not in what goes in and out: this is what they
+share. `cpu` says which calls of batch norm come here, `cpu_family` which of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gammabeta.kernels import lean
 from gammabeta.kernels.library import extension as native
 from gammabeta.kernels.served import NAMES, RELU, TYPES, address, like, takes_gradient
 from gammabeta.kernels.twice import norm_gradients
@@ -25,52 +27,82 @@ class Norm:
         backward: the binding's function.
         geometry: the sizes, as both take them.
         places: (rows, n, c, s), as `native.bits_size` takes them.
-        standards: how many stretches are normalized, each with statistics of its own.
+        statistics: made by ``forward``, once it has run with a graph.
+        numbers: how many numbers they are.
+        computed: their type.
         channels_last: whether x stays in that layout; else it is made contiguous.
-        operator: torch's own, of x, weight and bias.
+        operator: torch's own, of x, weight, bias and the statistics.
         parameter_type: the binding's number of the parameters' type.
         activation: the binding's number.
-        eps: ε.
+        more: what ``forward`` takes beside that.
+        backward_more: what ``backward`` takes beside that.
+        again: what ``forward`` takes instead, to make an output again from its statistics.
+        returned: what ``forward`` returned.
     """
 
     __slots__ = (
         "activation",
+        "again",
         "backward",
+        "backward_more",
         "channels_last",
-        "eps",
+        "computed",
         "forward",
         "geometry",
+        "more",
+        "numbers",
         "operator",
         "parameter_type",
         "places",
-        "standards",
+        "returned",
+        "statistics",
     )
 
-    forward: Callable[..., None]
+    forward: Callable[..., Any]
     backward: Callable[..., None]
     geometry: tuple[int, ...]
     places: tuple[bool, int, int, int]
-    standards: int
+    statistics: Tensor | None
+    numbers: int
+    computed: torch.dtype
     channels_last: bool
-    operator: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+    operator: Callable[[Tensor, Tensor | None, Tensor | None, Tensor], Tensor]
     parameter_type: int
     activation: int
-    eps: float
+    more: tuple[Any, ...]
+    backward_more: tuple[Any, ...]
+    again: tuple[Any, ...]
+    returned: Any
 
 
 def apply(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, norm: Norm
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    norm: Norm,
+    memory: str = "default",
 ) -> Tensor:
-    """Return ``activation(norm(x) + residual)``, with a graph if one is wanted."""
-    if torch.is_grad_enabled() and (
-        x.requires_grad
-        or (weight is not None and weight.requires_grad)
-        or (bias is not None and bias.requires_grad)
-        or (residual is not None and residual.requires_grad)
+    """Return ``activation(norm(x) + residual)``, with a graph if one is wanted.
+
+    With ``memory="lean"`` the output is made again where the backward pass needs it; one with a
+    residual is not, as that would have to be kept instead.
+    """
+    if not (
+        torch.is_grad_enabled()
+        and (
+            x.requires_grad
+            or (weight is not None and weight.requires_grad)
+            or (bias is not None and bias.requires_grad)
+            or (residual is not None and residual.requires_grad)
+        )
     ):
-        y: Tensor = _Fused.apply(x, weight, bias, residual, norm)  # type: ignore[no-untyped-call]
-        return y
-    return _forward(x, weight, bias, residual, norm)[0]
+        return _forward(x, weight, bias, residual, norm)[0]
+    y: Tensor = _Norm.apply(x, weight, bias, residual, norm)  # type: ignore[no-untyped-call]
+    statistics, norm.statistics = norm.statistics, None  # the graph keeps them, and lets them go
+    if memory == "lean" and statistics is not None and residual is None and lean.may_be_lean():
+        y = lean.as_lean(y, partial(_again, norm, statistics), (x, weight, bias))
+    return y
 
 
 def _dense(x: Tensor, norm: Norm) -> Tensor:
@@ -89,9 +121,8 @@ def _forward(
         if norm.activation == RELU:
             bits = torch.empty(native.bits_size(*norm.places, number), dtype=torch.uint8)
     y = torch.empty_like(x)
-    computed = torch.float64 if x.dtype is torch.float64 else torch.float32
-    statistics = torch.empty(3 * norm.standards, dtype=computed)
-    norm.forward(
+    statistics = torch.empty(norm.numbers, dtype=norm.computed)
+    norm.returned = norm.forward(
         *norm.geometry,
         number,
         norm.parameter_type,
@@ -103,9 +134,32 @@ def _forward(
         address(bits),
         statistics.data_ptr(),
         y.data_ptr(),
-        norm.eps,
+        *norm.more,
     )
     return y, statistics, bits
+
+
+def _again(
+    norm: Norm, statistics: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """Make an output again, from its statistics."""
+    x = _dense(x, norm)
+    y = torch.empty_like(x)
+    norm.forward(
+        *norm.geometry,
+        TYPES[x.dtype],
+        norm.parameter_type,
+        norm.activation,
+        x.data_ptr(),
+        0,
+        address(weight),
+        address(bias),
+        0,
+        statistics.data_ptr(),
+        y.data_ptr(),
+        *norm.again,
+    )
+    return y
 
 
 def _backward(
@@ -143,13 +197,14 @@ def _backward(
         address(gresidual),
         address(gweight),
         address(gbias),
+        *norm.backward_more,
     )
     if needs[3] and not norm.activation:
         gresidual = g
     return gx if needs[0] else None, gweight, gbias, gresidual
 
 
-class _Fused(torch.autograd.Function):
+class _Norm(torch.autograd.Function):
     """Norm, residual and activation in one pass; the output is not kept."""
 
     @staticmethod
@@ -165,6 +220,7 @@ class _Fused(torch.autograd.Function):
         kept = residual if norm.activation > RELU else None
         ctx.save_for_backward(x, weight, bias, kept, statistics, bits)
         ctx.norm = norm
+        norm.statistics = statistics
         return y
 
     @staticmethod
@@ -182,6 +238,7 @@ class _Fused(torch.autograd.Function):
                 mask = _backward(ones, x, weight, bias, None, statistics, bits, norm, only)[3]
             activation = None
         gradients = norm_gradients(
-            norm.operator, g, x, weight, bias, residual, mask, needs, activation
+            lambda x, weight, bias: norm.operator(x, weight, bias, statistics),
+            *(g, x, weight, bias, residual, mask, needs, activation),
         )
         return *gradients, None

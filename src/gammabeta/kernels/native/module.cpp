@@ -168,8 +168,8 @@ bool forward(bool rows, int64_t n, int64_t c, int64_t s, int type, int parameter
 
 void backward(bool rows, int64_t n, int64_t c, int64_t s, int type, int parameter_type,
               int activation, Address x, Address residual, Address gamma, Address beta,
-              Address bits, Address stats, bool training, Address g, Address gx, Address gresidual,
-              Address ggamma, Address gbeta) {
+              Address bits, Address stats, Address g, Address gx, Address gresidual,
+              Address ggamma, Address gbeta, bool training) {
   BatchNormBackward bn{};
   set(bn, rows, n, c, s, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
   bn.training = training;
