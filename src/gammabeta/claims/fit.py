@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta.claims.context import Context
+from gammabeta.claims.training import BATCH_SIZE, milestones
 from gammabeta.layers import NonFiniteBatchWarning
 from gammabeta.signal import Cadence, Record, Watch, watch
 from gammabeta.training.data import Dataset
@@ -125,6 +127,8 @@ def fit(
         if not math.isfinite(found.losses[-1]):
             found.diverged = step
             found.accuracies[step] = 1 / data.classes
+            if signal is not None:
+                signal.step(loss=loss)
             break
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -134,7 +138,8 @@ def fit(
         if step in due:
             found.accuracies[step] = accuracy(model, data, None if step == steps else BETWEEN)
         if signal is not None:
-            signal.step(loss=loss)
+            measured = {"accuracy": found.accuracies[step]} if step in due else {}
+            signal.step(loss=loss, **measured)
         if context is not None and step % 20 == 0:
             context.progress.within(step / steps)
     return found
@@ -180,6 +185,47 @@ def recorded(
         return
     with (
         Record(context.record(name), name, {"seed": seed, "steps": steps}) as record,
-        watch(model, record, arm=name, cadence=Cadence(early=10, ratio=1.1, last=steps)) as signal,
+        watch(model, record, arm=name, cadence=_cadence(steps)) as signal,
     ):
         yield signal
+
+
+def follow(
+    arms: Mapping[str, tuple[nn.Module, float]],
+    data: Dataset,
+    record: Path,
+    title: str,
+    *,
+    steps: int,
+    seed: int,
+) -> None:
+    """Train one network after the other by plain SGD and record their signals, to be looked at.
+
+    Args:
+        arms: name → network and learning rate.
+        data: what they are trained and tested on.
+        record: the file, see `Context.record`.
+        title: of the run.
+        steps: of each.
+        seed: of the mini-batches.
+    """
+    rates = {name: rate for name, (_, rate) in arms.items()}
+    with Record(record, title, {"lr": rates, "steps": steps, "seed": seed}) as kept:
+        for name, (model, rate) in arms.items():
+            optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+            with watch(model, kept, arm=name, cadence=_cadence(steps)) as signal:
+                fit(
+                    model,
+                    optimizer,
+                    data,
+                    steps=steps,
+                    batch_size=BATCH_SIZE,
+                    seed=seed,
+                    evaluate_at=milestones(steps, ratio=1.2),
+                    signal=signal,
+                )
+
+
+def _cadence(steps: int) -> Cadence:
+    """Few frames: a record of a claim is looked at, not computed with."""
+    return Cadence(early=10, ratio=1.1, last=steps)

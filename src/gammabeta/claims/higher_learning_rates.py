@@ -15,8 +15,8 @@ from gammabeta.claims.claim import (
 )
 from gammabeta.claims.context import Context
 from gammabeta.claims.curves import Net
+from gammabeta.claims.fit import follow
 from gammabeta.claims.grid_figure import draw_maps
-from gammabeta.claims.training import follow
 
 ENOUGH = 5.0
 """Times higher, at least; at 5 times its rate the paper's baseline was lost."""

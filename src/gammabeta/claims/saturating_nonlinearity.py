@@ -14,7 +14,7 @@ from gammabeta.claims.context import Context
 from gammabeta.claims.curves import curves
 from gammabeta.claims.curves_figure import draw_curves
 from gammabeta.claims.fewer_steps import TEN
-from gammabeta.claims.training import follow
+from gammabeta.claims.fit import follow
 
 CHANCE, LEARNED, PARTLY = 0.15, 0.85, 0.5
 _RECORDED_STEPS = 300

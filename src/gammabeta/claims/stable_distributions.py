@@ -22,7 +22,8 @@ from gammabeta.claims.claim import (
 from gammabeta.claims.context import Context
 from gammabeta.claims.curves import Net
 from gammabeta.claims.figure import COOL, MUTED, WARM, label, sheet
-from gammabeta.claims.training import BATCH_SIZE, follow, milestones, subset
+from gammabeta.claims.fit import follow
+from gammabeta.claims.training import BATCH_SIZE, milestones, subset
 from gammabeta.models.stack import Stack, StackLayer
 
 NET = Net(3, "sigmoid")

@@ -1,10 +1,9 @@
-"""Training for claims: many small stacks at once, from memory, by plain SGD; or one, recorded."""
+"""Training for claims: many small stacks at once, from memory, by plain SGD."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,16 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta.claims.crowd import Crowd
-from gammabeta.models.stack import Stack
-from gammabeta.signal import Cadence, Record, watch
 from gammabeta.training.data import Dataset
 
 BATCH_SIZE = 60
 """Examples a mini-batch, as in the paper's section 4.1."""
 SUBSET = 2000
 """Test images that a curve is measured on; the final accuracy is that of all."""
-RECORDED = Cadence(early=20, ratio=1.1)
-"""Few frames: a record of a claim is looked at, not computed with."""
 
 
 def milestones(steps: int, ratio: float = 1.06, first: int = 10) -> list[int]:
@@ -136,39 +131,6 @@ def subset(data: Dataset, count: int = SUBSET) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(data.test_y), generator=generator)[:count]
     return data.test_x[chosen], data.test_y[chosen]
-
-
-def follow(
-    arms: dict[str, tuple[Stack, float]], data: Dataset, record: Path, title: str, **run: int
-) -> None:
-    """Train one stack after the other and record their signals, to be looked at.
-
-    Args:
-        arms: name → network and learning rate.
-        data: what they are trained and tested on.
-        record: the file, see `gammabeta.claims.context.Context.record`.
-        title: of the run.
-        **run: ``steps`` and ``seed``, as for `train`.
-    """
-    steps, seed = run["steps"], run["seed"]
-    rates = {name: rate for name, (_, rate) in arms.items()}
-    with Record(record, title, {"lr": rates, **run}) as kept:
-        for name, (model, rate) in arms.items():
-            generator = torch.Generator().manual_seed(seed)
-            optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-            marks, test = set(milestones(steps, ratio=1.2)), subset(data, 500)
-            cadence = Cadence(RECORDED.early, RECORDED.ratio, last=steps)
-            with watch(model, kept, arm=name, cadence=cadence) as signal:
-                for step in range(1, steps + 1):
-                    chosen = torch.randint(len(data.train_x), (BATCH_SIZE,), generator=generator)
-                    loss = F.cross_entropy(model(data.train_x[chosen]), data.train_y[chosen])
-                    optimizer.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimizer.step()
-                    measured = step in marks
-                    signal.step(loss, **({"accuracy": accuracy(model, *test)} if measured else {}))
-                    if not math.isfinite(loss.item()):
-                        break
 
 
 def _with_rates(crowd: Crowd, rates: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
