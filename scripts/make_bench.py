@@ -109,13 +109,13 @@ def _setting(row: Row) -> str:
     )
 
 
-def inserted(readme: str, made: str) -> str:
+def inserted(readme: str, made: str, begin: str = BEGIN, end: str = END) -> str:
     """``readme`` with ``made`` between the markers."""
-    before, _, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"README.md has no lines\n{BEGIN}{END}")
-    return f"{before}{BEGIN}\n{made}\n{END}{after}"
+    before, _, rest = readme.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"README.md has no lines\n{begin}{end}")
+    return f"{before}{begin}\n{made}\n{end}{after}"
 
 
 if __name__ == "__main__":

@@ -57,13 +57,7 @@ def page(results: Sequence[Result]) -> str:
 
 def markdown(results: Sequence[Result], beside: Path) -> str:
     """Return the report as Markdown; figures are links relative to the folder ``beside``."""
-    lines = [f"# {TITLE}", "", summary(results), "", _made(results), ""]
-    lines += ["| claim | the paper | here | verdict |", "|---|---|---|---|"]
-    for result in results:
-        lines.append(
-            f"| [{_m(result.claim.title)}](#{result.claim.name}) | {_m(result.claim.paper)} | "
-            f"{_m(result.outcome.told())} | {result.outcome.verdict} |"
-        )
+    lines = [f"# {TITLE}", "", summary(results), "", _made(results), "", board(results)]
     for result in results:
         claim, outcome = result.claim, result.outcome
         lines += ["", f'## <a id="{claim.name}"></a>{claim.title}', "", claim.statement]
@@ -79,6 +73,17 @@ def markdown(results: Sequence[Result], beside: Path) -> str:
         for note in outcome.notes:
             lines += ["", f"- {note}"]
     return "\n".join(lines) + "\n"
+
+
+def board(results: Sequence[Result], page: str = "") -> str:
+    """Return the score board as a Markdown table, linked to the claims' places on ``page``."""
+    lines = ["| claim | the paper | here | verdict |", "|---|---|---|---|"]
+    lines += [
+        f"| [{_m(result.claim.title)}]({page}#{result.claim.name}) | {_m(result.claim.paper)} | "
+        f"{_m(result.outcome.told())} | {result.outcome.verdict} |"
+        for result in results
+    ]
+    return "\n".join(lines)
 
 
 def summary(results: Sequence[Result]) -> str:
