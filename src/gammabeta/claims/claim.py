@@ -132,7 +132,7 @@ class Claim:
         protocol: what is run: data, networks, grids, steps, seeds; also what --quick cuts.
         criterion: which numbers give which verdict; ``run`` decides by it, in code.
         paper: the paper's number as text, for the score board.
-        minutes_quick, minutes_full: what it costs on two idle cores of 2 to 3 GHz, where results
+        minutes_quick, minutes_full: what it costs of one core of 2 to 3 GHz, where results
             that it shares with an earlier claim are there already.
         run: runs it.
         needs: data sets, by name, see `gammabeta.claims.images`.

@@ -203,8 +203,6 @@ def _draw(context: Context, kept: dict[tuple[int, str], list[dict[str, Any]]]) -
                     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.05)
                 else:
                     axes.set_yscale("log")
-                    axes.yaxis.set_major_formatter("{x:g}")
-                    axes.yaxis.set_minor_formatter("")
                     axes.set_xlabel("step")
                 if column == len(SETTINGS) - 1:
                     labels(axes, ends)

@@ -156,7 +156,7 @@ def inlined(svg: str) -> str:
 
 
 def _plain_numbers(axes: Axes) -> None:
-    """Write 100 on a logarithmic axis, not a power; and numbers between, where it is short."""
+    """Write 100 on a logarithmic axis, not a power; and numbers between, where tens are few."""
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
     for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
@@ -164,7 +164,8 @@ def _plain_numbers(axes: Axes) -> None:
             continue
         if isinstance(axis.get_major_formatter(), LogFormatterSciNotation):
             axis.set_major_formatter("{x:,.0f}" if limits[0] >= 0.9 else "{x:g}")
-        if limits[1] / limits[0] < 30:
+        tens = math.floor(math.log10(limits[1])) - math.ceil(math.log10(limits[0])) + 1
+        if tens < 2 or limits[1] / limits[0] < 30:
             axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
             axis.set_minor_formatter(axis.get_major_formatter())
         else:

@@ -142,8 +142,6 @@ def _draw(context: Context, kept: dict[tuple[float, str], list[dict[str, Any]]])
                     )
                     ends.append((float(steps[-1]), float(np.median(values, 0)[-1]), arm, colour))
                 axes.set_yscale("log")
-                axes.yaxis.set_major_formatter("{x:g}")
-                axes.yaxis.set_minor_formatter("")
                 axes.set_title(f"{words}, rate {rate:g}")
                 axes.set_ylabel(
                     ("loss, max − min", "‖g(θ) − g(θ − ηg)‖, max", "‖Δg‖ / distance, max")[column]

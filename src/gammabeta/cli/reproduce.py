@@ -165,8 +165,11 @@ def _list(console: Console, chosen: list[Claim]) -> None:
         console.print()
     quick = sum(claim.minutes_quick for claim in chosen)
     full = sum(claim.minutes_full for claim in chosen)
-    console.print(f"{len(chosen)} claims: {full:.0f} minutes, {quick:.0f} with --quick")
+    console.print(
+        f"{len(chosen)} claims: {full:.0f} minutes of one core, {quick:.0f} with --quick; "
+        "they run side by side, one a core"
+    )
 
 
 def _minutes(claim: Claim) -> str:
-    return f"({claim.minutes_full:g} min, {claim.minutes_quick:g} min with --quick, on two cores)"
+    return f"({claim.minutes_full:g} min, {claim.minutes_quick:g} min with --quick, of one core)"
