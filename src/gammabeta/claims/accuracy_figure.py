@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gammabeta.claims.figure import labels, sheet
+from gammabeta.claims.figure import band, labels, sheet
 
 
 def draw(
@@ -43,12 +43,7 @@ def draw(
                     continue
                 at = [step for step, _ in results[0]["accuracies"]]
                 values = np.array([[a for _, a in result["accuracies"]] for result in results])
-                middle = np.median(values, 0)
-                axes.plot(at, middle, color=colour)
-                axes.fill_between(
-                    at, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0
-                )
-                ends.append((at[-1], float(middle[-1]), words, colour))
+                ends.append(band(axes, at, values, colour, words))
             axes.set_title(title)
             axes.set_xscale(scale)
             axes.set_xlabel("step")

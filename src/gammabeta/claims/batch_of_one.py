@@ -18,7 +18,7 @@ from gammabeta.claims.claim import (
     Outcome,
 )
 from gammabeta.claims.context import Context
-from gammabeta.claims.figure import COOL, INK, OLIVE, PLUM, WARM, labels, sheet
+from gammabeta.claims.figure import COOL, INK, OLIVE, PLUM, WARM, band, labels, sheet
 from gammabeta.claims.fit import accuracy, batches, fit, side_of
 from gammabeta.layers import BatchRenorm2d
 from gammabeta.models.vgg import GHOST, GROUPS, SmallVGG
@@ -145,11 +145,9 @@ def _draw(
                 errors = np.array(
                     [[_error(result, key) for result in kept[norm, size]] for size in sizes]
                 )
-                axes.plot(sizes, np.median(errors, 1), color=colour, marker="o", markersize=3)
-                axes.fill_between(
-                    sizes, errors.min(1), errors.max(1), color=colour, alpha=0.12, linewidth=0
+                ends.append(
+                    band(axes, sizes, errors.T, colour, NORMS[norm], marker="o", markersize=3)
                 )
-                ends.append((sizes[-1], float(np.median(errors, 1)[-1]), NORMS[norm], colour))
             axes.set_xscale("log", base=2)
             axes.set_xticks(sizes, [str(size) for size in sizes])
             axes.set_title(f"statistics of evaluation: {name}")

@@ -19,7 +19,7 @@ from gammabeta.claims.claim import (
     Outcome,
 )
 from gammabeta.claims.context import Context
-from gammabeta.claims.figure import COOL, WARM, labels, sheet
+from gammabeta.claims.figure import COOL, WARM, band, labels, sheet
 from gammabeta.claims.fit import fit, side_of
 from gammabeta.layers import BatchNorm1d
 from gammabeta.measures import CovariateShift, covariate_shift
@@ -192,12 +192,7 @@ def _draw(context: Context, kept: dict[tuple[int, str], list[dict[str, Any]]]) -
                     length = min(len(result["at"]) for result in results)
                     at = results[0]["at"][:length]
                     values = np.array([result[measure][:length] for result in results], float)
-                    middle = np.median(values, 0)
-                    axes.plot(at, middle, color=colour)
-                    axes.fill_between(
-                        at, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0
-                    )
-                    ends.append((at[-1], float(middle[-1]), arm, colour))
+                    ends.append(band(axes, at, values, colour, arm))
                 if row == 0:
                     axes.set_title(words)
                     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.05)

@@ -109,6 +109,30 @@ def sheet(
     write_whole(path, _themed(text.getvalue(), path.stem, describe))
 
 
+def band(
+    axes: Axes, x: Any, seeds: Any, colour: str, text: str = "", **options: Any
+) -> tuple[float, float, str, str]:
+    """Draw the median over seeds, and shade from the smallest to the largest.
+
+    Args:
+        axes: where to.
+        x: of the points, (points,).
+        seeds: their y, (seeds, points), an array.
+        colour: of both.
+        text: of the curve.
+        **options: of the line, such as ``marker="o"``.
+
+    Returns:
+        The curve's end, as `labels` takes it.
+    """
+    import numpy as np
+
+    middle = np.median(seeds, 0)
+    axes.fill_between(x, seeds.min(0), seeds.max(0), color=colour, alpha=0.15, linewidth=0)
+    axes.plot(x, middle, color=colour, **options)
+    return float(x[-1]), float(middle[-1]), text, colour
+
+
 def label(axes: Axes, x: float, y: float, text: str, colour: str, **options: Any) -> None:
     """Write ``text`` beside the point (x, y), such as a curve's last, in the curve's colour."""
     axes.annotate(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gammabeta.claims.figure import BAD, COOL, LINE, MUTED, WARM, labels, sheet
+from gammabeta.claims.figure import BAD, COOL, LINE, MUTED, WARM, band, labels, sheet
 from gammabeta.claims.grid import TRAINS, Grid
 
 _NAMES = {"none": "without", "batch": "with batch norm"}
@@ -84,18 +84,10 @@ def draw_scales(path: Path, grids: Sequence[Grid]) -> None:
         for axes, each in zip(drawn.panels, grids, strict=True):
             ends = []
             for norm, name in _NAMES.items():
-                seeds = each.accuracy[norm].max(1)  # over the rates
-                middle = np.median(seeds, 0)
-                axes.plot(each.scales, 100 * middle, color=_COLOURS[norm], marker="o", ms=3.5)
-                axes.fill_between(
-                    each.scales,
-                    100 * seeds.min(0),
-                    100 * seeds.max(0),
-                    color=_COLOURS[norm],
-                    alpha=0.18,
-                    lw=0,
+                seeds = 100 * each.accuracy[norm].max(1)  # over the rates
+                ends.append(
+                    band(axes, each.scales, seeds, _COLOURS[norm], name, marker="o", ms=3.5)
                 )
-                ends.append((each.scales[-1], 100 * float(middle[-1]), name, _COLOURS[norm]))
             axes.axhline(100 * TRAINS, color=LINE, zorder=0)
             axes.annotate(
                 "trains",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gammabeta.claims.curves import Curve
-from gammabeta.claims.figure import COOL, INK, LINE, OLIVE, PLUM, WARM, labels, sheet
+from gammabeta.claims.figure import COOL, INK, LINE, OLIVE, PLUM, WARM, band, labels, sheet
 
 _COLOURS = (COOL, PLUM, OLIVE, INK)
 
@@ -32,12 +32,7 @@ def draw(path: Path, slow: Sequence[Curve], fast: Mapping[str, Sequence[Curve]])
         ):
             steps = curves[0].steps
             values = 100 * np.array([curve.accuracy for curve in curves])
-            middle = np.median(values, 0)
-            accuracy.fill_between(
-                steps, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0
-            )
-            accuracy.plot(steps, middle, color=colour)
-            ends.append((float(steps[-1]), float(middle[-1]), name, colour))
+            ends.append(band(accuracy, steps, values, colour, name))
         accuracy.set_xscale("log")
         accuracy.set_ylim(0, 100)
         accuracy.set_xlabel("steps")

@@ -19,7 +19,7 @@ from gammabeta.claims.claim import (
     Outcome,
 )
 from gammabeta.claims.context import Context
-from gammabeta.claims.figure import COOL, MUTED, OLIVE, PLUM, WARM, labels, sheet
+from gammabeta.claims.figure import COOL, MUTED, OLIVE, PLUM, WARM, band, labels, sheet
 from gammabeta.claims.fit import LAST_SHARE, fit, recorded
 from gammabeta.claims.noisy_nets import SETTINGS, Setting
 from gammabeta.measures import noisy
@@ -164,11 +164,7 @@ def _draw(context: Context, setting: Setting, kept: Kept) -> Path:
             length = min(len(result["curve"]) for result in results)
             curves = np.array([result["curve"][:length] for result in results])
             at = (np.arange(length) + 0.5) * steps / max(length, 1)
-            axes.plot(at, np.median(curves, 0), color=colour)
-            axes.fill_between(
-                at, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0
-            )
-            ends.append((float(at[-1]), float(np.median(curves, 0)[-1]), arm, colour))
+            ends.append(band(axes, at, curves, colour, arm))
         axes.axhline(0.1, color=MUTED, linewidth=0.7, linestyle=":")
         axes.set_ylim(0, 1)
         axes.set_title(f"{setting.name}, rate {setting.matched:g}")

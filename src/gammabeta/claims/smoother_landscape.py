@@ -20,7 +20,7 @@ from gammabeta.claims.claim import (
     Outcome,
 )
 from gammabeta.claims.context import Context
-from gammabeta.claims.figure import COOL, WARM, labels, sheet
+from gammabeta.claims.figure import COOL, WARM, band, labels, sheet
 from gammabeta.claims.fit import fit, recorded, side_of
 from gammabeta.measures import landscape
 from gammabeta.models.vgg import SmallVGG
@@ -136,11 +136,7 @@ def _draw(context: Context, kept: dict[tuple[float, str], list[dict[str, Any]]])
                 ends = []
                 for arm, colour in COLOURS.items():
                     steps, values = _curve(kept[rate, arm], measure)
-                    axes.plot(steps, np.median(values, 0), color=colour)
-                    axes.fill_between(
-                        steps, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0
-                    )
-                    ends.append((float(steps[-1]), float(np.median(values, 0)[-1]), arm, colour))
+                    ends.append(band(axes, steps, values, colour, arm))
                 axes.set_yscale("log")
                 axes.set_title(f"{words}, rate {rate:g}")
                 axes.set_ylabel(

@@ -20,7 +20,7 @@ from gammabeta.claims.claim import (
     Outcome,
 )
 from gammabeta.claims.context import Context
-from gammabeta.claims.figure import COOL, MUTED, OLIVE, PLUM, WARM, labels, sheet
+from gammabeta.claims.figure import COOL, MUTED, OLIVE, PLUM, WARM, band, labels, sheet
 from gammabeta.claims.fit import BETWEEN, accuracy, batches, fit
 from gammabeta.models import Stack
 from gammabeta.statistics import calibrate
@@ -189,27 +189,19 @@ def _draw(context: Context, kept: dict[tuple[int, float], list[dict[str, Any]]])
     points = _points(context)
     with sheet(path, describe, columns=len(BATCHES), panel=(4.2, 3.2), sharey=True) as drawn:
         for axes, size in zip(drawn.panels, BATCHES, strict=True):
-            curves = []
+            ends = []
             for name, colour in COLOURS.items():
                 values = np.array(
                     [[gaps[name][str(p)] for p in points] for gaps in _of(kept, size, name)]
                 )
-                middle = np.median(values, 0)
-                axes.plot(points, middle, color=colour, marker="o", markersize=3)
-                axes.fill_between(
-                    points, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0
-                )
-                curves.append((middle, name, colour))
+                ends.append(band(axes, points, values, colour, name, marker="o", markersize=3))
             axes.axhline(0, color=MUTED, linewidth=0.7, linestyle=":")
             axes.set_xscale("log")
             axes.set_title(f"batch {size}")
             axes.set_xlabel("training steps")
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}".replace("-", "−"))
         drawn.panels[0].set_ylabel("accuracy lost in evaluation, points")
-        labels(
-            drawn.panels[-1],
-            [(points[-1], float(values[-1]), name, colour) for values, name, colour in curves],
-        )
+        labels(drawn.panels[-1], ends)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from gammabeta.claims.claim import (
@@ -17,7 +18,7 @@ from gammabeta.claims.claim import (
 from gammabeta.claims.context import Context
 from gammabeta.claims.crowd import Crowd
 from gammabeta.claims.curves import Net
-from gammabeta.claims.figure import COOL, LINE, MUTED, WARM, label, labels, sheet
+from gammabeta.claims.figure import COOL, LINE, MUTED, WARM, band, label, labels, sheet
 from gammabeta.claims.training import train
 from gammabeta.layers import BatchNorm1d
 
@@ -97,12 +98,8 @@ def run(context: Context) -> Outcome:
         axes = drawn.panels[0]
         ends = []
         for arm, name, colour in ARMS:
-            seeds = [100 * torch.tensor(s[best[arm]]["accuracy"]) for s in curves[arm]]
-            values = torch.stack(seeds)
-            middle = values.median(0).values
-            axes.fill_between(marks, values.amin(0), values.amax(0), color=colour, alpha=0.15, lw=0)
-            axes.plot(marks, middle, color=colour)
-            ends.append((float(marks[-1]), float(middle[-1]), name, colour))
+            seeds = 100 * np.array([each[best[arm]]["accuracy"] for each in curves[arm]])
+            ends.append(band(axes, marks, seeds, colour, name))
         axes.axhline(10, color=LINE, zorder=0)
         label(axes, marks[0], 10, "chance", MUTED, fontsize=8, offset=(0, 5))
         axes.set_xscale("log")
