@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -89,25 +90,27 @@ def reproduce(
 
 def _run(console: Console, context: Context, chosen: list[Claim], jobs: int) -> None:
     """Run the claims, each into its own outcome; then the report of all there are."""
-    with Bars(console) as bars:
-        done = _in_turn(chosen, context, bars)
-        if jobs > 1:
-            done = side_by_side(chosen, context, jobs, bars)
-        try:
-            for number, (claim, outcome, seconds) in enumerate(done, 1):
-                console.print(
-                    f"{number}/{len(chosen)}  {claim.name}: {outcome.verdict} "
-                    f"({outcome.told()}; {seconds:.0f} s)",
-                    markup=False,
-                )
-        except KeyboardInterrupt:
-            done.close()
-            console.print(
-                f"\ninterrupted; what was done is kept in {context.folder}, and the same command "
-                "goes on from there",
-                markup=False,
+    try:
+        with Bars(console) as bars:
+            running = (
+                side_by_side(chosen, context, jobs, bars)
+                if jobs > 1
+                else _in_turn(chosen, context, bars)
             )
-            raise typer.Exit(130) from None
+            with closing(running) as done:
+                for number, (claim, outcome, seconds) in enumerate(done, 1):
+                    console.print(
+                        f"{number}/{len(chosen)}  {claim.name}: {outcome.verdict} "
+                        f"({outcome.told()}; {seconds:.0f} s)",
+                        markup=False,
+                    )
+    except KeyboardInterrupt:
+        console.print(
+            f"\ninterrupted; what was done is kept in {context.folder}, and the same command "
+            "goes on from there",
+            markup=False,
+        )
+        raise typer.Exit(130) from None
     found = results.kept(context.folder, context.quick)
     page, text = report.write(found, context.folder)
     console.print()
@@ -167,7 +170,7 @@ def _list(console: Console, chosen: list[Claim]) -> None:
     full = sum(claim.minutes_full for claim in chosen)
     console.print(
         f"{len(chosen)} claims: {full:.0f} minutes of one core, {quick:.0f} with --quick; "
-        "they run side by side, one a core"
+        "each core takes one"
     )
 
 
