@@ -202,6 +202,7 @@ def test_the_list(shell: Shell, tmp_path: Path) -> None:
         (["fewer-step"], "claim='fewer-step' is not known; did you mean 'fewer-steps'?"),
         ([], "no claim is named; name some, or --all; --list shows them"),
         (["ensemble", "--all"], "--all runs every claim; leave the names away"),
+        (["ensemble", "--jobs", "0"], "jobs=0 must be at least 1"),
         (["ensemble", "--seeds", "2"], "seeds=2 must be at least 3"),
         (["ensemble", "--seeds", "many"], "'many' is not a whole number"),
         (["ensemble", "--data", "digit"], "data='digit' is not known; did you mean 'digits'?"),

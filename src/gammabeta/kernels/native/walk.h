@@ -198,8 +198,8 @@ struct Affine {
 };
 
 // How statistics that depend on x carry its gradient g on: kNowhere where they do not, whatever x
-// is; kScaled as g·scale + ((x − shift)·slope + level)·scale, where one scale is for all they are of, so
-// that σ² never comes up, which σ = 1e20 would be too much for; else kAdded to g·scale.
+// is; kScaled as g·scale + ((x − shift)·slope + level)·scale, where one scale is for all they are
+// of, so that σ² never comes up, which σ = 1e20 would be too much for; else kAdded to g·scale.
 enum Through : int { kNowhere, kScaled, kAdded };
 
 template <class A>
