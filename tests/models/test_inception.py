@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, fx, nn
 
 import gammabeta as gb
 from gammabeta.models import Inception
-from gammabeta.models.inception_parts import ConvNorm, PerActivationBatchNorm2d
+from gammabeta.models.inception_parts import ConvNorm, InceptionModule, PerActivationBatchNorm2d
 
 SMALL: dict[str, Any] = {"width": 1 / 16, "input_size": 28, "in_channels": 1}
 
@@ -78,6 +79,51 @@ def port(channels: str) -> nn.Module:
     return other
 
 
+@dataclass
+class Layer:
+    """A convolution of the table: views of its weight and of what follows it."""
+
+    weight: Tensor
+    after: dict[str, Tensor]
+
+
+def layers(net: Inception) -> list[Layer]:
+    """Its convolutions in the table's order, those that are computed as one taken apart."""
+    found = []
+    for part in net.stem:
+        if isinstance(part, ConvNorm):
+            found.append(Layer(part.conv.weight, after(part.norm) or after(part.conv)))
+    for module in net.inception.values():
+        assert isinstance(module, InceptionModule)
+        last = module.double_second
+        convs = [module.one, module.three, last, module.project]
+        outer = [conv for conv in convs if conv is not None]
+        sizes = [conv.out_channels for conv in outer]
+        ends = split(after(module.norm), sizes) or [after(conv) for conv in outer]
+        by_conv = dict(zip(outer, ends, strict=True))
+        reduced = after(module.reduce.norm) or after(module.reduce.conv)
+        three, double = split(reduced, module.reduced)
+        order = [] if module.one is None else [by_conv[module.one]]
+        order += [three, by_conv[module.three], double]
+        first = module.double_first
+        order += [after(first.norm) or after(first.conv), by_conv[last]]
+        order += [] if module.project is None else [by_conv[module.project]]
+        found += [Layer(w, a) for w, a in zip(module.weights(), order, strict=True)]
+    return found
+
+
+def after(module: nn.Module) -> dict[str, Tensor]:
+    """What a norm has, or a convolution's bias."""
+    named = module.state_dict(keep_vars=True)
+    kept = ("bias",) if isinstance(module, nn.Conv2d) else tuple(named)
+    return {name: named[name] for name in kept if name in named and named[name].dim() == 1}
+
+
+def split(named: dict[str, Tensor], sizes: list[int]) -> list[dict[str, Tensor]]:
+    parts = {name: tensor.split(sizes) for name, tensor in named.items()}
+    return [dict(zip(parts, each, strict=True)) for each in zip(*parts.values(), strict=True)]
+
+
 @pytest.mark.parametrize("channels", ["written", "printed"])
 def test_it_computes_what_another_port_computes(channels: str) -> None:
     ours, theirs = Inception(stem="plain", channels=channels), port(channels)
@@ -86,23 +132,26 @@ def test_it_computes_what_another_port_computes(channels: str) -> None:
         part.bias = None
     assert count(ours) == count(theirs)
     with torch.no_grad():
-        kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
-        pairs = zip(
-            [m for m in ours.modules() if isinstance(m, kinds)],
-            [m for m in theirs.modules() if isinstance(m, kinds)],
-            strict=True,
-        )
-        for number, (one, other) in enumerate(pairs):
-            if isinstance(one, nn.BatchNorm2d):  # let none be another's, whatever their sizes
-                one.weight.copy_(1 + 0.3 * random(one.num_features, seed=number))
-                one.bias.copy_(0.3 * random(one.num_features, seed=1000 + number))
-            other.load_state_dict(one.state_dict())
+        norms = [part for part in theirs.modules() if isinstance(part, nn.BatchNorm2d)]
+        pairs = zip(layers(ours), convolutions(theirs), norms, strict=True)
+        for number, (layer, conv, norm) in enumerate(pairs):
+            # Let none be another's, whatever their sizes.
+            layer.after["weight"].copy_(1 + 0.3 * random(norm.num_features, seed=number))
+            layer.after["bias"].copy_(0.3 * random(norm.num_features, seed=1000 + number))
+            conv.weight.copy_(layer.weight)
+            norm.load_state_dict(layer.after, strict=False)
+        (head,) = [part for part in theirs.modules() if isinstance(part, nn.Linear)]
+        head.load_state_dict(ours.classifier.state_dict())
         x = random(2, 3, 224, 224)
         # With the mini-batch's statistics the signal keeps its size through all 69 layers.
         expected = theirs.train()(x)
         found = ours.train()(x)
     # Float32, 69 layers, and sums in other orders: relative to the scores' size.
     assert float((found - expected).abs().max()) < 1e-3 * float(expected.std())
+    # The statistics that evaluation uses moved alike, each channel's where its weight is.
+    for layer, norm in zip(layers(ours), norms, strict=True):
+        for name in ("running_mean", "running_var"):
+            torch.testing.assert_close(layer.after[name], getattr(norm, name), rtol=1e-3, atol=1e-3)
 
 
 def test_printed_channels_are_those_printed() -> None:
@@ -156,18 +205,12 @@ def test_maps_have_the_sizes_it_says(
 def test_the_baseline_is_batch_norm_that_does_nothing(activation: str) -> None:
     steady = Inception(5, norm="batch", activation=activation, **SMALL).eval()
     plain = Inception(5, norm="none", activation=activation, **SMALL)
-    blocks = [
-        [module for module in net.modules() if isinstance(module, ConvNorm)]
-        for net in (steady, plain)
-    ]
     with torch.no_grad():
-        for number, (one, other) in enumerate(zip(*blocks, strict=True)):
-            norm, bias = one.norm, other.conv.bias
-            assert isinstance(norm, gb.BatchNorm2d)
-            assert bias is not None
-            norm.weight.fill_(math.sqrt(1 + norm.eps))
-            norm.bias.copy_(0.1 * random(len(norm.bias), seed=number))
-            bias.copy_(norm.bias)
+        for number, (one, other) in enumerate(zip(layers(steady), layers(plain), strict=True)):
+            assert other.after.keys() == {"bias"}
+            one.after["weight"].fill_(math.sqrt(1 + 1e-5))  # what ε takes
+            for layer in (one, other):
+                layer.after["bias"].copy_(0.1 * random(len(layer.weight), seed=number))
         x = random(4, 1, 28, 28)
         # Float32 through 69 layers.
         torch.testing.assert_close(steady(x), plain(x), rtol=1e-4, atol=1e-4)
@@ -203,7 +246,11 @@ def test_local_response_normalization_is_after_the_first_pooling_and_before_the_
 def test_per_activation_norm_in_the_last_module() -> None:
     net = Inception(5, per_activation=1, **SMALL)
     kinds = {
-        name: {type(part.norm) for part in module.modules() if isinstance(part, ConvNorm)}
+        name: {
+            type(part.norm)
+            for part in module.modules()
+            if isinstance(part, (ConvNorm, InceptionModule))
+        }
         for name, module in net.inception.items()
     }
     last = kinds.pop("5b")

@@ -74,7 +74,7 @@ class Step:
     def __init__(self, form: nn.Module, training: Training, dtype: str) -> None:
         self.form = form.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # So small a step that the values, and with them the time, stay what they are.
-        self.optimizer = torch.optim.SGD(form.parameters(), lr=1e-4, momentum=0.9)
+        self.optimizer = torch.optim.SGD(form.parameters(), lr=1e-4, momentum=0.9, fused=True)
         generator = torch.Generator().manual_seed(0)
         size = (training.batch, 3, training.size, training.size)
         images = torch.randn(size, generator=generator)

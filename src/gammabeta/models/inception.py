@@ -7,7 +7,7 @@ with the same seed start from the same weights whatever their normalization.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -187,24 +187,34 @@ class Inception(nn.Module):
     def _draw(self, seed: int, init: str, scale: float) -> None:
         """Draw the weights on the CPU, so that every device starts from the same ones."""
         generator = torch.Generator().manual_seed(seed)
-        depthwise = {module.depthwise for module in self.modules() if isinstance(module, ConvNorm)}
-        for module in self.modules():
-            if not isinstance(module, (nn.Conv2d, nn.Linear)):
-                continue
-            weight = module.weight
+        for weight, activated in self._weights():
             fan_in = weight[0].numel()
-            if isinstance(module, nn.Linear) or module in depthwise:
+            if not activated:
                 std = math.sqrt(1 / fan_in)
             elif init == "he":
                 std = math.sqrt(2 / fan_in)
             else:
                 std = math.sqrt(2 / (fan_in + weight[:, 0].numel()))
-            if isinstance(module, nn.Conv2d):
+            if weight.dim() == 4:
                 std *= scale
             drawn = torch.randn(weight.shape, generator=generator, device="cpu")
             weight.copy_(drawn.mul_(std))
-            if module.bias is not None:
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
                 module.bias.zero_()
+
+    def _weights(self) -> Iterator[tuple[Tensor, bool]]:
+        """Every weight in the table's order, and whether an activation follows."""
+        for module in self.stem:
+            if isinstance(module, ConvNorm):
+                if module.depthwise is not None:
+                    yield module.depthwise.weight, False
+                yield module.conv.weight, True
+        for module in self.modules():
+            if isinstance(module, InceptionModule):
+                for weight in module.weights():
+                    yield weight, True
+        yield self.classifier.weight, False
 
 
 def _stem(

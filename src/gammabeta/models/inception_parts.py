@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,22 +69,52 @@ class PerActivationBatchNorm2d(nn.Module):
         return f"shape={self.shape}"
 
 
+def norm_and_activation(
+    channels: int,
+    size: int,
+    *,
+    norm: str,
+    activation: str,
+    per_activation: bool = False,
+    momentum: float = 0.1,
+) -> nn.Module:
+    """Return what follows a convolution: batch norm and the activation in one, or the latter alone.
+
+    Args:
+        channels: of the maps.
+        size: height and width of the maps; used for ``per_activation`` only.
+        norm: of `NORMS`.
+        activation: of `ACTIVATIONS`.
+        per_activation: a γ and β for each activation in place of each map.
+        momentum: of the running averages.
+
+    Example:
+        >>> norm_and_activation(8, 14, norm="none", activation="relu")
+        ReLU()
+    """
+    if norm == "none":
+        return ACTIVATIONS[activation]()
+    if per_activation:
+        shape = (channels, size, size)
+        return PerActivationBatchNorm2d(shape, activation=activation, momentum=momentum)
+    return BatchNorm2d(channels, activation=activation, momentum=momentum)
+
+
 class ConvNorm(nn.Module):
     """A convolution, its normalization, the activation.
 
-    With batch norm the convolution has no bias, whose work β does, and the activation is computed
-    by the batch norm; without, it has one, and the activation is a module.
+    With batch norm the convolution has no bias, whose work β does.
 
     Args:
         inputs: channels in.
         outputs: channels out.
         kernel: 1, 3 or 7; padded so that stride 1 keeps the size.
-        size: height and width of the maps that come out; used for ``per_activation`` only.
+        size: height and width of the maps that come out.
         stride: 1 or 2.
-        norm: of `NORMS`.
-        activation: of `ACTIVATIONS`.
-        per_activation: a γ and β for each activation in place of each map.
-        momentum: of the running averages.
+        norm: as of `norm_and_activation`.
+        activation: as of `norm_and_activation`.
+        per_activation: as of `norm_and_activation`.
+        momentum: as of `norm_and_activation`.
         depthwise: channels of a depthwise convolution in place of a full one, which a 1×1
             convolution follows (a separable convolution); 0 for a full one.
     """
@@ -111,26 +143,20 @@ class ConvNorm(nn.Module):
             self.conv = nn.Conv2d(depthwise, outputs, 1, bias=bias)
         else:
             self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=bias)
-        self.norm: nn.Module | None = None
-        self.activation: nn.Module | None = None
-        if norm == "none":
-            self.activation = ACTIVATIONS[activation]()
-        elif per_activation:
-            shape = (outputs, size, size)
-            self.norm = PerActivationBatchNorm2d(shape, activation=activation, momentum=momentum)
-        else:
-            self.norm = BatchNorm2d(outputs, activation=activation, momentum=momentum)
+        self.norm = norm_and_activation(
+            *(outputs, size),
+            norm=norm,
+            activation=activation,
+            per_activation=per_activation,
+            momentum=momentum,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated maps: (N, inputs, H, W) → (N, outputs, H/stride, W/stride)."""
         if self.depthwise is not None:
             x = self.depthwise(x)
-        x = self.conv(x)
-        if self.norm is not None:
-            x = self.norm(x)
-        if self.activation is not None:
-            x = self.activation(x)
-        return x
+        y: Tensor = self.norm(self.conv(x))
+        return y
 
 
 class InceptionModule(nn.Module):
@@ -139,14 +165,18 @@ class InceptionModule(nn.Module):
     1×1; 1×1 then 3×3; 1×1 then twice 3×3; pooling then 1×1. With stride 2 there is no 1×1
     branch, and the pooling hands its maps on as they are.
 
+    What is the same work is done once. The two 1×1 that reduce the maps are one convolution; and
+    as every channel is normalized by itself, the branches' last normalizations are one, of all
+    their maps side by side.
+
     Args:
         row: of the table, its channels scaled.
         inputs: channels in.
         size: height and width of the maps that come in.
-        norm: as of `ConvNorm`.
-        activation: as of `ConvNorm`.
-        per_activation: as of `ConvNorm`.
-        momentum: as of `ConvNorm`.
+        norm: as of `norm_and_activation`.
+        activation: as of `norm_and_activation`.
+        per_activation: as of `norm_and_activation`.
+        momentum: as of `norm_and_activation`.
 
     Numerics:
         Average pooling divides by the number of positions that are there, not by 9, at the
@@ -166,40 +196,51 @@ class InceptionModule(nn.Module):
     ) -> None:
         super().__init__()
         out = row.out_size(size)
+        follows: dict[str, Any] = {
+            "norm": norm,
+            "activation": activation,
+            "per_activation": per_activation,
+            "momentum": momentum,
+        }
 
-        def conv(inputs: int, outputs: int, kernel: int, size: int, stride: int = 1) -> ConvNorm:
-            return ConvNorm(
-                *(inputs, outputs, kernel, size),
-                stride=stride,
-                norm=norm,
-                activation=activation,
-                per_activation=per_activation,
-                momentum=momentum,
-            )
+        def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+            return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=norm == "none")
 
-        self.one = conv(inputs, row.one, 1, size) if row.one else None
-        self.three = nn.Sequential(
-            conv(inputs, row.reduce, 1, size), conv(row.reduce, row.three, 3, out, row.stride)
-        )
-        self.double_three = nn.Sequential(
-            conv(inputs, row.double_reduce, 1, size),
-            conv(row.double_reduce, row.double, 3, size),
-            conv(row.double, row.double, 3, out, row.stride),
-        )
+        self.reduced = [row.reduce, row.double_reduce]
+        self.one = conv(inputs, row.one, 1) if row.one else None
+        self.reduce = ConvNorm(inputs, sum(self.reduced), 1, size, **follows)
+        self.three = conv(row.reduce, row.three, 3, row.stride)
+        self.double_first = ConvNorm(row.double_reduce, row.double, 3, size, **follows)
+        self.double_second = conv(row.double, row.double, 3, row.stride)
         self.pool: nn.Module
         if row.pool == "avg":
             self.pool = nn.AvgPool2d(3, row.stride, 1, count_include_pad=False)
         else:
             self.pool = nn.MaxPool2d(3, row.stride, 1)
-        self.project = conv(inputs, row.project, 1, out) if row.project else None
+        self.project = conv(inputs, row.project, 1) if row.project else None
+        convolved = row.outputs(inputs) - (0 if row.project else inputs)
+        self.norm = norm_and_activation(convolved, out, **follows)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the branches' maps: (N, inputs, H, W) → (N, row.outputs(inputs), …)."""
-        branches = [] if self.one is None else [self.one(x)]
+        three, double = self.reduce(x).split(self.reduced, 1)
         pooled = self.pool(x)
-        branches += [
-            self.three(x),
-            self.double_three(x),
-            pooled if self.project is None else self.project(pooled),
-        ]
-        return torch.cat(branches, 1)
+        maps = [] if self.one is None else [self.one(x)]
+        maps += [self.three(three), self.double_second(self.double_first(double))]
+        if self.project is not None:
+            maps.append(self.project(pooled))
+        y: Tensor = self.norm(torch.cat(maps, 1))
+        return y if self.project is not None else torch.cat([y, pooled], 1)
+
+    def weights(self) -> Iterator[Tensor]:
+        """Yield the convolutions' weights as the table lists them: a view for each of its cells."""
+        if self.one is not None:
+            yield self.one.weight
+        reduce, double_reduce = torch.split(self.reduce.conv.weight, self.reduced)
+        yield reduce
+        yield self.three.weight
+        yield double_reduce
+        yield self.double_first.conv.weight
+        yield self.double_second.weight
+        if self.project is not None:
+            yield self.project.weight
