@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from gammabeta.claims.crowd import Crowd
 from gammabeta.claims.training import accuracy, milestones, scores, subset, train
 from gammabeta.models.stack import Stack
+from gammabeta.statistics import calibrate
 from gammabeta.training.data import Dataset, load
 
 RATES = [0.05, 0.2, 1.0]
@@ -59,6 +60,29 @@ def test_members_train_as_they_would_alone(
         torch.testing.assert_close(output[index], scores(stack, digits.test_x), atol=1e-6, rtol=0)
         alone = float(accuracy(stack, digits.test_x, digits.test_y))
         assert result["members"][index]["final"] == pytest.approx(alone, abs=1e-5)
+
+
+def test_calibrated_accuracies_are_those_with_population_statistics(digits: Dataset) -> None:
+    """What trains is the same; the moving averages, still young, are replaced before each test."""
+    results, crowds = [], []
+    for calibrated in (False, True):
+        crowd = Crowd(stacks("batch"))
+        result = train(crowd, digits, RATES, steps=12, seed=3, measure=[12], calibrated=calibrated)
+        results.append([member["accuracy"][-1] for member in result["members"]])
+        crowds.append(crowd)
+    moving, population = crowds
+    for one, other in zip(moving.parameters(), population.parameters(), strict=True):
+        assert torch.equal(one, other)
+    generator = torch.Generator().manual_seed(3)
+    chosen = torch.randint(1437, (8, 60), generator=generator)
+    calibrate(moving, [digits.train_x[batch] for batch in chosen])
+    for one, other in zip(moving.buffers(), population.buffers(), strict=True):
+        assert torch.equal(one, other)
+    expected = accuracy(moving, *subset(digits)).tolist()
+    assert results[1] == pytest.approx(expected, abs=1e-5)
+    assert results[0] != pytest.approx(expected, abs=1e-2)
+    plain = Crowd(stacks("none"))  # nothing to calibrate
+    train(plain, digits, RATES, steps=2, seed=0, calibrated=True)
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])

@@ -149,7 +149,7 @@ def test_noisy_bn_decides(
     tmp_path: Path,
 ) -> None:
     # Two rates for the ReLU network: at the one that is not matched every arm may be at its best.
-    first, second, _ = noisy_bn.SETTINGS
+    first, second, *_ = noisy_bn.SETTINGS
     two = replace(first, quick_rates=(0.1, 0.3))
     monkeypatch.setattr(noisy_bn, "SETTINGS", (two, second))
 

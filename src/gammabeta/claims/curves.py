@@ -179,9 +179,17 @@ class Curves:
 
 
 def curves(
-    context: Context, net: Net, rates: Sequence[float], steps: int, norms: Sequence[str]
+    context: Context,
+    net: Net,
+    rates: Sequence[float],
+    steps: int,
+    norms: Sequence[str],
+    calibrated: bool = False,
 ) -> Curves:
-    """Train ``net`` with each norm, rate and seed; kept for every claim that asks for the same."""
+    """Train ``net`` with each norm, rate and seed; kept for every claim that asks for the same.
+
+    With ``calibrated`` accuracies are those with `population_statistics`.
+    """
     found: dict[str, dict[float, list[Curve]]] = {n: {rate: [] for rate in rates} for n in norms}
     for norm in norms:
         for seed in context.seeds:
@@ -192,8 +200,9 @@ def curves(
                     "rates": list(rates),
                     "steps": steps,
                     "seed": seed,
+                    **({"statistics": "Algorithm 2"} if calibrated else {}),
                 },
-                _arms(context, net, norm, rates, steps, seed),
+                _arms(context, net, norm, rates, steps, seed, calibrated),
                 shared=_SHARED,
             )
             for rate, member in zip(rates, result["members"], strict=True):
@@ -203,13 +212,25 @@ def curves(
 
 
 def _arms(
-    context: Context, net: Net, norm: str, rates: Sequence[float], steps: int, seed: int
+    context: Context,
+    net: Net,
+    norm: str,
+    rates: Sequence[float],
+    steps: int,
+    seed: int,
+    calibrated: bool,
 ) -> Callable[[], dict[str, Any]]:
     def function() -> dict[str, Any]:
         data = context.images()
         inputs = data.train_x.shape[1]
         crowd = Crowd([net.build(inputs, data.classes, norm, seed) for _ in rates])
-        return train(crowd, data, rates, steps=steps, seed=seed, within=context.progress.within)
+        return train(
+            *(crowd, data, rates),
+            steps=steps,
+            seed=seed,
+            calibrated=calibrated,
+            within=context.progress.within,
+        )
 
     return function
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gammabeta.claims.curves import Curves, Fewer
-from gammabeta.claims.figure import COOL, INK, LINE, OLIVE, PLUM, WARM, labels, sheet
+from gammabeta.claims.figure import COOL, INK, LINE, MUTED, OLIVE, PLUM, WARM, labels, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TARGETS = [percent / 100 for percent in range(30, 96)]
-_COLOURS = (WARM, COOL, PLUM, OLIVE, INK)
+_COLOURS = (WARM, COOL, PLUM, OLIVE, INK, MUTED)
 
 
 def draw(path: Path, found: Sequence[Curves]) -> None:
@@ -32,12 +32,12 @@ def draw(path: Path, found: Sequence[Curves]) -> None:
     ) as drawn:
         over_target, over_depth = drawn.panels
         ends = []
-        for each, colour in zip(found, _COLOURS, strict=False):
-            points = _over_target(each)
-            if points:
-                x, y = zip(*points, strict=True)
-                over_target.plot(x, y, color=colour)
-                ends.append((x[-1], y[-1], each.net.title(), colour))
+        lines = [(each.net.title(), _over_target(each)) for each in found]
+        some = [(title, points) for title, points in lines if points]
+        for (title, points), colour in zip(some, _COLOURS, strict=False):
+            x, y = zip(*points, strict=True)
+            over_target.plot(x, y, color=colour)
+            ends.append((x[-1], y[-1], title, colour))
         over_target.set_title("to reach an accuracy, each at its best rate for it")
         over_target.set_xlabel("test accuracy to reach (%)")
         over_target.set_ylabel("times fewer steps")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gammabeta.claims.claim import (
     DOES_NOT_HOLD,
@@ -23,10 +22,13 @@ from gammabeta.claims.claim import (
 from gammabeta.claims.context import Context
 from gammabeta.claims.curves import Curve, Fewer, fewer, ratio_number
 from gammabeta.claims.inception_figure import draw
-from gammabeta.claims.training import accuracy, milestones, subset
-from gammabeta.layers import BatchNorm2d, NonFiniteBatchWarning
-from gammabeta.statistics import calibrate
-from gammabeta.training.data import Dataset
+from gammabeta.claims.training import (
+    CALIBRATION,
+    accuracy,
+    milestones,
+    population_statistics,
+    subset,
+)
 from gammabeta.training.recipes import Recipe, recipe
 
 RATES = (0.003, 0.01, 0.03)
@@ -47,8 +49,6 @@ SHARES, QUICK_SHARES = (1, 3), (1,)
 WIDTH = 0.125
 ENOUGH, CHANCE = 10.0, 0.15
 _SUBSET = 1000
-_CALIBRATION = 8
-"""Mini-batches that population statistics are measured on before each test."""
 
 
 Cells = dict[tuple[float, int], list[Curve]]
@@ -184,7 +184,7 @@ def _train(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if step in marks:
-                _measure_statistics(model, data, seed)
+                population_statistics(model, data.train_x, seed, used.batch_size, _images)
                 right = accuracy(model, _images(test_x), test_y, chunk=100)
                 accuracies.append(round(float(right), 5))
                 context.progress.within(step / steps)
@@ -193,17 +193,6 @@ def _train(
     # A network that has diverged stays where it is.
     accuracies += [accuracies[-1]] * (len(marks) - len(accuracies))
     return {"steps": marks, "accuracy": accuracies}
-
-
-def _measure_statistics(model: nn.Module, data: Dataset, seed: int) -> None:
-    """Population statistics by Algorithm 2: the moving averages lag behind an early step."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(data.train_x), (_CALIBRATION, 32), generator=generator)
-    if any(isinstance(module, BatchNorm2d) for module in model.modules()):
-        with warnings.catch_warnings():
-            # A run that diverges is reported by its result, not by its layers.
-            warnings.simplefilter("ignore", NonFiniteBatchWarning)
-            calibrate(model, [_images(data.train_x[batch]) for batch in chosen])
 
 
 def _images(x: Tensor) -> Tensor:
@@ -254,7 +243,7 @@ CLAIM = Claim(
     f"Recipes {', '.join(RECIPES)}: every base rate of the same grid, times the recipe's factor, "
     "on the clock of the baseline's best cell and on one three times as short (quick: the former); "
     "those whose rate decays 6 times faster run for a third of their clock. Population statistics "
-    f"by Algorithm 2 on {_CALIBRATION} training mini-batches before each test. Test accuracy on "
+    f"by Algorithm 2 on {CALIBRATION} training mini-batches before each test. Test accuracy on "
     f"{_SUBSET:,} fixed test images at steps 15 % apart (quick: 25 %). The ratio is the baseline's "
     "steps to its best accuracy over the recipe's steps to the same. Sigmoid Inception without "
     "batch norm runs at the baseline's best rate.",

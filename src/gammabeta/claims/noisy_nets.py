@@ -46,6 +46,7 @@ class Setting:
         matched: the rate at which all arms are compared.
         steps: of the full protocol.
         quick_steps: of the quick one.
+        init: of the convolutions, as of `SmallVGG`.
     """
 
     key: str
@@ -60,6 +61,7 @@ class Setting:
     matched: float
     steps: int
     quick_steps: int
+    init: str = "glorot"
 
     def build(self, data: Dataset, norm: str, seed: int) -> Net:
         """Return the network for ``data``, with ``norm`` ``"batch"`` or ``"none"``."""
@@ -77,7 +79,13 @@ class Setting:
             return Net(stack, places, stack.layers[-1].activation)  # type: ignore[arg-type]
         side, pool = side_of(data)
         vgg = SmallVGG(
-            side, data.classes, stages=STAGES, norm=norm, pool=pool, fused=False, seed=seed
+            *(side, data.classes),
+            stages=STAGES,
+            norm=norm,
+            pool=pool,
+            fused=False,
+            init=self.init,
+            seed=seed,
         )
         convolutions = [i for i, m in enumerate(vgg.body) if isinstance(m, nn.Conv2d)]
         after = 0 if norm == "none" else 1  # noise needs to know which dimension is the channels'
@@ -99,5 +107,12 @@ SETTINGS = (
         f"of {', '.join(str(w) for stage in STAGES for w in stage)} maps, a max pool between "
         "stages, as the source's VGG but narrower; images averaged to 14 × 14",
         *("relu", 10, 0, 128, (0.03, 0.1, 0.3), (0.1,), 0.1, 1500, 300),
+    ),
+    Setting(
+        "he",
+        "10 ReLU convolutions (He)",
+        "as those before, from He's weights",
+        *("relu", 10, 0, 128, (0.03, 0.1, 0.3), (0.1,), 0.1, 1500, 300),
+        init="he",
     ),
 )

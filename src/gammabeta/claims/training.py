@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,12 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta.claims.crowd import Crowd
+from gammabeta.layers import BatchNorm1d, BatchNorm2d, NonFiniteBatchWarning
+from gammabeta.statistics import calibrate
 from gammabeta.training.data import Dataset
 
 BATCH_SIZE = 60
 """Examples a mini-batch, as in the paper's section 4.1."""
 SUBSET = 2000
 """Test images that a curve is measured on; the final accuracy is that of all."""
+CALIBRATION = 8
+"""Mini-batches that population statistics are measured on."""
 
 
 def milestones(steps: int, ratio: float = 1.06, first: int = 10) -> list[int]:
@@ -47,6 +52,7 @@ def train(
     measure: Sequence[int] | None = None,
     own_batches: bool = False,
     batch_size: int = BATCH_SIZE,
+    calibrated: bool = False,
     within: Callable[[float], None] = lambda fraction: None,
 ) -> dict[str, Any]:
     """Train ``crowd`` by SGD without momentum, each member at its own constant rate.
@@ -61,6 +67,8 @@ def train(
             given.
         own_batches: whether each member gets mini-batches of its own; else all get the same.
         batch_size: examples a mini-batch.
+        calibrated: whether every accuracy is that with `population_statistics`; else with the
+            moving averages.
         within: told how far it is, 0 … 1.
 
     Returns:
@@ -96,6 +104,8 @@ def train(
                         parameter.addcmul_(gradient, rate, value=-1)
             total += losses.detach()
         since, taken = mark - taken, mark
+        if calibrated:
+            population_statistics(crowd, data.train_x, seed, batch_size)
         accuracies = accuracy(crowd, *test).tolist()
         for curve, mean, right in zip(curves, (total / since).tolist(), accuracies, strict=True):
             curve["accuracy"].append(round(right, 5))
@@ -108,6 +118,34 @@ def train(
     for curve, right in zip(curves, final, strict=True):
         curve["final"] = round(right, 5)
     return {"steps": marks, "members": curves}
+
+
+def population_statistics(
+    model: nn.Module,
+    x: Tensor,
+    seed: int,
+    batch_size: int,
+    shaped: Callable[[Tensor], Tensor] = lambda x: x,
+) -> None:
+    """Set the statistics of ``model``, if it has any, by Algorithm 2 on `CALIBRATION` mini-batches.
+
+    Right after a few steps the moving averages lag behind; at a high rate they always do.
+
+    Args:
+        model: any network.
+        x: training images.
+        seed: of the choice among them, the same at every call.
+        batch_size: images a mini-batch.
+        shaped: makes of a mini-batch what ``model`` takes.
+    """
+    if not any(isinstance(module, (BatchNorm1d, BatchNorm2d)) for module in model.modules()):
+        return
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(x), (CALIBRATION, batch_size), generator=generator)
+    with warnings.catch_warnings():
+        # A run that diverges is reported by its result, not by its layers.
+        warnings.simplefilter("ignore", NonFiniteBatchWarning)
+        calibrate(model, [shaped(x[batch]) for batch in chosen], progress=False)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,12 @@ CONV_NORMS: dict[str, Callable[[int, str | None], nn.Module]] = {
 }
 """What follows a convolution: the norm, with ReLU or None. Layer norm of maps is over C, H, W."""
 
+INITS: dict[str, Callable[..., Tensor]] = {
+    "glorot": nn.init.xavier_normal_,
+    "he": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+}
+"""Normal distributions of the weights. He's keeps the size of a signal through ReLUs."""
+
 
 class SmallVGG(nn.Module):
     """Stages of 3×3 convolutions, each with its norm and ReLU; a 2×2 max pool between stages.
@@ -44,10 +51,11 @@ class SmallVGG(nn.Module):
         pool: averages pool × pool pixels of the images before anything else; 1 for no pooling.
         fused: whether norm and ReLU are one module; else each is its own, for what has to look or
             stand between them.
-        seed: of the weights, Glorot normal. The global random state is neither read nor moved.
+        init: of the convolutions' weights, one of `INITS`; the classifier's are Glorot's.
+        seed: of the weights. The global random state is neither read nor moved.
 
     Raises:
-        ValueError: an unknown norm, or sizes that do not go together.
+        ValueError: an unknown norm or init, or sizes that do not go together.
 
     Source:
         After Simonyan & Zisserman 2014, arXiv:1409.1556, at a size that trains in seconds.
@@ -66,10 +74,12 @@ class SmallVGG(nn.Module):
         norm: str = "batch",
         pool: int = 1,
         fused: bool = True,
+        init: str = "glorot",
         seed: int = 0,
     ) -> None:
         super().__init__()
         known("norm", norm, CONV_NORMS)
+        known("init", init, INITS)
         if side < pool or side // pool < 2 ** (len(stages) - 1) or not stages:
             raise ValueError(
                 f"side={side}, pool={pool} and {len(stages)} stages leave no pixel at the end"
@@ -93,7 +103,8 @@ class SmallVGG(nn.Module):
         with torch.no_grad():
             for module in self.modules():
                 if isinstance(module, (nn.Conv2d, nn.Linear)):
-                    nn.init.xavier_normal_(module.weight, generator=generator)
+                    draw = INITS[init if isinstance(module, nn.Conv2d) else "glorot"]
+                    draw(module.weight, generator=generator)
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
 
