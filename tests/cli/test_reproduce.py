@@ -92,6 +92,21 @@ def test_a_run_and_what_it_leaves(toys: Any, tmp_path: Path, capsys: Any) -> Non
     assert [f"seed {seed}" for seed in range(4)] == COMPUTED
 
 
+@pytest.mark.parametrize(("width", "paper"), [("80", False), ("120", True)])
+def test_the_papers_numbers_are_on_a_wide_board(
+    toys: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch, width: str, paper: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    assert toys("count", "--quick") == 0
+    board = capsys.readouterr().out.partition("claim ")[2].splitlines()
+    assert board[0].split() == [*(["the", "paper"] if paper else []), "here", "verdict"]
+    row = board[2].split("  ")
+    assert [cell.strip() for cell in row if cell] == [
+        *("count", *(["1, 2, 3"] if paper else [])),
+        *("1 (0 … 3)", "holds"),
+    ]
+
+
 def test_it_goes_on_where_it_was_stopped(toys: Any, capsys: Any) -> None:
     COMPUTED.append("stop")
     assert toys("count", "--out", "here") == 130

@@ -27,6 +27,8 @@ from gammabeta.names import known
 
 DEFAULT_OUT = Path("runs/claims")
 _COLOURS = {HOLDS: "green", UNDER_THIS_PROTOCOL: "yellow", DOES_NOT_HOLD: "red"}
+_WIDE = 110
+"""Columns of a terminal from which on the paper's numbers stand on the board too."""
 
 
 def reproduce(
@@ -114,7 +116,7 @@ def _run(console: Console, context: Context, chosen: list[Claim], jobs: int) -> 
     found = results.kept(context.folder, context.quick)
     page, text = report.write(found, context.folder)
     console.print()
-    console.print(_board([result for result in found if result.claim in chosen]))
+    console.print(_board([result for result in found if result.claim in chosen], console.width))
     console.print()
     console.print(f"report   {page}  (open it in a browser)", markup=False)
     console.print(f"         {text}", markup=False)
@@ -133,9 +135,10 @@ def _in_turn(chosen: list[Claim], context: Context, bars: Bars) -> Generator[Don
         row.close()
 
 
-def _board(found: list[results.Result]) -> Table:
+def _board(found: list[results.Result], width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for head in ("claim", "the paper", "here", "verdict"):
+    wide = width >= _WIDE  # else two columns would share some twenty characters
+    for head in ("claim", *(["the paper"] if wide else []), "here", "verdict"):
         table.add_column(head, no_wrap=head in ("claim", "verdict"))
     for result in found:
         verdict, number = result.outcome.verdict, result.outcome.numbers[0]
@@ -143,7 +146,7 @@ def _board(found: list[results.Result]) -> Table:
         here = result.outcome.headline.partition(": ")[0] or f"{number.text()}{spread}"
         table.add_row(
             result.claim.name,
-            result.claim.paper,
+            *([result.claim.paper] if wide else []),
             here,
             f"[{_COLOURS[verdict]}]{verdict}[/]",
         )
