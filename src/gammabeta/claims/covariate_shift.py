@@ -78,7 +78,11 @@ def run(context: Context) -> Outcome:
     )
     if weak:
         because += f"; by less than the spread over seeds in: {'; '.join(weak)}"
-    return Outcome(numbers, verdict, because, [_draw(context, kept)], notes=[_NOTE])
+    without, with_norm, *_ = numbers
+    what = without.label.removesuffix(f", {ARMS[0]}")
+    headline = f"{without.text()} without, {with_norm.text()} with: {what}"
+    figure = _draw(context, kept)
+    return Outcome(numbers, verdict, because, [figure], notes=[_NOTE], headline=headline)
 
 
 def _arm(context: Context, setting: int, arm: str, seed: int) -> dict[str, Any]:

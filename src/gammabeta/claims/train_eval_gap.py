@@ -54,7 +54,7 @@ def run(context: Context) -> Outcome:
     }
     points = [str(point) for point in _points(context)]
     first, last = points[0], points[-1]
-    numbers, held, reasons = [], [], []
+    numbers, held, reasons, headline = [], [], [], ""
     for size in BATCHES:
         found = {
             (name, point): [gaps[name][point] for gaps in results]
@@ -81,6 +81,10 @@ def run(context: Context) -> Outcome:
             f"2 after {first} steps, {100 * late:.1f} after {last}".replace("-", "−")
             + (f", Algorithm 2 up to {100 * worst:.1f} below another" if worst > CLOSE else "")
         )
+        headline = headline or (
+            f"{100 * early:.1f} points: what the moving average loses against Algorithm 2 after "
+            f"{first} steps, batch {size}; {100 * late:.1f} after {int(last):,}".replace("-", "−")
+        )
         for point in (first, last):
             for name in ("Algorithm 2", "pooled", *moving):
                 numbers.append(
@@ -91,7 +95,7 @@ def run(context: Context) -> Outcome:
                     )
                 )
     verdict = HOLDS if all(held) else UNDER_THIS_PROTOCOL if any(held) else DOES_NOT_HOLD
-    return Outcome(numbers, verdict, "; ".join(reasons), [_draw(context, kept)])
+    return Outcome(numbers, verdict, "; ".join(reasons), [_draw(context, kept)], headline=headline)
 
 
 def _points(context: Context) -> list[int]:

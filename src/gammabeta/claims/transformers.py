@@ -56,7 +56,7 @@ def run(context: Context) -> Outcome:
         "own best rate": own,
     }
     numbers: list[Number] = []
-    held, reasons = [], []
+    held, reasons, headline = [], [], ""
     for words, chosen in choices.items():
         at_rate = words.startswith("rate")
         found = {
@@ -68,14 +68,16 @@ def run(context: Context) -> Outcome:
         as_good = all(abs(value[norm] - value["layer"]) <= CLOSE for norm in ("rms", "dyt"))
         worse = all(value[norm] < value["layer"] - CLOSE for norm in ("batch", "none"))
         held.append(as_good and worse)
-        reasons.append(
-            f"{words}: against layer norm "
-            + ", ".join(
-                f"{NORMS[norm]} {100 * (value[norm] - value['layer']):+.1f}".replace("-", "−")
-                for norm in NORMS
-                if norm != "layer"
-            )
-            + " points"
+        against = {
+            NORMS[norm]: f"{100 * (value[norm] - value['layer']):+.1f}".replace("-", "−")
+            for norm in NORMS
+            if norm != "layer"
+        }
+        said = ", ".join(f"{name} {points}" for name, points in against.items())
+        reasons.append(f"{words}: against layer norm {said} points")
+        headline = headline or (
+            f"{', '.join(against.values())} points: {', '.join(against)} against layer norm, "
+            f"{words}"
         )
     verdict = HOLDS if all(held) else UNDER_THIS_PROTOCOL if any(held) else DOES_NOT_HOLD
     figure = draw(
@@ -87,7 +89,7 @@ def run(context: Context) -> Outcome:
         {norm: (NORMS[norm], colour) for norm, colour in COLOURS.items()},
         scale="log",
     )
-    return Outcome(numbers, verdict, "; ".join(reasons), [figure])
+    return Outcome(numbers, verdict, "; ".join(reasons), [figure], headline=headline)
 
 
 def _arm(context: Context, norm: str, rate: float, seed: int) -> dict[str, Any]:
