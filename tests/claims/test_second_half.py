@@ -158,7 +158,10 @@ def test_noisy_bn_decides(
         reached = of_rate[list(noisy_bn.ARMS).index(arm)]
         return {"training_accuracy": reached, "motion": 1.0, "curve": [0.1, reached]}
 
-    assert decided(noisy_bn, monkeypatch, tmp_path, result).verdict == verdict
+    outcome = decided(noisy_bn, monkeypatch, tmp_path, result)
+    assert outcome.verdict == verdict
+    # A rate that is not the matched one decides nothing by itself, but is told.
+    assert len(outcome.notes) == (relu[1] == GOOD)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def run(context: Context) -> Outcome:
     context.plan(len(ARMS) * sum(map(len, rates.values())) * len(context.seeds))
     numbers: list[Number] = []
     details: list[Number] = []
-    held, at_best, reasons, figures = [], [], [], []
+    held, at_best, reasons, notes, figures = [], [], [], [], []
     for setting in SETTINGS:
         kept = {
             (arm, rate): [_arm(context, setting, arm, rate, seed) for seed in context.seeds]
@@ -60,6 +60,16 @@ def run(context: Context) -> Outcome:
             )
             for arm in ARMS
         }
+        for rate in rates[setting]:
+            alike = {arm: _number(kept, setting, arm, rate) for arm in ARMS}
+            if rate != setting.matched and _holds(alike):
+                told = {arm: number.text() for arm, number in alike.items()}
+                notes.append(
+                    f"Told, not judged: {setting.name}, all arms at rate {rate:g}. Noise stops the "
+                    f"plain network ({told['without']} of training images right in peace, "
+                    f"{told['without, noise']} with noise) and not the one with batch norm "
+                    f"({told['with batch norm, noise']} with noise)."
+                )
         at_best.append(_holds(best))
         held += [_holds(matched), at_best[-1]]
         noise, plain = best["with batch norm, noise"], best["without, noise"]
@@ -84,7 +94,7 @@ def run(context: Context) -> Outcome:
         f"{sum(at_best)} of {len(SETTINGS)} networks: noise stops the plain one and not the one "
         "with batch norm, each arm at its best rate"
     )
-    return Outcome(once, verdict, "; ".join(reasons), figures, headline=headline)
+    return Outcome(once, verdict, "; ".join(reasons), figures, notes, headline)
 
 
 Kept = dict[tuple[str, float], list[dict[str, Any]]]
