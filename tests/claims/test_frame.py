@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,5 @@ def test_a_claim_says_everything(name: str) -> None:
     assert "hold" in mine.criterion, "which numbers give which verdict"
     assert 0 < mine.minutes_quick <= mine.minutes_full
     assert mine.run.__doc__
+    page = Path(__file__).parents[2] / "docs/reproduce.md"
+    assert re.search(rf"^\| .*`{name}`.* \| \w", page.read_text("utf-8"), re.M), page.name
