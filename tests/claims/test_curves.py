@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from gammabeta.claims.curves import Curve, Curves, Fewer, Net, fewer, ratio_number
+from gammabeta.claims.curves import Curve, Curves, Fewer, Net, fewer, ratio_number, ratios, soonness
 
 STEPS = [10, 20, 40, 80]
 
@@ -59,10 +60,24 @@ def test_both_protocols(found: Curves) -> None:
     assert found.best_final("batch") == [0.85, 0.85, 0.8]
 
 
+def test_a_short_run_that_never_gets_there_is_not_the_soonest() -> None:
+    """It has a large bound: 40 steps over its 10."""
+    slow = [curve(0.1, 0.3, 0.6, 0.8)]
+    there, short, better = (
+        [curve(0.1, 0.8, 0.8, 0.8)],
+        [Curve([10], [0.2], 0.2)],
+        [Curve([10, 20], [0.2, 0.7], 0.7)],
+    )
+    assert ratio_number("r", ratios(slow, short)).text() == "≤ 8 ×"
+    assert sorted([there, short, better], key=partial(soonness, slow)) == [short, better, there]
+
+
 def test_the_median_carries_its_own_bound() -> None:
-    ratios = [Fewer(9.0, "≥"), Fewer(2.0, ""), Fewer(4.0, "≤")]
-    assert ratio_number("r", ratios).text() == "≤ 4 ×"
-    assert ratio_number("r", [*ratios[:2], Fewer(10.0, "")]).text() == "≥ 9 ×"
+    found = [Fewer(9.0, "≥"), Fewer(2.0, ""), Fewer(4.0, "≤")]
+    # What never got there is the least of the three: its bound says how short its run was.
+    assert str(ratio_number("r", found)) == "r: 2 × (2 … 9)"
+    assert ratio_number("r", [*found[1:], Fewer(8.0, "≤")]).text() == "≤ 8 ×"
+    assert ratio_number("r", [*found[:2], Fewer(10.0, "")]).text() == "≥ 9 ×"
 
 
 def test_a_net_is_the_same_with_and_without_norm() -> None:

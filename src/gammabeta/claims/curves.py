@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -124,6 +124,34 @@ def fewer(slow: Curve, fast: Curve) -> Fewer:
     return Fewer(needed / saved, "" if trains else "≥")
 
 
+def typical(ratios: Sequence[Fewer]) -> Fewer:
+    """Return the median; one that never got there counts as the least, whatever its bound.
+
+    Example:
+        >>> typical([Fewer(9.0, "≥"), Fewer(2.0, ""), Fewer(4.0, "≤")])
+        Fewer(ratio=2.0, bound='')
+    """
+    least_first = sorted(ratios, key=lambda each: (each.bound != "≤", each.ratio))
+    return least_first[(len(ratios) - 1) // 2]
+
+
+def soonness(slow: Sequence[Curve], fast: Sequence[Curve]) -> tuple[bool, float]:
+    """Return what sorts contenders ``fast``, the soonest last.
+
+    Those that get where ``slow`` gets, by their `typical` ratio; before them those that do not, by
+    the accuracy they get to: the bound of a ratio is large where a run was short.
+    """
+    middle = typical(ratios(slow, fast))
+    if middle.bound == "≤":
+        return False, statistics.median(curve.best() for curve in fast)
+    return True, middle.ratio
+
+
+def ratios(slow: Sequence[Curve], fast: Sequence[Curve]) -> list[Fewer]:
+    """Return the ratio of each seed."""
+    return [fewer(a, b) for a, b in zip(slow, fast, strict=True)]
+
+
 @dataclass(frozen=True)
 class Curves:
     """Curves of one network without (``"none"``) and with (``"batch"``) batch norm.
@@ -147,8 +175,7 @@ class Curves:
 
     def matched(self, rate: float) -> list[Fewer]:
         """Return the ratio at one rate for both, one a seed."""
-        pairs = zip(self.of["none"][rate], self.of["batch"][rate], strict=True)
-        return [fewer(slow, fast) for slow, fast in pairs]
+        return ratios(self.of["none"][rate], self.of["batch"][rate])
 
     def own_best(self) -> tuple[float, float, list[Fewer]]:
         """Return each side's best rate, and the ratio at those, one a seed.
@@ -158,12 +185,8 @@ class Curves:
         """
         rate = self.best_rate()
         slow = self.of["none"][rate]
-
-        def ratio(fast: float) -> list[Fewer]:
-            return [fewer(a, b) for a, b in zip(slow, self.of["batch"][fast], strict=True)]
-
-        fastest = max(self.rates, key=lambda r: statistics.median_low(f.ratio for f in ratio(r)))
-        return rate, fastest, ratio(fastest)
+        fastest = max(self.rates, key=lambda r: soonness(slow, self.of["batch"][r]))
+        return rate, fastest, ratios(slow, self.of["batch"][fastest])
 
     def soonest(self, norm: str, target: float) -> float:
         """Return the steps to ``target``: the median over seeds, of the best rate for it."""
@@ -235,8 +258,9 @@ def _arms(
     return function
 
 
-def ratio_number(label: str, ratios: Sequence[Fewer], paper: str = "", target: str = "") -> Number:
-    """Return the median of ``ratios`` with its own bound."""
-    middle = sorted(ratios, key=lambda fewer: fewer.ratio)[(len(ratios) - 1) // 2]
-    values = [fewer.ratio for fewer in ratios]
-    return Number.over(label, values, "×", paper, target, middle.bound)
+def ratio_number(label: str, found: Sequence[Fewer], paper: str = "", target: str = "") -> Number:
+    """Return the `typical` one of ``found`` with its own bound."""
+    middle = typical(found)
+    values = [each.ratio for each in found]
+    spread = Number.over(label, values, "×", paper, target, middle.bound)
+    return replace(spread, value=middle.ratio)

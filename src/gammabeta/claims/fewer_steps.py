@@ -14,7 +14,7 @@ from gammabeta.claims.claim import (
     Outcome,
 )
 from gammabeta.claims.context import Context
-from gammabeta.claims.curves import Curves, Net, curves, fewer, ratio_number
+from gammabeta.claims.curves import Curves, Net, curves, ratio_number, ratios
 from gammabeta.claims.fewer_steps_figure import draw
 from gammabeta.claims.training import CALIBRATION
 
@@ -86,12 +86,12 @@ def run(context: Context) -> Outcome:
         _calibrated(five, curves(context, FIVE.net, [MATCHED], steps, ["batch"], calibrated=True)),
         *(_to(five, target) for target in TOLD),
     ]
-    ratios = [number for each in found.values() for number in _ratios(each)]
-    everywhere = all(number.value >= ENOUGH for number in ratios)
+    everything = [number for each in found.values() for number in _ratios(each)]
+    everywhere = all(number.value >= ENOUGH for number in everything)
     reached = decisive.value >= ENOUGH and ten[0].value <= CHANCE and ten[1].value >= LEARNED
     verdict = HOLDS if reached and everywhere else UNDER_THIS_PROTOCOL if reached else DOES_NOT_HOLD
-    least = min(ratios, key=lambda number: number.value)
-    most = max(ratios, key=lambda number: number.value)
+    least = min(everything, key=lambda number: number.value)
+    most = max(everything, key=lambda number: number.value)
     because = (
         f"At a matched rate the 5-layer sigmoid needs {decisive.text()} fewer steps (at least "
         f"{ENOUGH:g} × asked), and the 10-layer sigmoid goes from {ten[0].text()} to "
@@ -106,7 +106,9 @@ def run(context: Context) -> Outcome:
         f"{least.text()} to {most.text()}: fewer steps, by network and protocol; "
         f"{paper_net.text()} for the paper's network, each arm at its own best rate"
     )
-    return Outcome([decisive, *ten, *ratios, *told], verdict, because, [figure], headline=headline)
+    return Outcome(
+        [decisive, *ten, *everything, *told], verdict, because, [figure], headline=headline
+    )
 
 
 def _calibrated(each: Curves, found: Curves) -> Number:
@@ -114,18 +116,18 @@ def _calibrated(each: Curves, found: Curves) -> Number:
 
     Near the baseline's best accuracy, what moving averages add to a curve is a point or so.
     """
-    pairs = zip(each.of["none"][MATCHED], found.of["batch"][MATCHED], strict=True)
     label = f"{each.net.title()}: both at rate {MATCHED:g}, statistics by Algorithm 2 (told, "
-    return ratio_number(label + "not judged)", [fewer(slow, fast) for slow, fast in pairs])
+    pairs = ratios(each.of["none"][MATCHED], found.of["batch"][MATCHED])
+    return ratio_number(label + "not judged)", pairs)
 
 
 def _to(each: Curves, target: float) -> Number:
     """The ratio to reach ``target``, both at the matched rate: it decides nothing."""
     pairs = zip(each.of["none"][MATCHED], each.of["batch"][MATCHED], strict=True)
     reached = [(slow.reach(target), fast.reach(target)) for slow, fast in pairs]
-    ratios = [math.nan if math.isinf(fast) else slow / fast for slow, fast in reached]
+    values = [math.nan if math.isinf(fast) else slow / fast for slow, fast in reached]
     label = f"{each.net.title()}: both at rate {MATCHED:g}, to {target:.0%} (told, not judged)"
-    return Number.over(label, ratios, "×")
+    return Number.over(label, values, "×")
 
 
 def _ratios(each: Curves) -> list[Number]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gammabeta.claims.curves import Curves, Fewer
+from gammabeta.claims.curves import Curves, typical
 from gammabeta.claims.figure import COOL, INK, LINE, MUTED, OLIVE, PLUM, WARM, labels, sheet
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _COLOURS = (WARM, COOL, PLUM, OLIVE, INK, MUTED)
 def draw(path: Path, found: Sequence[Curves]) -> None:
     """Draw the ratios of ``found``, and save them at ``path``."""
     told = "; ".join(
-        f"{each.net.title()}: {_middle(each.own_best()[2]).ratio:.3g} times fewer steps"
+        f"{each.net.title()}: {typical(each.own_best()[2]).ratio:.3g} times fewer steps"
         for each in found
     )
     with sheet(
@@ -69,7 +69,7 @@ def _over_depth(axes: Axes, found: Sequence[Curves]) -> list[tuple[float, float,
         ("each at its best rate", PLUM, [each.own_best()[2] for each in nets]),
         ("both at the lowest rate", OLIVE, [each.matched(min(each.rates)) for each in nets]),
     ):
-        middles = [_middle(seeds) for seeds in ratios]
+        middles = [typical(seeds) for seeds in ratios]
         axes.plot(depths, [middle.ratio for middle in middles], color=colour)
         for depth, middle in zip(depths, middles, strict=True):
             marker = {"≥": "^", "≤": "v", "": "o"}[middle.bound]
@@ -79,7 +79,3 @@ def _over_depth(axes: Axes, found: Sequence[Curves]) -> list[tuple[float, float,
     axes.set_xlabel("layers")
     axes.set_xticks(depths)
     return ends
-
-
-def _middle(ratios: Sequence[Fewer]) -> Fewer:
-    return sorted(ratios, key=lambda fewer: fewer.ratio)[(len(ratios) - 1) // 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from gammabeta.claims.claim import (
     Outcome,
 )
 from gammabeta.claims.context import Context
-from gammabeta.claims.curves import Curve, Fewer, fewer, ratio_number
+from gammabeta.claims.curves import Curve, ratio_number, ratios, soonness, typical
 from gammabeta.claims.inception_figure import draw
 from gammabeta.claims.training import (
     CALIBRATION,
@@ -81,19 +82,13 @@ def run(context: Context) -> Outcome:
     dead = recipe("inception").with_changes(activation="sigmoid", name="inception, sigmoid")
     sigmoid = _curves(context, dead, best_rate, length, length // PART)
 
-    matched = {name: _ratios(slow, of[best_rate, 1]) for name, of in found.items()}
-    own = {
-        name: max(
-            (_ratios(slow, curves) for curves in of.values()),
-            key=lambda ratios: statistics.median_low(each.ratio for each in ratios),
-        )
-        for name, of in found.items()
-    }
-    soonest = _soonest(own)
+    matched = {name: ratios(slow, of[best_rate, 1]) for name, of in found.items()}
+    own = {name: max(of.values(), key=partial(soonness, slow)) for name, of in found.items()}
+    soonest = max(own, key=lambda name: soonness(slow, own[name]))
     numbers = [
         ratio_number(
             f"{name}: times fewer steps, at its own best rate and length",
-            own[name],
+            ratios(slow, own[name]),
             PAPER[name],
             f"≥ {ENOUGH:g} ×" if name == soonest else "",
         )
@@ -105,10 +100,11 @@ def run(context: Context) -> Outcome:
         for name in RECIPES
     ]
     elsewhere = [
-        statistics.median_low(each.ratio for each in _ratios(_best_of(baseline, rate), of[rate, 1]))
+        typical(ratios(_best_of(baseline, rate), of[rate, 1]))
         for of in found.values()
         for rate in rates
     ]
+    most = max(each.ratio if each.bound != "≤" else 0.0 for each in elsewhere)
     others = [
         Number.over("inception: best accuracy", [curve.best() for curve in slow], "%", "72.2 %"),
         *(
@@ -126,7 +122,7 @@ def run(context: Context) -> Outcome:
     ]
     if best.value >= ENOUGH and best.bound != "≤":
         verdict = HOLDS
-    elif max(elsewhere) >= ENOUGH:
+    elif most >= ENOUGH:
         verdict = UNDER_THIS_PROTOCOL
     else:
         verdict = DOES_NOT_HOLD
@@ -134,10 +130,10 @@ def run(context: Context) -> Outcome:
         f"The baseline is best at rate {best_rate:g} decayed over {length:,} steps, with "
         f"{others[0].text()}. {soonest} is there in {best.text()} fewer steps at its own "
         f"best rate and length ({ENOUGH:g} × was asked); at rates matched one by one the ratio is "
-        f"at most {max(elsewhere):.3g} ×."
+        f"at most {most:.3g} ×."
     )
     figure = context.figure("recipes")
-    draw(figure, slow, {name: _fastest(slow, of) for name, of in found.items()})
+    draw(figure, slow, own)
     return Outcome([*numbers, *others], verdict, because, [figure])
 
 
@@ -200,10 +196,6 @@ def _images(x: Tensor) -> Tensor:
     return x.view(-1, 1, size, size)
 
 
-def _ratios(slow: Sequence[Curve], fast: Sequence[Curve]) -> list[Fewer]:
-    return [fewer(a, b) for a, b in zip(slow, fast, strict=True)]
-
-
 def _median_best(curves: Sequence[Curve]) -> float:
     return statistics.median(curve.best() for curve in curves)
 
@@ -216,17 +208,6 @@ def _best_of(baseline: dict[tuple[float, int], list[Curve]], rate: float) -> lis
 
 def _best_accuracy(of: Cells) -> list[float]:
     return [curve.best() for curve in max(of.values(), key=_median_best)]
-
-
-def _soonest(own: dict[str, list[Fewer]]) -> str:
-    return max(own, key=lambda name: statistics.median_low(each.ratio for each in own[name]))
-
-
-def _fastest(slow: Sequence[Curve], of: Cells) -> list[Curve]:
-    def middle(curves: list[Curve]) -> float:
-        return statistics.median_low(each.ratio for each in _ratios(slow, curves))
-
-    return max(of.values(), key=middle)
 
 
 CLAIM = Claim(
