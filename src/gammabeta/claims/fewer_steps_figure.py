@@ -70,7 +70,10 @@ def _over_depth(axes: Axes, found: Sequence[Curves]) -> list[tuple[float, float,
         ("both at the lowest rate", OLIVE, [each.matched(min(each.rates)) for each in nets]),
     ):
         middles = [typical(seeds) for seeds in ratios]
-        axes.plot(depths, [middle.ratio for middle in middles], color=colour)
+        sure = [middle.ratio if not middle.bound else math.nan for middle in middles]
+        axes.plot(depths, sure, color=colour)
+        # How far a bound is says how long the run was.
+        axes.plot(depths, [middle.ratio for middle in middles], ":", color=colour, linewidth=1)
         for depth, middle in zip(depths, middles, strict=True):
             marker = {"≥": "^", "≤": "v", "": "o"}[middle.bound]
             axes.plot([depth], [middle.ratio], marker, color=colour, markersize=5)

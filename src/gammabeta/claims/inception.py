@@ -234,7 +234,7 @@ CLAIM = Claim(
     "not hold here.",
     paper="14 × fewer (31.0 → 2.1 million steps)",
     minutes_quick=4,
-    minutes_full=85,
+    minutes_full=100,
     run=run,
     version=2,
 )

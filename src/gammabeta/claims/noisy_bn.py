@@ -230,7 +230,7 @@ CLAIM = Claim(
     ),
     paper="noisy BN trains as BN does; the standard net with the same noise cannot be trained",
     minutes_quick=4,
-    minutes_full=40,
+    minutes_full=45,
     run=run,
     version=3,
 )
