@@ -83,6 +83,7 @@ def test_the_page(results: list[Result]) -> None:
     text = " ".join(" ".join(checked.text).split())
     for said in (
         "3 claims put to the test: 1 holds, 1 holds under this protocol, 1 does not hold here.",
+        "Run here on digits in place of Fashion-MNIST, with the quick protocol and 3 seeds.",
         "digits · quick protocol · 3 seeds, median and smallest … largest · 4.5 minutes",
         "It is <so>.",
         "T<w>o",
@@ -100,7 +101,7 @@ def test_the_page(results: list[Result]) -> None:
 
 def test_the_markdown(results: list[Result], tmp_path: Path) -> None:
     text = report.markdown(results, tmp_path)
-    assert "| [Made up](#one) | 1 | a < b \\| c: 50.0 % (40.0 … 60.0) | holds |" in text
+    assert "| [Made up](#one) | 1 | a < b \\| c: 50.0 % (40.0 … 60.0), ≥ 3 asked | holds |" in text
     assert "| [T<w>o](#two) | 1 | 1 to 9: of all | holds under this protocol |" in text
     assert "![Made up](figures/made-up.svg)" in text
     assert "**does not hold here.** No." in text

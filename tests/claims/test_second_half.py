@@ -208,7 +208,7 @@ def test_batch_of_one_decides(
 
     outcome = decided(batch_of_one, monkeypatch, tmp_path, result)
     assert outcome.verdict == verdict
-    assert outcome.numbers[0].value == pytest.approx(moving)
+    assert outcome.numbers[0].value == pytest.approx(100 * moving)  # points
 
 
 @pytest.mark.parametrize(

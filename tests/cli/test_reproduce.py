@@ -221,13 +221,33 @@ def test_the_list(shell: Shell, tmp_path: Path) -> None:
         (["ensemble", "--seeds", "2"], "seeds=2 must be at least 3"),
         (["ensemble", "--seeds", "many"], "'many' is not a whole number"),
         (["ensemble", "--data", "digit"], "data='digit' is not known; did you mean 'digits'?"),
-        (["ensemble", "--data", "mnist"], "mnist has no usual place"),
+        (["ensemble", "--data", "mnist"], "data='mnist' needs the folder of its files: --data-dir"),
+        (["ensemble", "--data", "mnist", "--data-dir", "no"], "the folder of MNIST's four IDX"),
+        (
+            ["ensemble", "--data", "digits", "--data-dir", "no"],
+            "data_dir=no is not for data='digits'",
+        ),
         (["ensemble", "--data-dir", "nowhere"], "nowhere has no train-images-idx3-ubyte.gz"),
     ],
 )
 def test_bad_input(shell: Shell, tmp_path: Path, args: list[str], complaint: str) -> None:
     assert complaint in shell("reproduce", *args, folder=tmp_path).refused()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_a_file(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    refused = shell("reproduce", "ensemble", "--data", "digits", "--out", "taken", folder=tmp_path)
+    assert refused.refused() == "out=taken cannot be used: File exists"
+
+
+def test_the_list_tells_whose_runs_are_shared(shell: Shell, tmp_path: Path) -> None:
+    told = shell("reproduce", "--list", "bolder-initialization", folder=tmp_path).ok()
+    assert "of one core, after higher-learning-rates, whose runs it shares)" in told
+    grid = registry.claim("higher-learning-rates").minutes_full
+    assert told.endswith("with --quick; each core takes one claim\n")
+    (last,) = [line for line in told.splitlines() if line.startswith("1 claim: ")]
+    assert int(last.split()[2]) == round(grid + 0.1)  # alone, it has to make them
 
 
 def test_a_real_claim_is_interrupted_and_keeps_what_it_did(shell: Shell, tmp_path: Path) -> None:

@@ -158,6 +158,23 @@ def test_evaluate_whole_pictures_in_144_crops(shell: Shell, tmp_path: Path) -> N
     assert "a fixed split, 2 images for testing" in printed
     done = shell("evaluate", "r", "--crops", 144, folder=tmp_path).ok()
     assert "(2 images, 1 model, 144 crops, moving statistics)" in done
+    # Another file, and the fixed split is another: it would be tested on what it was trained on.
+    picture.save(tmp_path / "images/light/8.png")
+    refused = shell("evaluate", "r", folder=tmp_path).refused()
+    assert "data='folder' is not what r/best.pt was trained on" in refused
+    shell("evaluate", "r", "--data-dir", "images", folder=tmp_path).ok()
+
+
+def test_evaluate_on_other_classes(run: tuple[Path, str], shell: Shell, tmp_path: Path) -> None:
+    for name in "abcdefghij":
+        (tmp_path / "letters" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("L", (8, 8), number).save(tmp_path / "letters" / name / f"{number}.png")
+    place = run[0] / "runs/bn-x5+-digits"
+    data = ("--data", "folder", "--data-dir", "letters")
+    refused = shell("evaluate", place, *data, folder=tmp_path).refused()
+    assert "data='folder' has other classes than" in refused
+    assert refused.endswith("was trained for: class 0 is 'a', not '0'")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +194,14 @@ def test_evaluate_whole_pictures_in_144_crops(shell: Shell, tmp_path: Path) -> N
         (("train", "inception", "--vary", 1), "without batch norm"),
         (("train", "--resume", "nothing"), "nothing is no folder of a run"),
         (("train", "bn-x5", "--resume", "r"), "recipe cannot change when a run is resumed"),
-        (("train", "--resume", "r", "--seed", 1), "seed cannot change"),
+        (
+            ("train", "--resume", "r", "--seed", 1),
+            "seed cannot change when a run is resumed: leave",
+        ),
+        (("train", "bn-x5", "--lasting", 0), "lasting=0 must be at least 1"),
+        (("train", "bn-x5", "--vary", -1), "vary=-1 must be at least 0"),
+        (("train", "bn-x5", "--dropout", 1.5), "dropout=1.5 must be at least 0 and below 1"),
+        (("train", "bn-x5", "--width", 9), "width=9.0 must be a positive number, at most 8"),
         (("evaluate", "nothing.pt"), "nothing.pt cannot be read: No such file"),
         (("evaluate", "nothing"), "nothing is no folder of a run"),
         (("evaluate", "nothing", "--crops", 12), "crops=12 must be 1 or 144"),

@@ -151,9 +151,11 @@ def test_a_damaged_or_evil_cifar10(
     assert not Path("evil").exists()
 
 
-def test_a_folder_with_an_official_split(tmp_path: Path) -> None:
-    pictures(tmp_path / "train", {"cat": 3, "dog": 4})
-    pictures(tmp_path / "val", {"dog": 2})
+@pytest.mark.parametrize(("train", "val"), [("train", "val"), ("Train", "Valid")])
+def test_a_folder_with_an_official_split(train: str, val: str, tmp_path: Path) -> None:
+    pictures(tmp_path / train, {"cat": 3, "dog": 4})
+    pictures(tmp_path / val, {"dog": 2})
+    os.mkfifo(tmp_path / train / "cat/pipe.png")  # to open it would be to wait for ever
     found = load_images("folder", tmp_path, size=8)
     assert found.classes == ("cat", "dog")
     assert (len(found.train), len(found.test)) == (7, 2)  # type: ignore[arg-type]
@@ -192,9 +194,13 @@ def test_a_folder_without_one_gets_a_fixed_split(tmp_path: Path) -> None:
             ),
             "a class 'c' that is not in",
         ),
+        (
+            lambda root: pictures(root / "train", {"a": 1, "b": 1}),
+            "train holds classes, but .* has no folder to test on beside it: val, valid",
+        ),
         (lambda root: root.rmdir(), "is no folder"),
     ],
-    ids=["empty", "one-class", "empty-class", "strange-class", "missing"],
+    ids=["empty", "one-class", "empty-class", "strange-class", "half-a-split", "missing"],
 )
 def test_folders_that_will_not_do(
     make: Callable[[Path], object], said: str, tmp_path: Path

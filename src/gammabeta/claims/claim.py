@@ -110,8 +110,9 @@ class Outcome:
     headline: str = ""
 
     def told(self) -> str:
-        """Return the score board's text: the headline, or the first number."""
-        return self.headline or str(self.numbers[0])
+        """Return the score board's text: the headline, or the first number and its target."""
+        first = self.numbers[0]
+        return self.headline or f"{first}{f', {first.target} asked' if first.target else ''}"
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -122,7 +123,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, how it is tested, and what would refute it; all written before any of its runs.
+    """A claim, how it is tested, and what would refute it; all written before the runs judged.
 
     Attributes:
         name: what a person types.

@@ -80,7 +80,10 @@ def run(context: Context) -> Outcome:
         because += f"; by less than the spread over seeds in: {'; '.join(weak)}"
     without, with_norm, *_ = numbers
     what = without.label.removesuffix(f", {ARMS[0]}")
-    headline = f"{without.text()} without, {with_norm.text()} with: {what}"
+    headline = (
+        f"{without.text()} without, {with_norm.text()} with: {what}; G and G′ "
+        f"nearer with batch norm in {len(reduced)} of {len(SETTINGS)} settings"
+    )
     figure = _draw(context, kept)
     return Outcome(numbers, verdict, because, [figure], notes=[_NOTE], headline=headline)
 

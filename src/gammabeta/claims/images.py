@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gammabeta.names import known
-from gammabeta.training.data import DATASETS, DataError, Dataset
+from gammabeta.training.data import DATASETS, DataError, Dataset, read_splits, standardized
 from gammabeta.training.data import load as _load
 
 NAMES = (*DATASETS, "mnist")
@@ -35,12 +35,11 @@ def load(name: str, folder: Path | None = None) -> Dataset:
     if name != "mnist":
         return _load(name, folder)
     if folder is None:
-        raise DataError("mnist has no usual place; give the folder of its files with --data-dir")
+        raise DataError("data='mnist' needs the folder of its files: --data-dir")
     for place in (folder / "src/digits", folder / "package/src/digits", folder):
         if (place / "0.json").exists():
             return _digits(place)
-    found = _load("fashion-mnist", folder)  # the same four files
-    return Dataset("mnist", found.train_x, found.train_y, found.test_x, found.test_y, found.classes)
+    return standardized("mnist", *read_splits(folder, "MNIST"))
 
 
 def _digits(place: Path) -> Dataset:

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from gammabeta.claims.claim import DOES_NOT_HOLD, HOLDS, UNDER_THIS_PROTOCOL, Outcome
+from gammabeta.claims.context import DATA
 from gammabeta.claims.figure import inlined
 from gammabeta.claims.results import Result
 from gammabeta.whole import write_whole
@@ -69,7 +70,8 @@ def markdown(results: Sequence[Result], beside: Path) -> str:
         for n in outcome.numbers:
             cells = (n.label, n.text(), n.spread(), n.paper, n.target)
             lines.append(f"| {' | '.join(map(_m, cells))} |")
-        lines += ["", f"Protocol. {claim.protocol}", "", f"Criterion. {claim.criterion}"]
+        lines += ["", f"Protocol. {claim.protocol} {_as_run(result)}"]
+        lines += ["", f"Criterion. {claim.criterion}"]
         for note in outcome.notes:
             lines += ["", f"- {note}"]
     return "\n".join(lines) + "\n"
@@ -105,12 +107,20 @@ def _made(results: Sequence[Result]) -> str:
     last = max(results, key=lambda result: result.when)
     length = "quick protocol" if last.quick else "full protocol"
     data = ", ".join(dict.fromkeys(result.data for result in results))
-    seeds = max(len(result.seeds) for result in results)
+    counts = sorted({len(result.seeds) for result in results})
+    seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     minutes = sum(result.seconds for result in results) / 60
     return (
         f"{data} · {length} · {seeds} seeds, median and smallest … largest · "
         f"{minutes:.1f} minutes · {last.when} · {last.where}"
     )
+
+
+def _as_run(result: Result) -> str:
+    """What of a protocol's text was run."""
+    length = "quick" if result.quick else "full"
+    instead = "" if result.data == DATA else f" on {result.data} in place of Fashion-MNIST,"
+    return f"Run here{instead} with the {length} protocol and {len(result.seeds)} seeds."
 
 
 def _board(results: Sequence[Result]) -> str:
@@ -138,6 +148,7 @@ def _ours(outcome: Outcome) -> str:
     number = outcome.numbers[0]
     spread = number.spread()
     small = f"{number.label}{f' ({spread})' if spread else ''}"
+    small += f", {number.target} asked" if number.target else ""
     return f"<b>{_e(number.text())}</b><small>{_e(small)}</small>"
 
 
@@ -168,7 +179,8 @@ def _section(result: Result) -> str:
         f"{figures}"
         f'<div class="scroll" tabindex="0" role="region" aria-label="numbers of {claim.name}">'
         f'<table class="numbers"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
-        f"<details><summary>Protocol and criterion</summary><p>{_e(claim.protocol)}</p>"
+        f"<details><summary>Protocol and criterion</summary><p>{_e(claim.protocol)} "
+        f"{_e(_as_run(result))}</p>"
         f"<p>{_e(claim.criterion)}</p></details>"
         f"{f'<ul>{notes}</ul>' if notes else ''}</section>"
     )

@@ -90,8 +90,8 @@ def run(context: Context) -> Outcome:
                 numbers.append(
                     Number.over(
                         f"accuracy lost, {name}, batch {size}, {point} steps",
-                        found[name, point],
-                        "%",
+                        [100 * value for value in found[name, point]],
+                        "points",
                     )
                 )
     verdict = HOLDS if all(held) else UNDER_THIS_PROTOCOL if any(held) else DOES_NOT_HOLD

@@ -13,6 +13,7 @@ from gammabeta.names import known
 from gammabeta.training.evaluate.evaluate import CROPS, STATISTICS
 from gammabeta.training.images import SOURCES, Stream, load_images
 from gammabeta.training.members import CALIBRATION, evaluate_members, load_member
+from gammabeta.training.network import describe
 from gammabeta.training.ranks import ranks
 
 
@@ -65,6 +66,7 @@ def evaluate(
             raise ValueError("evaluate runs in one process; start it without torchrun")
         members = [load_member(path, device=alone.device) for path in checkpoints]
         plan = members[0].plan
+        named = data_dir
         if data is None and data_dir is None and plan.data_dir:
             data_dir = Path(plan.data_dir)
         images = load_images(
@@ -73,6 +75,12 @@ def evaluate(
             size=int(members[0].data["size"]),
             skip_unreadable=skip_unreadable,
         )
+        if data is None and named is None and describe(images) != members[0].data:
+            raise ValueError(
+                f"data={plan.data!r} is not what {members[0].path} was trained on, so that it may "
+                "have been trained on images it would be tested on; bring back the same files, or "
+                "give the folder with --data-dir to test on what is there"
+            )
         for member in members:
             console.print(f"{member.path}  {member.recipe.name}, step {member.step}", markup=False)
         if images.note:

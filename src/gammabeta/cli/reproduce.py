@@ -84,9 +84,15 @@ def reproduce(
     except ModuleNotFoundError as e:
         raise ValueError(str(e)) from e
     folder = out or DEFAULT_OUT.with_name(DEFAULT_OUT.name + ("-quick" if quick else ""))
+    if data == "digits" and data_dir is not None:
+        raise ValueError(f"data_dir={data_dir} is not for data='digits', which needs none")
     context = Context(folder, quick, tuple(range(seeds)), data, data_dir)
     for name in dict.fromkeys(need for each in chosen for need in each.needs):
         context.images(None if name == DATA else name)  # what is missing is said now, not in hours
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ValueError(f"out={folder} cannot be used: {e.strerror or e}") from e
     _run(console, context, chosen, min(jobs or usual(len(chosen)), len(chosen)))
 
 
@@ -169,13 +175,16 @@ def _list(console: Console, chosen: list[Claim]) -> None:
             grid.add_row(name, text)
             console.print(grid, soft_wrap=False)
         console.print()
-    quick = sum(claim.minutes_quick for claim in chosen)
-    full = sum(claim.minutes_full for claim in chosen)
+    needed = {claim.name: claim for each in chosen for claim in (each, *map(named, each.after))}
+    quick = sum(claim.minutes_quick for claim in needed.values())
+    full = sum(claim.minutes_full for claim in needed.values())
     console.print(
-        f"{len(chosen)} claims: {full:.0f} minutes of one core, {quick:.0f} with --quick; "
-        "each core takes one"
+        f"{len(chosen)} claim{'s' if len(chosen) > 1 else ''}: {full:.0f} minutes of one core, "
+        f"{quick:.0f} with --quick; each core takes one claim"
     )
 
 
 def _minutes(claim: Claim) -> str:
-    return f"({claim.minutes_full:g} min, {claim.minutes_quick:g} min with --quick, of one core)"
+    after = f", after {' and '.join(claim.after)}, whose runs it shares" if claim.after else ""
+    cost = f"{claim.minutes_full:g} min, {claim.minutes_quick:g} min with --quick"
+    return f"({cost}, of one core{after})"

@@ -98,7 +98,11 @@ def train(
     ] = None,
     vary: Annotated[
         int | None,
-        _whole("Train this member of an ensemble, from 0; it is its seed, too.", _RECIPE, "none"),
+        _whole(
+            "Train this member of an ensemble, from 0; its seed, too, without --seed.",
+            _RECIPE,
+            "none",
+        ),
     ] = None,
     width: Annotated[
         float | None, _number("Multiplies the network's channels.", _MODEL, "1")
@@ -206,7 +210,8 @@ def train(
             taken = [name for name, value in given.items() if value is not None]
             if taken:
                 raise ValueError(
-                    f"{taken[0]} cannot change when a run is resumed; only {', '.join(free)} can"
+                    f"{taken[0]} cannot change when a run is resumed: leave it out; only "
+                    f"{', '.join('--' + name.replace('_', '-') for name in free)} can"
                 )
             place, chosen, plan = resume, None, None
             device = runs.device_of(resume)
@@ -230,6 +235,12 @@ def _recipe(
 ) -> Recipe:
     if name is None:
         raise ValueError(f"recipe is missing; give one of {', '.join(RECIPES)}, or --resume FOLDER")
+    # Said here in the options' names: in a recipe they are others.
+    for option, value, least in (("lasting", lasting, 1), ("vary", vary, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"{option}={value} must be at least {least}")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
     made = recipe(name).with_changes(base_lr=base_lr, batch_size=batch_size)
     if dropout is not None:
         made = made.with_changes(dropout_fraction=dropout, no_dropout=dropout == 0)

@@ -77,8 +77,8 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
     """
     known("dataset", name, DATASETS)
     if name == "digits":
-        return _standardize(name, *embedded_digits())
-    return _standardize(name, *read_splits(Path(folder) if folder is not None else FASHION_MNIST))
+        return standardized(name, *embedded_digits())
+    return standardized(name, *read_splits(Path(folder) if folder is not None else FASHION_MNIST))
 
 
 def embedded_digits() -> Parts:
@@ -172,13 +172,14 @@ def _check(
         )
 
 
-def _standardize(
+def standardized(
     name: str,
     train_x: npt.NDArray[np.uint8],
     train_y: npt.NDArray[np.uint8],
     test_x: npt.NDArray[np.uint8],
     test_y: npt.NDArray[np.uint8],
 ) -> Dataset:
+    """Return bytes (N, …) as a data set: rows, of mean 0 and variance 1 over those to train on."""
     train = torch.from_numpy(train_x.astype(np.float32)).flatten(1)
     test = torch.from_numpy(test_x.astype(np.float32)).flatten(1)
     mean, std = train.mean(), train.std()

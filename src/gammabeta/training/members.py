@@ -108,6 +108,15 @@ def evaluate_members(
                     f"{member.path} was trained with other {what} than {first.path}; an ensemble "
                     "takes the same images"
                 )
+    if list(images.classes) != list(first.data["classes"]) and len(images.classes) == len(
+        first.data["classes"]
+    ):
+        theirs, ours = first.data["classes"], images.classes
+        other = next(i for i, name in enumerate(theirs) if name != ours[i])
+        raise ValueError(
+            f"data={images.name!r} has other classes than {first.path} was trained for: class "
+            f"{other} is {ours[other]!r}, not {theirs[other]!r}"
+        )
     if (
         len(images.classes) != len(first.data["classes"])
         or images.channels != first.data["channels"]

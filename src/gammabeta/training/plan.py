@@ -23,6 +23,9 @@ FREE = (
 )
 """What a run may change when it is resumed: none of it changes a weight after the same step."""
 
+WIDEST = 8
+"""Times the network's channels: its own limit."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -92,8 +95,8 @@ class Plan:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ValueError(f"{name}={value} must be between {least} and {most}")
-        if not (math.isfinite(self.width) and 0 < self.width <= 64):
-            raise ValueError(f"width={self.width} must be a positive number, at most 64")
+        if not (math.isfinite(self.width) and 0 < self.width <= WIDEST):
+            raise ValueError(f"width={self.width} must be a positive number, at most {WIDEST}")
 
     def with_changes(self, **changes: Any) -> Plan:
         """Return this plan with ``changes``; a change that is None is none."""

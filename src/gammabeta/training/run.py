@@ -25,7 +25,7 @@ Rebuild = Callable[[Mapping[str, Any]], Trainable]
 def fit(
     recipe: Trainable,
     plan: Plan,
-    folder: Path,
+    folder: str | Path,
     *,
     images: Images | None = None,
     report: Report | None = None,
@@ -52,18 +52,18 @@ def fit(
         >>> import tempfile
         >>> from gammabeta.training.recipes import recipe
         >>> plan = Plan(steps=2, width=0.125)
-        >>> fit(recipe("bn-x5"), plan, Path(tempfile.mkdtemp()) / "first").step
+        >>> fit(recipe("bn-x5"), plan, f"{tempfile.mkdtemp()}/first").step
         2
     """
     with (
         ranks(plan.device) as all_ranks,
-        opened(folder, recipe, plan, {}, all_ranks, images=images, report=report) as trainer,
+        opened(Path(folder), recipe, plan, {}, all_ranks, images=images, report=report) as trainer,
     ):
         return trainer.run()
 
 
 def resume(
-    place: Path,
+    place: str | Path,
     *,
     images: Images | None = None,
     rebuild: Rebuild | None = None,
@@ -86,6 +86,7 @@ def resume(
         CheckpointError: the checkpoint is missing, damaged, or another run's.
         ValueError: as `fit`.
     """
+    place = Path(place)
     with (
         ranks(device_of(place)) as all_ranks,
         opened(

@@ -17,7 +17,8 @@ CENTRED = (0.5, 0.5, 0.5)
 """Mean and std of photographs, as Inception takes them: bytes become −1 … 1."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-TEST_FOLDERS = ("val", "validation", "test")
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("val", "valid", "validation", "test", "testing")
 DECODED = 5_000
 """Files up to which all are decoded before training; of more, only their heads are read."""
 
@@ -66,8 +67,9 @@ class Files:
 def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool = False) -> Images:
     """Return the images of a folder with a sub-folder for each class.
 
-    With sub-folders ``train`` and ``val`` (or ``validation``, ``test``), which hold those of the
-    classes, the split is theirs. Otherwise a fixed fifth of each class is for testing.
+    With sub-folders ``train`` and ``val`` (or others of `TRAIN_FOLDERS` and `TEST_FOLDERS`), which
+    hold those of the classes, the split is theirs. Otherwise a fixed fifth of each class is for
+    testing.
 
     Args:
         folder: of the images.
@@ -75,21 +77,25 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
         skip_unreadable: leave out files that cannot be read.
 
     Raises:
-        DataError: the folder is missing or empty, has one class or an empty one, or files that
-            cannot be read: they are counted, and the first ones named.
+        DataError: the folder is missing or empty, has one class or an empty one, half a split, or
+            files that cannot be read: they are counted, and the first ones named.
     """
     if not folder.is_dir():
         raise DataError(f"data_dir={folder} is no folder")
     pillow()
-    official = next((name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
-    notes = []
-    if official is not None and (folder / "train").is_dir():
-        found = _classes(folder / "train")
-        tests = _classes(folder / official, found)
+    training, testing = (_inside(folder, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
+    notes, own = [], True
+    if training is not None and testing is not None:
+        found = _classes(training)
+        tests = _classes(testing, found, training)
+    elif training is not None and _has_folders(training):
+        raise DataError(
+            f"{training} holds classes, but {folder} has no folder to test on beside it: "
+            f"{', '.join(TEST_FOLDERS)}"
+        )
     else:
         found, tests = _split(_classes(folder))
-        count = sum(map(len, tests.values()))
-        notes.append(f"no train and val in {folder}: a fixed split, {count:,} images for testing")
+        own = False
     names = tuple(found)
     if len(names) < 2:
         raise DataError(f"{folder} has one class, {names[0]!r}; need a sub-folder each for two")
@@ -104,6 +110,9 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
     train, test = (_files(names, part, unreadable, skip_unreadable) for part in (found, tests))
     if not train or not test:
         raise DataError(f"{folder} has no images left to {'test' if train else 'train'} on")
+    if not own:
+        fixed = f"a fixed split, {len(test):,} images for testing"
+        notes.insert(0, f"no train and val in {folder}: {fixed}")
     known = "\n".join(str(path.relative_to(folder)) for path in (*train.paths, *test.paths))
     return Images(
         "folder",
@@ -120,12 +129,26 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
     )
 
 
-def _classes(folder: Path, needed: dict[str, list[Path]] | None = None) -> dict[str, list[Path]]:
+def _inside(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The sub-folder that has the first of ``names``, in whatever case."""
+    there = {p.name.lower(): p for p in sorted(folder.iterdir(), reverse=True) if p.is_dir()}
+    return next((there[name] for name in names if name in there), None)
+
+
+def _has_folders(folder: Path) -> bool:
+    return any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir())
+
+
+def _classes(
+    folder: Path, needed: dict[str, list[Path]] | None = None, beside: Path | None = None
+) -> dict[str, list[Path]]:
     """Class → its files, both in the order of their names."""
     found = {}
     for inside in sorted(folder.iterdir()):
         if inside.is_dir() and not inside.name.startswith("."):
-            files = sorted(p for p in inside.rglob("*") if p.suffix.lower() in SUFFIXES)
+            files = sorted(
+                p for p in inside.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+            )
             if not files:
                 raise DataError(f"{inside} has no images ({', '.join(SUFFIXES)})")
             found[inside.name] = files
@@ -133,9 +156,7 @@ def _classes(folder: Path, needed: dict[str, list[Path]] | None = None) -> dict[
         raise DataError(f"{folder} has no sub-folders with images; need one for each class")
     if needed is not None and not set(found) <= set(needed):
         strange = sorted(set(found) - set(needed))[0]
-        raise DataError(
-            f"{folder} has a class {strange!r} that is not in {folder.parent / 'train'}"
-        )
+        raise DataError(f"{folder} has a class {strange!r} that is not in {beside}")
     return found
 
 
