@@ -243,7 +243,7 @@ def test_an_output_that_is_a_file(shell: Shell, tmp_path: Path) -> None:
 
 def test_the_list_tells_whose_runs_are_shared(shell: Shell, tmp_path: Path) -> None:
     told = shell("reproduce", "--list", "bolder-initialization", folder=tmp_path).ok()
-    assert "of one core, after higher-learning-rates, whose runs it shares)" in told
+    assert " cost      after higher-learning-rates, whose runs it shares" in told
     grid = registry.claim("higher-learning-rates").minutes_full
     assert told.endswith("with --quick; each core takes one claim\n")
     (last,) = [line for line in told.splitlines() if line.startswith("1 claim: ")]

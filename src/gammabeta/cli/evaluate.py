@@ -12,7 +12,7 @@ from gammabeta.cli.parse import whole
 from gammabeta.names import known
 from gammabeta.training.evaluate.evaluate import CROPS, STATISTICS
 from gammabeta.training.images import SOURCES, Stream, load_images
-from gammabeta.training.members import CALIBRATION, evaluate_members, load_member
+from gammabeta.training.members import CALIBRATION, check, evaluate_members, load_member
 from gammabeta.training.network import describe
 from gammabeta.training.ranks import ranks
 
@@ -81,6 +81,7 @@ def evaluate(
                 "have been trained on images it would be tested on; bring back the same files, or "
                 "give the folder with --data-dir to test on what is there"
             )
+        check(members, images)
         for member in members:
             console.print(f"{member.path}  {member.recipe.name}, step {member.step}", markup=False)
         if images.note:

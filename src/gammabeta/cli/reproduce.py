@@ -168,6 +168,7 @@ def _list(console: Console, chosen: list[Claim]) -> None:
             ("source", claim.source),
             ("protocol", claim.protocol),
             ("criterion", claim.criterion),
+            *(("cost", f"after {name}, whose runs it shares") for name in claim.after),
         ):
             grid = Table.grid(padding=(0, 1), pad_edge=True)
             grid.add_column(width=10, style="dim")
@@ -185,6 +186,5 @@ def _list(console: Console, chosen: list[Claim]) -> None:
 
 
 def _minutes(claim: Claim) -> str:
-    after = f", after {' and '.join(claim.after)}, whose runs it shares" if claim.after else ""
     cost = f"{claim.minutes_full:g} min, {claim.minutes_quick:g} min with --quick"
-    return f"({cost}, of one core{after})"
+    return f"({cost}, of one core)"

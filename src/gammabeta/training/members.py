@@ -78,6 +78,38 @@ def load_member(
     return Member(path, model, recipe, plan, held["data"], held["step"])
 
 
+def check(members: Sequence[Member], images: Images) -> None:
+    """Raise if ``members`` do not go together, or not with ``images``.
+
+    Raises:
+        ValueError: they were trained on images of another kind, or for other classes.
+    """
+    first = members[0]
+    for member in members:
+        for what in ("classes", "channels", "size", "mean", "std"):
+            if member.data[what] != first.data[what]:
+                raise ValueError(
+                    f"{member.path} was trained with other {what} than {first.path}; an ensemble "
+                    "takes the same images"
+                )
+    if (
+        len(images.classes) != len(first.data["classes"])
+        or images.channels != first.data["channels"]
+    ):
+        raise ValueError(
+            f"data={images.name!r} has {len(images.classes)} classes and {images.channels} "
+            f"channels; {first.path} was trained for {len(first.data['classes'])} and "
+            f"{first.data['channels']}"
+        )
+    theirs, ours = first.data["classes"], images.classes
+    other = next((i for i, name in enumerate(theirs) if name != ours[i]), None)
+    if other is not None:
+        raise ValueError(
+            f"data={images.name!r} has other classes than {first.path} was trained for: class "
+            f"{other} is {ours[other]!r}, not {theirs[other]!r}"
+        )
+
+
 def evaluate_members(
     members: Sequence[Member],
     images: Images,
@@ -100,32 +132,8 @@ def evaluate_members(
     Raises:
         ValueError: the members do not go together, or with the data.
     """
+    check(members, images)
     first = members[0]
-    for member in members:
-        for what in ("classes", "channels", "size", "mean", "std"):
-            if member.data[what] != first.data[what]:
-                raise ValueError(
-                    f"{member.path} was trained with other {what} than {first.path}; an ensemble "
-                    "takes the same images"
-                )
-    if list(images.classes) != list(first.data["classes"]) and len(images.classes) == len(
-        first.data["classes"]
-    ):
-        theirs, ours = first.data["classes"], images.classes
-        other = next(i for i, name in enumerate(theirs) if name != ours[i])
-        raise ValueError(
-            f"data={images.name!r} has other classes than {first.path} was trained for: class "
-            f"{other} is {ours[other]!r}, not {theirs[other]!r}"
-        )
-    if (
-        len(images.classes) != len(first.data["classes"])
-        or images.channels != first.data["channels"]
-    ):
-        raise ValueError(
-            f"data={images.name!r} has {len(images.classes)} classes and {images.channels} "
-            f"channels; {first.path} was trained for {len(first.data['classes'])} and "
-            f"{first.data['channels']}"
-        )
     device = next(first.model.parameters()).device
     ready = Standardize(first.data, device, first.plan.channels_last)
 
