@@ -125,10 +125,7 @@ def _at_an_end(each: Curves) -> str:
 
 
 def _calibrated(each: Curves, found: Curves) -> Number:
-    """The ratio at the matched rate, with the statistics of Algorithm 2: it decides nothing.
-
-    Near the baseline's best accuracy, what moving averages add to a curve is a point or so.
-    """
+    """The ratio at the matched rate, with the statistics of Algorithm 2: it decides nothing."""
     label = f"{each.net.title()}: both at rate {MATCHED:g}, statistics by Algorithm 2 (told, "
     pairs = ratios(each.of["none"][MATCHED], found.of["batch"][MATCHED])
     return ratio_number(label + "not judged)", pairs)
