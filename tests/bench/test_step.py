@@ -12,6 +12,7 @@ from gammabeta.bench.nets import default, load
 from gammabeta.bench.step import Step, Training, forms, measure_memory, measure_time
 from gammabeta.bench.step_report import forms_table, line, verdicts
 from gammabeta.bench.variants import variant
+from gammabeta.models import Inception
 from tests.bench.rows import SETTING, formed
 
 SMALL = Training("small", default(1, 4), batch=4, size=8)
@@ -70,6 +71,25 @@ def test_verdicts_are_of_the_right_ratios() -> None:
     assert found["fp32 step: lean ÷ default"].word == "missed"
     peak = found["fp32 peak of activation memory: lean ÷ torch"]
     assert (peak.value, peak.word, peak.note) == (0.62, "met", "default: 0.900")
+    assert not any("bias" in of for of in found)
+    (plain,) = [v for v in verdicts([*ROWS, formed("step", "plain", 1.05)]) if "bias" in v.of]
+    assert (plain.of, plain.value) == ("fp32 step: BN+ReLU ÷ bias+ReLU", 1.0)
+    assert (plain.word, plain.note) == ("met", "torch: 1.429")
+
+
+def test_the_network_without_norms_has_biases() -> None:
+    """It is the unnormalized Inception: the same weights, and the same scores."""
+    training = Training.of("small-inception", 2, 16)
+    plain = variant("plain", training.model)
+    ours = Inception(10, norm="none", input_size=16, width=0.25)
+    shapes = [sorted(tuple(p.shape) for p in net.parameters()) for net in (plain, ours)]
+    assert shapes[0] == shapes[1]
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(plain(x), ours(x))
+    transposed = variant(
+        "plain", torch.nn.Sequential(torch.nn.ConvTranspose2d(3, 5, 1, bias=False))
+    )
+    assert transposed(torch.randn(1, 3, 4, 4)).shape == (1, 5, 4, 4)
 
 
 def test_what_was_not_measured_meets_nothing() -> None:

@@ -12,6 +12,9 @@ from gammabeta.table import table
 STEP_GOAL = 1.08
 """Most a step with our BN+ReLU may cost of the same step with the ReLU alone."""
 
+PLAIN_GOAL = 1.1
+"""Most a step with our BN+ReLU may cost of that of the network as it is trained without norms."""
+
 LEAN_TIME_GOAL = 1.08
 """Most a lean step may cost of one in the default mode."""
 
@@ -67,6 +70,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
                     False,
                     note=note,
                 ),
+                *_against_plain(dtype, medians),
                 Verdict(
                     f"{dtype} step: lean ÷ default",
                     _ratio(medians, "lean", "gammabeta"),
@@ -86,6 +90,15 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
                 )
             )
     return found
+
+
+def _against_plain(dtype: str, medians: Medians) -> list[Verdict]:
+    """The verdict on the network with biases in the norms' place, where that was measured."""
+    if "plain" not in medians:
+        return []
+    ratio = _ratio(medians, "gammabeta", "plain")
+    note = f"torch: {_text(_ratio(medians, 'torch', 'plain'))}"
+    return [Verdict(f"{dtype} step: BN+ReLU ÷ bias+ReLU", ratio, PLAIN_GOAL, False, note=note)]
 
 
 def _ratio(medians: Medians, over: str, under: str) -> float:

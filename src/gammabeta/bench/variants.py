@@ -27,6 +27,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 VARIANTS = {
     "relu": "the same network, its norms taken out",
+    "plain": "the same, its convolutions with biases: a network as it is trained without norms",
     "torch": "torch's layers",
     "compile": "torch's layers under torch.compile",
     "gammabeta": "gammabeta's layers, activation and residual in the same call",
@@ -56,8 +57,10 @@ def variant(name: str, model: nn.Module) -> nn.Module:
         traced = fx.symbolic_trace(copy.deepcopy(model).train())
     except Exception as e:  # a model's own code may raise anything on a proxy
         raise ValueError(f"the model cannot be traced by torch.fx: {str(e)[:160]}") from e
-    if name == "relu":
+    if name in ("relu", "plain"):
         _strip(traced)
+        if name == "plain":
+            _give_biases(traced)
     elif name == "compile":
         traced.compile(dynamic=False)
     elif name in ("gammabeta", "lean"):
@@ -75,6 +78,14 @@ def _strip(traced: fx.GraphModule) -> None:
             node.replace_all_uses_with(node.args[0])
             traced.graph.erase_node(node)
     _clean(traced)
+
+
+def _give_biases(traced: fx.GraphModule) -> None:
+    """Give a bias, which a norm would have taken away again, to every layer that has none."""
+    for module in traced.modules():
+        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and module.bias is None:
+            outputs: Any = getattr(module, "out_channels", None) or module.out_features
+            module.bias = nn.Parameter(torch.zeros(outputs).to(module.weight))
 
 
 def _fuse(traced: fx.GraphModule, options: dict[str, Any]) -> None:
