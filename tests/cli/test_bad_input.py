@@ -125,7 +125,7 @@ def test_an_option(shell: Shell, tmp_path: Path, option: str, value: str, said: 
         ),
         (
             ("demo", "--data-dir", "."),
-            "data_dir=. is not for the digits; add --dataset fashion-mnist",
+            "data_dir=. is not for the digits; name the data set it is of",
         ),
     ],
 )

@@ -225,7 +225,7 @@ def test_the_list(shell: Shell, tmp_path: Path) -> None:
         (["ensemble", "--data", "mnist", "--data-dir", "no"], "the folder of MNIST's four IDX"),
         (
             ["ensemble", "--data", "digits", "--data-dir", "no"],
-            "data_dir=no is not for data='digits'",
+            "data_dir=no is not for the digits; name the data set it is of",
         ),
         (["ensemble", "--data-dir", "nowhere"], "nowhere has no train-images-idx3-ubyte.gz"),
     ],

@@ -108,8 +108,6 @@ def demo(
     )
     # A preset's sentence is about its own settings; with others it might be untrue.
     note = chosen.sentence if settings == chosen.settings else ""
-    if data_dir is not None and settings.dataset == "digits":
-        raise ValueError(f"data_dir={data_dir} is not for the digits; add --dataset fashion-mnist")
     data = load(settings.dataset, data_dir)
     path, page = _free(out)
     console = Console(highlight=False, soft_wrap=True)

@@ -66,8 +66,8 @@ def evaluate(
             raise ValueError("evaluate runs in one process; start it without torchrun")
         members = [load_member(path, device=alone.device) for path in checkpoints]
         plan = members[0].plan
-        named = data_dir
-        if data is None and data_dir is None and plan.data_dir:
+        its_own = data is None and data_dir is None
+        if its_own and plan.data_dir:
             data_dir = Path(plan.data_dir)
         images = load_images(
             data or plan.data,
@@ -75,7 +75,7 @@ def evaluate(
             size=int(members[0].data["size"]),
             skip_unreadable=skip_unreadable,
         )
-        if data is None and named is None and describe(images) != members[0].data:
+        if its_own and describe(images) != members[0].data:
             raise ValueError(
                 f"data={plan.data!r} is not what {members[0].path} was trained on, so that it may "
                 "have been trained on images it would be tested on; bring back the same files, or "

@@ -84,8 +84,6 @@ def reproduce(
     except ModuleNotFoundError as e:
         raise ValueError(str(e)) from e
     folder = out or DEFAULT_OUT.with_name(DEFAULT_OUT.name + ("-quick" if quick else ""))
-    if data == "digits" and data_dir is not None:
-        raise ValueError(f"data_dir={data_dir} is not for data='digits', which needs none")
     context = Context(folder, quick, tuple(range(seeds)), data, data_dir)
     for name in dict.fromkeys(need for each in chosen for need in each.needs):
         context.images(None if name == DATA else name)  # what is missing is said now, not in hours

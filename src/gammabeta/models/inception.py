@@ -44,6 +44,9 @@ INITS = {
 LARGEST = 1024
 """Of an image's height and width."""
 
+WIDEST = 8
+"""Of ``width``."""
+
 
 def stem_for(input_size: int) -> str:
     """Return the stem that suits images of ``input_size``: maps are large enough to convolve.
@@ -140,7 +143,7 @@ class Inception(nn.Module):
         ):
             if not least <= value <= most:
                 raise ValueError(f"{argument}={value} must be between {least} and {most}")
-        for argument, number, top in (("width", width, 8), ("init_scale", init_scale, 1000)):
+        for argument, number, top in (("width", width, WIDEST), ("init_scale", init_scale, 1000)):
             if not 0 < number <= top:
                 raise ValueError(f"{argument}={number} must be a positive number, at most {top}")
         if not 0 <= dropout < 1:

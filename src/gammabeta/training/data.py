@@ -63,7 +63,7 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
         folder: of the four IDX files of Fashion-MNIST, gzipped or not.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or a folder for the digits, which are embedded.
         DataError: a file is missing or damaged.
 
     Source:
@@ -77,6 +77,8 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
     """
     known("dataset", name, DATASETS)
     if name == "digits":
+        if folder is not None:
+            raise ValueError(f"data_dir={folder} is not for the digits; name the data set it is of")
         return standardized(name, *embedded_digits())
     return standardized(name, *read_splits(Path(folder) if folder is not None else FASHION_MNIST))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from gammabeta.models.inception import WIDEST
 from gammabeta.names import known
 
 PRECISIONS = ("fp32", "bf16")
@@ -22,9 +23,6 @@ FREE = (
     "skip_unreadable",
 )
 """What a run may change when it is resumed: none of it changes a weight after the same step."""
-
-WIDEST = 8
-"""Times the network's channels: its own limit."""
 
 
 @dataclass(frozen=True)

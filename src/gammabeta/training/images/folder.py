@@ -84,18 +84,17 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
         raise DataError(f"data_dir={folder} is no folder")
     pillow()
     training, testing = (_inside(folder, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
-    notes, own = [], True
+    notes = []
     if training is not None and testing is not None:
         found = _classes(training)
         tests = _classes(testing, found, training)
-    elif training is not None and _has_folders(training):
+    elif training is not None and _folders(training):
         raise DataError(
             f"{training} holds classes, but {folder} has no folder to test on beside it: "
             f"{', '.join(TEST_FOLDERS)}"
         )
     else:
         found, tests = _split(_classes(folder))
-        own = False
     names = tuple(found)
     if len(names) < 2:
         raise DataError(f"{folder} has one class, {names[0]!r}; need a sub-folder each for two")
@@ -110,7 +109,7 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
     train, test = (_files(names, part, unreadable, skip_unreadable) for part in (found, tests))
     if not train or not test:
         raise DataError(f"{folder} has no images left to {'test' if train else 'train'} on")
-    if not own:
+    if training is None or testing is None:
         fixed = f"a fixed split, {len(test):,} images for testing"
         notes.insert(0, f"no train and val in {folder}: {fixed}")
     known = "\n".join(str(path.relative_to(folder)) for path in (*train.paths, *test.paths))
@@ -131,12 +130,12 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
 
 def _inside(folder: Path, names: tuple[str, ...]) -> Path | None:
     """The sub-folder that has the first of ``names``, in whatever case."""
-    there = {p.name.lower(): p for p in sorted(folder.iterdir(), reverse=True) if p.is_dir()}
+    there = {inside.name.lower(): inside for inside in _folders(folder)}
     return next((there[name] for name in names if name in there), None)
 
 
-def _has_folders(folder: Path) -> bool:
-    return any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir())
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _classes(
@@ -144,14 +143,11 @@ def _classes(
 ) -> dict[str, list[Path]]:
     """Class → its files, both in the order of their names."""
     found = {}
-    for inside in sorted(folder.iterdir()):
-        if inside.is_dir() and not inside.name.startswith("."):
-            files = sorted(
-                p for p in inside.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
-            )
-            if not files:
-                raise DataError(f"{inside} has no images ({', '.join(SUFFIXES)})")
-            found[inside.name] = files
+    for inside in _folders(folder):
+        files = sorted(p for p in inside.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not files:
+            raise DataError(f"{inside} has no images ({', '.join(SUFFIXES)})")
+        found[inside.name] = files
     if not found:
         raise DataError(f"{folder} has no sub-folders with images; need one for each class")
     if needed is not None and not set(found) <= set(needed):
