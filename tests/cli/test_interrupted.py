@@ -85,19 +85,24 @@ def test_killed(shell: Shell, tmp_path: Path) -> None:
     assert after["frames"][: len(during["frames"])] == during["frames"]
 
 
-def test_interrupted_while_waiting_for_the_browser(tmp_path: Path) -> None:
-    """The training is over: Ctrl-C ends the waiting, and the rest is done."""
+@pytest.mark.parametrize("closing", [True, False], ids=["closing the record", "waiting"])
+def test_interrupted_when_the_training_is_over(tmp_path: Path, closing: bool) -> None:
+    """Ctrl-C ends the waiting for a browser that never comes, and the rest is done."""
     args = ("--steps", 2, "--port", 0, "--open", "--out", "run")
-    # A browser that starts but never comes to the page.
     env = {"BROWSER": f"{sys.executable} -c pass %s", "DISPLAY": ":0"}
+    path = tmp_path / "run.sqlite"
     with start("demo", *args, folder=tmp_path, env=env) as command:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if (tmp_path / "run.sqlite").exists() and status(tmp_path / "run.sqlite") == "finished":
-                break
-            time.sleep(0.02)
-        assert command.poll() is None  # it waits
-        command.send_signal(signal.SIGINT)
+        wait_for_frames(path, 1)
+        with Run(path) as run:  # a reader, for whom the closing of the record waits up to a second
+            deadline = time.monotonic() + 60
+            while run.status() != "finished" and time.monotonic() < deadline:
+                time.sleep(0.002)
+            if closing:
+                command.send_signal(signal.SIGINT)
+        if not closing:
+            time.sleep(1)
+            assert command.poll() is None  # it waits
+            command.send_signal(signal.SIGINT)
         began = time.monotonic()
         out, err = command.communicate(timeout=30)
         assert time.monotonic() - began < 5

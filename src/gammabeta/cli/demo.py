@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -143,13 +145,13 @@ def demo(
     except KeyboardInterrupt:
         status = "interrupted"
     finally:
-        record.close(status)
-        if live is not None:
-            ended = status == "finished"
-            with contextlib.suppress(KeyboardInterrupt):  # it ends the waiting, nothing else
+        with _hurried_by_an_interrupt(live):
+            record.close(status)
+            if live is not None:
+                ended = status == "finished"
                 # A page that listens is told how it ended, and need not look for us any more.
                 live.drain(3 if ended else 1, first=_FIRST_VISIT_SECONDS if ended and opened else 0)
-            live.stop()
+                live.stop()
     if record.error is not None:
         raise RecordError(f"{path} could not be written to the end: {record.error}")
     with Run(path) as run:
@@ -168,6 +170,26 @@ def demo(
     console.print(f"record   {path}  (gammabeta view {path})", markup=False)
     if status == "interrupted":
         raise typer.Exit(130)
+
+
+@contextmanager
+def _hurried_by_an_interrupt(live: Server | None) -> Iterator[None]:
+    """The first Ctrl-C ends the waiting for pages, nothing else; a second is one as ever.
+
+    It is a handler, not an ``except``, because an exception would also break off the closing of
+    the record.
+    """
+
+    def hurry(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        if live is not None:
+            live.hurry()
+
+    before = signal.signal(signal.SIGINT, hurry)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _free(out: Path | None) -> tuple[Path, Path]:

@@ -188,6 +188,7 @@ class Server:
         self._socket = listen(port)
         self.url = f"http://{HOST}:{self._socket.getsockname()[1]}/"
         self._audience = Audience()
+        self._hurried = False
         config = uvicorn.Config(
             application(path, self._audience),
             log_level="error",
@@ -214,11 +215,15 @@ class Server:
             first: how long to wait for a first page, which was asked for but has not come yet.
         """
         begin = time.monotonic()
-        while not self._audience.visits and time.monotonic() < begin + first:
+        while not self._audience.visits and time.monotonic() < begin + first and not self._hurried:
             time.sleep(0.02)
         deadline = time.monotonic() + seconds
-        while self._audience.listeners and time.monotonic() < deadline:
+        while self._audience.listeners and time.monotonic() < deadline and not self._hurried:
             time.sleep(0.02)
+
+    def hurry(self) -> None:
+        """End the :meth:`drain` that is under way, or let the next one not wait."""
+        self._hurried = True
 
     def wait(self) -> None:
         """Serve until the process is interrupted."""
