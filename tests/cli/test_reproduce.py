@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +20,8 @@ from gammabeta.claims import registry, results
 from gammabeta.claims.claim import DOES_NOT_HOLD, HOLDS, Claim, Number, Outcome
 from gammabeta.claims.context import Context
 from gammabeta.claims.figure import COOL, sheet
-from gammabeta.cli.jobs import side_by_side
-from gammabeta.cli.runs import Bars
+from gammabeta.cli.claim_bars import Bars
+from gammabeta.cli.jobs import _next, side_by_side
 from tests.cli.command import Shell
 
 COMPUTED: list[str] = []
@@ -49,7 +51,7 @@ def counting(context: Context) -> Outcome:
 def toy(name: str, run: Callable[[Context], Outcome] = counting) -> Claim:
     return Claim(
         name, f"To {name}", "Numbers add up.", "Euclid", "Count to four.", "It holds if so.",
-        "1, 2, 3", 0.5, 1, run, needs=(),
+        "1, 2, 3", 0.5, 1, run,
     )  # fmt: skip
 
 
@@ -65,7 +67,7 @@ def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple
     COMPUTED.clear()
 
     def run(*args: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["gammabeta", "reproduce", *args])
+        monkeypatch.setattr(sys, "argv", ["gammabeta", "reproduce", "--data", "digits", *args])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert isinstance(ended.value.code, int)
@@ -178,6 +180,23 @@ def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
         list(side_by_side([registry.claim("ensemble")], context, 2, bars))
 
 
+def test_a_process_that_dies_is_told_while_others_are_busy() -> None:
+    """An event every moment from another claim must not hide the silence of the dead one."""
+    dead = SimpleNamespace(is_alive=lambda: False, exitcode=-9)
+    alive = SimpleNamespace(is_alive=lambda: True)
+
+    class Busy:
+        def get(self, timeout: float) -> tuple[str, str, tuple[float]]:
+            time.sleep(0.1)
+            return "busy", "within", (0.5,)
+
+    running, died = {"busy": (alive,), "lost": (dead,)}, dict[str, float]()
+    began = time.monotonic()
+    with pytest.raises(ChildProcessError, match=r"the process of lost died \(SIGKILL"):
+        _ = [_next(Busy(), running, died) for _ in range(300)]
+    assert time.monotonic() < began + 10
+
+
 def test_without_matplotlib_it_says_so_at_once(
     toys: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +237,8 @@ def test_the_list(shell: Shell, tmp_path: Path) -> None:
         ([], "no claim is named; name some, or --all; --list shows them"),
         (["ensemble", "--all"], "--all runs every claim; leave the names away"),
         (["ensemble", "--jobs", "0"], "jobs=0 must be at least 1"),
-        (["ensemble", "--seeds", "2"], "seeds=2 must be at least 3"),
+        (["ensemble", "--seeds", "2"], "seeds=2 must be odd and at least 3"),
+        (["ensemble", "--seeds", "4"], "seeds=4 must be odd"),
         (["ensemble", "--seeds", "many"], "'many' is not a whole number"),
         (["ensemble", "--data", "digit"], "data='digit' is not known; did you mean 'digits'?"),
         (["ensemble", "--data", "mnist"], "data='mnist' needs the folder of its files: --data-dir"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from functools import cache
 
 from gammabeta.claims.claim import Claim
@@ -33,12 +32,8 @@ ORDER = (
 @cache
 def claims() -> dict[str, Claim]:
     """Return every claim by its name, in `ORDER`."""
-    found = {}
-    for name in ORDER:
-        module = f"{__package__}.{name.replace('-', '_')}"
-        if importlib.util.find_spec(module) is not None:
-            found[name] = importlib.import_module(module).CLAIM
-    return found
+    modules = {name: f"{__package__}.{name.replace('-', '_')}" for name in ORDER}
+    return {name: importlib.import_module(module).CLAIM for name, module in modules.items()}
 
 
 def claim(name: str) -> Claim:

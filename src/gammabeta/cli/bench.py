@@ -22,8 +22,8 @@ from gammabeta.bench.rivals import RIVALS
 from gammabeta.bench.shapes import LISTS
 from gammabeta.bench.variants import VARIANTS
 from gammabeta.bench.verdict import verdicts_table
+from gammabeta.cli.case_bar import Turns
 from gammabeta.cli.parse import number, whole
-from gammabeta.cli.turns import Turns
 from gammabeta.names import known
 
 app = typer.Typer(

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gammabeta.cli import board, browser
+from gammabeta.cli import browser, demo_board
 from gammabeta.cli.parse import number, whole
 from gammabeta.signal.record import Record, RecordError, record_path
 from gammabeta.signal.run import Run
@@ -158,9 +158,9 @@ def demo(
         export(run, page, overwrite=True)
         if status == "finished":
             console.print()
-            console.print(board.outcome(run, _batch_accuracy(pair, data)))
+            console.print(demo_board.outcome(run, _batch_accuracy(pair, data)))
             console.print()
-            console.print(board.layers(run))
+            console.print(demo_board.layers(run))
     console.print()
     if status == "interrupted":
         console.print(

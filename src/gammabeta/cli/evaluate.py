@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gammabeta.cli.parse import whole
 from gammabeta.names import known
+from gammabeta.training.checkpoint import BEST
 from gammabeta.training.evaluate.evaluate import CROPS, STATISTICS
 from gammabeta.training.images import SOURCES, Stream, load_images
 from gammabeta.training.members import CALIBRATION, check, evaluate_members, load_member
@@ -83,7 +84,10 @@ def evaluate(
             )
         check(members, images)
         for member in members:
-            console.print(f"{member.path}  {member.recipe.name}, step {member.step}", markup=False)
+            chosen = ", the best on its own test split" if member.path.name == BEST else ""
+            console.print(
+                f"{member.path}  {member.recipe.name}, step {member.step}{chosen}", markup=False
+            )
         if images.note:
             console.print(images.note, markup=False)
         total = None if isinstance(images.test, Stream) else len(images.test)

@@ -6,6 +6,7 @@ each is kept as soon as there is one, and what two claims share is waited for.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -21,7 +22,7 @@ from gammabeta.claims import results
 from gammabeta.claims.claim import Claim, Outcome
 from gammabeta.claims.context import Context
 from gammabeta.claims.registry import claim as named
-from gammabeta.cli.runs import Bars
+from gammabeta.cli.claim_bars import Bars
 
 MOST = 4
 """Claims at a time unless more are asked for: each has the images in memory, half a gigabyte."""
@@ -36,9 +37,9 @@ def usual(claims: int) -> int:
     return max(1, min(cores or 1, MOST, claims))
 
 
-def put_to_the_test(claim: Claim, context: Context, threads: int) -> tuple[Outcome, float]:
-    """Run ``claim`` with so many threads or fewer, and keep what came out; also its seconds."""
-    torch.set_num_threads(min(threads, claim.threads))
+def put_to_the_test(claim: Claim, context: Context) -> tuple[Outcome, float]:
+    """Run ``claim`` on one thread, and keep what came out; also its seconds."""
+    torch.set_num_threads(1)  # with small tensors a second one only waits for the first
     bound = context.of(claim)
     outcome = claim.run(bound)
     seconds = sum(bound.seconds)
@@ -57,6 +58,7 @@ def side_by_side(claims: list[Claim], context: Context, jobs: int, bars: Bars) -
     events: Any = spawn.Queue()
     waiting = sorted(claims, key=lambda claim: -_minutes(claim, context))
     running: dict[str, tuple[BaseProcess, Claim, Any]] = {}
+    died: dict[str, float] = {}
     open_names = {claim.name for claim in claims}
     try:
         while waiting or running:
@@ -68,7 +70,7 @@ def side_by_side(claims: list[Claim], context: Context, jobs: int, bars: Bars) -
                 process.start()
                 running[claim.name] = process, claim, bars.add(claim.name)
                 waiting.remove(claim)
-            name, what, given = _next(events, running)
+            name, what, given = _next(events, running, died)
             process, claim, row = running[name]
             if what not in ("outcome", "error"):
                 getattr(row, what)(*given)
@@ -91,22 +93,25 @@ def _minutes(claim: Claim, context: Context) -> float:
     return claim.minutes_quick if context.quick else claim.minutes_full
 
 
-def _next(events: Any, running: dict[str, Any]) -> tuple[str, str, Any]:
-    """The next event; raises if a process died without a last one."""
-    dead: list[str] = []
+def _next(events: Any, running: dict[str, Any], died: dict[str, float]) -> tuple[str, str, Any]:
+    """The next event; raises if a process died without a last one.
+
+    ``died`` has when each was first seen dead: what it had still sent may be on its way.
+    """
     while True:
-        try:
-            event: tuple[str, str, Any] = events.get(timeout=_LOOK)
-        except queue.Empty:
-            if dead:
-                code = running[dead[0]][0].exitcode
+        event: tuple[str, str, Any] | None = None
+        with contextlib.suppress(queue.Empty):
+            event = events.get(timeout=_LOOK)
+        now = time.monotonic()
+        for name, (process, *_) in running.items():
+            if process.is_alive() or (event is not None and event[0] == name):
+                continue
+            if now - died.setdefault(name, now) > 2 * _LOOK:
                 raise ChildProcessError(
-                    f"the process of {dead[0]} died ({_how(code)}); what was done is kept, and "
-                    "the same command goes on from there"
-                ) from None
-            # What it had still sent may be on its way.
-            dead = [name for name, (process, *_) in running.items() if not process.is_alive()]
-        else:
+                    f"the process of {name} died ({_how(process.exitcode)}); what was done is "
+                    "kept, and the same command goes on from there"
+                )
+        if event is not None:
             return event
 
 
@@ -148,7 +153,7 @@ def _work(name: str, context: Context, events: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         told = context.following(_Told(name, events))
-        done = put_to_the_test(named(name), told, 1)
+        done = put_to_the_test(named(name), told)
     except Exception as e:  # told by the process that waits
         events.put((name, "error", e))
     else:

@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich import box
 from rich.console import Console
@@ -20,9 +19,9 @@ from gammabeta.claims.figure import need_matplotlib
 from gammabeta.claims.images import NAMES
 from gammabeta.claims.registry import claim as named
 from gammabeta.claims.registry import claims
+from gammabeta.cli.claim_bars import Bars
 from gammabeta.cli.jobs import Done, put_to_the_test, side_by_side, usual
 from gammabeta.cli.parse import whole
-from gammabeta.cli.runs import Bars
 from gammabeta.names import known
 
 DEFAULT_OUT = Path("runs/claims")
@@ -74,8 +73,8 @@ def reproduce(
         chosen = list(claims().values())
     if not chosen:
         raise ValueError("no claim is named; name some, or --all; --list shows them")
-    if seeds < 3:
-        raise ValueError(f"seeds={seeds} must be at least 3: a median and a spread need as many")
+    if seeds < 3 or seeds % 2 == 0:
+        raise ValueError(f"seeds={seeds} must be odd and at least 3: the median is one of them")
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs={jobs} must be at least 1")
     known("data", data, NAMES)
@@ -85,8 +84,7 @@ def reproduce(
         raise ValueError(str(e)) from e
     folder = out or DEFAULT_OUT.with_name(DEFAULT_OUT.name + ("-quick" if quick else ""))
     context = Context(folder, quick, tuple(range(seeds)), data, data_dir)
-    for name in dict.fromkeys(need for each in chosen for need in each.needs):
-        context.images(None if name == DATA else name)  # what is missing is said now, not in hours
+    context.images()  # what is missing is said now, not in hours
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -132,10 +130,9 @@ def _run(console: Console, context: Context, chosen: list[Claim], jobs: int) -> 
 
 
 def _in_turn(chosen: list[Claim], context: Context, bars: Bars) -> Generator[Done]:
-    threads = torch.get_num_threads()
     for number, claim in enumerate(chosen, 1):
         row = bars.add(f"{number}/{len(chosen)} {claim.name}")
-        yield claim, *put_to_the_test(claim, context.following(row), threads)
+        yield claim, *put_to_the_test(claim, context.following(row))
         row.close()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from gammabeta.cli.training import Board
+from gammabeta.cli.train_board import Board
 from gammabeta.training import run as runs
 from gammabeta.training.engine import Trainer
 from gammabeta.training.plan import Plan

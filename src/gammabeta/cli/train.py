@@ -10,10 +10,10 @@ import typer
 from gammabeta.cli.parse import number, whole
 from gammabeta.cli.running import go, said_once
 from gammabeta.training import run as runs
-from gammabeta.training import vary as members
 from gammabeta.training.images import SOURCES
-from gammabeta.training.plan import DISTORTIONS, PRECISIONS, Plan
+from gammabeta.training.plan import DISTORTIONS, FREE, PRECISIONS, Plan
 from gammabeta.training.recipes import RECIPES, Recipe, recipe
+from gammabeta.training.vary import vary as varied
 
 DEFAULT_OUT = Path("runs")
 _RECIPE, _DATA, _MODEL, _RUN = "The recipe", "The data", "The network", "The run"
@@ -172,7 +172,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a recipe of the paper's; also under torchrun. Exit code 3: the loss was not finite."""
-    free = {
+    of_plan = {
         "steps": steps,
         "evaluate_every": evaluate_every,
         "checkpoint_every": checkpoint_every,
@@ -181,8 +181,6 @@ def train(
         "workers": workers,
         "watch": watch,
         "skip_unreadable": skip_unreadable,
-    }
-    fixed = {
         "data": data,
         "data_dir": None if data_dir is None else str(data_dir.absolute()),
         "size": size,
@@ -197,6 +195,8 @@ def train(
         "precision": precision,
         "channels_last": channels_last,
     }
+    free = {name: of_plan[name] for name in FREE}
+    fixed = {name: value for name, value in of_plan.items() if name not in FREE}
     of_recipe: dict[str, Any] = {
         "vary": vary,
         "lasting": lasting,
@@ -245,5 +245,5 @@ def _recipe(
     if dropout is not None:
         made = made.with_changes(dropout_fraction=dropout, no_dropout=dropout == 0)
     if vary is not None:
-        made = members.vary(made, vary)
+        made = varied(made, vary)
     return made if lasting is None else made.lasting(lasting)

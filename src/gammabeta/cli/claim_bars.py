@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
+from rich.progress import Progress
+
+from gammabeta.cli.bars import labelled
 
 
 class Bars:
@@ -23,19 +17,7 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20, table_column=Column(min_width=20)),
-            MofNCompleteColumn(table_column=Column(min_width=7)),
-            TimeElapsedColumn(table_column=Column(min_width=7)),
-            TimeRemainingColumn(table_column=Column(min_width=7)),
-            TextColumn("{task.fields[label]}", table_column=Column(no_wrap=True, ratio=1)),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-            expand=True,
-            speed_estimate_period=3600.0,
-        )
+        self._bars = labelled(console, speed_estimate_period=3600.0)
 
     def add(self, title: str) -> Runs:
         """Return a new bar, called ``title``."""
