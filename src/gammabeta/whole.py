@@ -4,26 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
+_UNFINISHED = ".writing"
 
-def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``, making its folder; a kill at any moment leaves old or new.
+
+def write_whole(path: Path, content: str | bytes | memoryview) -> None:
+    """Write ``content`` to ``path``, making its folder; a kill at any moment leaves old or new.
+
+    It is written under another name, flushed to the disk, and renamed. Text is written as UTF-8.
 
     Raises:
         OSError: it cannot be written (a full disk, say); what was there is still there.
     """
+    data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(scratch, "xb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(scratch, 0o644)  # mkstemp's 0600 would keep it from the person's colleagues
         os.replace(scratch, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(scratch)
         raise
+    _sync_folder(path.parent)
+
+
+def tidy(folder: Path) -> None:
+    """Delete what a process that was killed had begun to write into ``folder``."""
+    for path in folder.glob(f"*{_UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the disk know of the new name, too."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # folders cannot be opened everywhere
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -143,6 +143,8 @@ def test_evaluate_an_ensemble(run: tuple[Path, str], shell: Shell) -> None:
     place = "runs/bn-x5+-digits"
     done = shell("evaluate", f"{place}/step-00000004.pt", f"{place}/best.pt", folder=run[0]).ok()
     assert "mean of 2 models" in done
+    assert re.search(r"step-00000004\.pt  bn-x5\+, step 4\n", done)
+    assert re.search(r"best\.pt  bn-x5\+, step \d, the best on its own test split\n", done)
     assert done.count("top-1 error") == 3
 
 

@@ -18,6 +18,7 @@ import torch
 
 from gammabeta.training import checkpoint
 from gammabeta.training.checkpoint import CheckpointError, path_of, read, write
+from gammabeta.whole import tidy
 from tests.training.small import same
 
 STATE: dict[str, Any] = {
@@ -160,16 +161,27 @@ def test_the_newest_the_pruned_and_what_was_half_written(tmp_path: Path) -> None
     for step in (9, 10, 100, 8):
         write(path_of(tmp_path, step), STATE)
     write(tmp_path / checkpoint.BEST, STATE)
-    (tmp_path / "step-00000200.pt.writing").write_bytes(b"half")
+    (tmp_path / ".step-00000200.pt.1234abcd.writing").write_bytes(b"half")
     (tmp_path / "step-x.pt").write_bytes(b"no number")
     assert checkpoint.newest(tmp_path) == path_of(tmp_path, 100)
-    checkpoint.prune(tmp_path, 2)
-    checkpoint.tidy(tmp_path)
+    checkpoint.prune(path_of(tmp_path, 100), 2)
+    tidy(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "best.pt",
         "step-00000010.pt",
         "step-00000100.pt",
         "step-x.pt",
+    ]
+
+
+def test_a_run_resumed_from_an_earlier_checkpoint_keeps_what_it_writes(tmp_path: Path) -> None:
+    """Later checkpoints, which may be the damaged ones, are not newer."""
+    for step in (20, 30, 40, 60):
+        write(path_of(tmp_path, step), STATE)
+    write(path_of(tmp_path, 26), STATE)
+    checkpoint.prune(path_of(tmp_path, 26), 1)
+    assert [p.name for p in checkpoint.steps(tmp_path)] == [
+        f"step-000000{step}.pt" for step in (60, 40, 30, 26)
     ]
 
 

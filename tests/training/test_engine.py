@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from gammabeta.signal.run import Run
+from gammabeta.training import checkpoint
 from gammabeta.training.checkpoint import CheckpointError, read
 from gammabeta.training.images import Draws, Order, load_images
 from gammabeta.training.journal import Held, Journal, read_log
@@ -203,7 +204,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_checkpoint(
 
     def full(handle: int) -> None:
         calls.append(handle)
-        if len(calls) > 4:  # two a checkpoint: the file and its folder
+        if len(calls) > 6:  # two a file, itself and its folder: the log and two checkpoints
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -213,6 +214,28 @@ def test_a_full_disk_ends_the_run_and_spares_the_checkpoint(
     assert list(tmp_path.glob("*.writing")) == []
     resume(tmp_path, rebuild=rebuild)
     assert same(state(last(tmp_path, 60)), state(last(whole, 60)))
+
+
+def test_resumed_from_an_earlier_checkpoint_it_ends_the_same(whole: Path, tmp_path: Path) -> None:
+    """As a person does whose newer ones are damaged; what it writes is not pruned for those."""
+    fit(Small(), PLAN, tmp_path)
+    for step in (40, 60):
+        (tmp_path / f"step-{step:08d}.pt").write_bytes(b"damaged")
+    outcome = resume(
+        tmp_path / "step-00000020.pt", rebuild=rebuild, steps=33, checkpoint_every=6, keep=1
+    )
+    assert outcome.checkpoint == tmp_path / "step-00000033.pt"
+    assert [path.name for path in checkpoint.steps(tmp_path)] == [
+        f"step-000000{step}.pt" for step in (60, 40, 33)
+    ]
+    resume(outcome.checkpoint, rebuild=rebuild, steps=60)
+    assert same(state(last(tmp_path, 60)), state(last(whole, 60)))
+
+
+def test_what_changes_a_weight_is_not_changed(tmp_path: Path) -> None:
+    fit(Small(), replace(PLAN, steps=2), tmp_path)
+    with pytest.raises(ValueError, match=r"change='seed' is not known; .*: steps, evaluate_every"):
+        resume(tmp_path, rebuild=rebuild, seed=7)
 
 
 def test_other_data_is_refused(tmp_path: Path) -> None:
@@ -263,6 +286,7 @@ def test_inception_resumes_exactly_in_every_layout(
     ("settings", "said"),
     [
         ({"steps": 0}, "steps=0 must be between 1"),
+        ({"steps": 1.5}, "steps=1.5 must be a whole number"),
         ({"width": math.nan}, "width=nan must be a positive number"),
         ({"precision": "bf61"}, "precision='bf61' is not known; did you mean 'bf16'"),
         ({"distortions": "papre"}, "did you mean 'paper'"),

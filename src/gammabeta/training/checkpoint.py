@@ -1,7 +1,7 @@
 """Checkpoints that survive: written at once or not at all, and refused if they are not whole.
 
-A file is written under another name, flushed to the disk, and renamed: a process that is killed
-leaves the old file or the new one. It is what `torch.save` writes, a zip archive, so that
+A process that is killed leaves the old file or the new one. It is what `torch.save` writes, a zip
+archive, so that
 ``torch.load(path, weights_only=True)`` opens it; the archive has a checksum of every tensor, which
 torch does not look at and `read` does.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import pickle
 import zipfile
 import zlib
@@ -20,6 +19,8 @@ from typing import Any
 
 import torch
 
+from gammabeta.whole import write_whole
+
 FORMAT = "gammabeta checkpoint"
 VERSION = 1
 SUFFIX = ".pt"
@@ -27,7 +28,6 @@ BEST = f"best{SUFFIX}"
 DIVERGED = f"diverged{SUFFIX}"
 
 _STEP = "step-"
-_TEMPORARY = ".writing"
 _NEEDED = ("plan", "recipe", "data", "step", "model", "optimizer", "ranks")
 
 
@@ -69,17 +69,9 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
     held = io.BytesIO()
     # Into memory first: torch's own writer, cut short by a full disk, ends in a riddle.
     torch.save({"format": FORMAT, "version": VERSION, **state}, held)
-    temporary = path.with_name(path.name + _TEMPORARY)
     try:
-        with open(temporary, "wb") as file:
-            file.write(held.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        write_whole(path, held.getbuffer())
     except OSError as e:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise CheckpointError(
             f"{path} could not be written: {e.strerror or e}; {_last_good(path.parent, None)}"
         ) from e
@@ -126,15 +118,14 @@ def last_good(folder: Path, but: Path | None = None) -> Path | None:
     return None
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest checkpoints of steps."""
-    for path in steps(folder)[keep:]:
-        path.unlink(missing_ok=True)
+def prune(last: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest checkpoints of steps, of those up to ``last``.
 
-
-def tidy(folder: Path) -> None:
-    """Delete what a process that was killed had begun to write."""
-    for path in folder.glob(f"*{_TEMPORARY}"):
+    Later ones are of a time before the run was resumed from an earlier checkpoint, perhaps because
+    they are damaged: they are not newer.
+    """
+    found = steps(last.parent)
+    for path in found[found.index(last) + keep :]:
         path.unlink(missing_ok=True)
 
 
@@ -172,15 +163,3 @@ def _read(path: Path) -> dict[str, Any]:
 def _last_good(folder: Path, but: Path | None) -> str:
     good = last_good(folder, but)
     return f"the last good one is {good}" if good is not None else "there is no other good one"
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the disk know of the new name, too."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # folders cannot be opened everywhere
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -261,7 +261,7 @@ class Trainer:
                     whole = snapshot.whole(self._parts(), self.plan, self.recipe, self._data, held)
                     checkpoint.write(path, whole)
                     if path.name not in (checkpoint.BEST, checkpoint.DIVERGED):
-                        checkpoint.prune(self.folder, self.plan.keep)
+                        checkpoint.prune(path, self.plan.keep)
                 except checkpoint.CheckpointError as e:
                     problem = e
         self.ranks.agree(problem)

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from gammabeta.whole import write_whole
+
 LOG = "log.jsonl"
 _LOCK = "lock"
 
@@ -68,9 +70,7 @@ class Journal:
     def __init__(self, folder: Path, after: int = 0) -> None:
         path = folder / LOG
         kept = [row for row in read_log(path) if row["step"] <= after]
-        temporary = path.with_name(f"{LOG}.writing")
-        temporary.write_text("".join(map(_line, kept)), "utf-8")
-        os.replace(temporary, path)
+        write_whole(path, "".join(map(_line, kept)))
         self._file: IO[str] = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     def add(self, **row: Any) -> None:

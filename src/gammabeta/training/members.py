@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gammabeta.training import checkpoint
 from gammabeta.training.evaluate import Evaluation, evaluate
-from gammabeta.training.images import Arrays, Images
+from gammabeta.training.images import Arrays, Feed, Images
 from gammabeta.training.network import Standardize, Trainable, build
 from gammabeta.training.plan import Plan
 from gammabeta.training.ranks import Ranks
@@ -86,10 +86,11 @@ def check(members: Sequence[Member], images: Images) -> None:
     """
     first = members[0]
     for member in members:
-        for what in ("classes", "channels", "size", "mean", "std"):
+        for what in ("classes", "channels", "size", "mean", "std", "name", "fingerprint"):
             if member.data[what] != first.data[what]:
+                words = {"name": "data", "fingerprint": "files"}.get(what, what)
                 raise ValueError(
-                    f"{member.path} was trained with other {what} than {first.path}; an ensemble "
+                    f"{member.path} was trained with other {words} than {first.path}; an ensemble "
                     "takes the same images"
                 )
     if (
@@ -126,7 +127,7 @@ def evaluate_members(
         images: the data; its test split is measured, its training split calibrates.
         crops: 1 or 144.
         statistics: ``"moving"``, or ``"population"`` for Algorithm 2.
-        batches: training mini-batches for ``"population"``.
+        batches: training mini-batches for ``"population"``, those of the first member's training.
         progress: called with the number of images done so far.
 
     Raises:
@@ -148,7 +149,7 @@ def evaluate_members(
     calibration = None
     if statistics == "population":
         feed = feed_of(first.recipe, first.plan, images, Ranks(0, 1, device))
-        calibration = [ready(batch.x) for batch in islice(feed.batches({}), batches)]
+        calibration = _Batches(feed, ready, batches)
     return evaluate(
         [member.model for member in members],
         told(),
@@ -157,6 +158,18 @@ def evaluate_members(
         calibration=calibration,
         input_size=int(first.data["size"]),
     )
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The first so many mini-batches, made again for each pass: they may be too many to hold."""
+
+    feed: Feed
+    ready: Standardize
+    count: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self.ready(batch.x) for batch in islice(self.feed.batches({}), self.count))
 
 
 def _shown(images: Images, crops: int, ready: Standardize) -> Iterator[tuple[Any, Tensor]]:

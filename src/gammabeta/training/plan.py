@@ -91,6 +91,8 @@ class Plan:
             ("workers", 0, 256),
         ):
             value = getattr(self, name)
+            if not isinstance(value, int):
+                raise ValueError(f"{name}={value!r} must be a whole number")
             if not least <= value <= most:
                 raise ValueError(f"{name}={value} must be between {least} and {most}")
         if not (math.isfinite(self.width) and 0 < self.width <= WIDEST):

@@ -200,7 +200,7 @@ class Recipe:
         """
         if steps < 1:
             raise ValueError(f"steps={steps} must be at least 1")
-        return dataclasses.replace(self, base_decay_every=EIGHT_EPOCHS * steps / PAPER_STEPS)
+        return self.with_changes(base_decay_every=EIGHT_EPOCHS * steps / PAPER_STEPS)
 
     # What it makes.
 

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gammabeta.names import known
 from gammabeta.training import checkpoint
 from gammabeta.training.checkpoint import CheckpointError
 from gammabeta.training.engine import Trainer
 from gammabeta.training.images import Images, load_images
 from gammabeta.training.journal import Held
 from gammabeta.training.network import Trainable, describe
-from gammabeta.training.plan import Plan
+from gammabeta.training.plan import FREE, Plan
 from gammabeta.training.progress import Outcome, Progress
 from gammabeta.training.ranks import Ranks, ranks
 from gammabeta.training.recipes import Recipe
+from gammabeta.whole import tidy
 
 Report = Callable[[Progress], None]
 Rebuild = Callable[[Mapping[str, Any]], Trainable]
@@ -84,7 +86,7 @@ def resume(
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged, or another run's.
-        ValueError: as `fit`.
+        ValueError: as `fit`; or a change that may not be.
     """
     place = Path(place)
     with (
@@ -156,7 +158,7 @@ def _begun(
                 f"out={folder} has a run in it; give another folder, or go on with it: "
                 f"gammabeta train --resume {folder}"
             )
-        checkpoint.tidy(folder)
+        tidy(folder)
     return trainer
 
 
@@ -169,11 +171,13 @@ def _resumed(
     rebuild: Rebuild | None,
     report: Report | None,
 ) -> Trainer:
+    for name in changes:
+        known("change", name, FREE)
     path = _checkpoint(place)
     folder = path.parent
     if all_ranks.first:
         stack.enter_context(Held(folder))
-        checkpoint.tidy(folder)
+        tidy(folder)
     held = checkpoint.read(path)
     plan = Plan.from_dict(held["plan"]).with_changes(**changes)
     recipe = rebuild(held["recipe"]) if rebuild else Recipe(**held["recipe"])

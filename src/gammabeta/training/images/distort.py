@@ -30,7 +30,8 @@ class Distortions:
 
     A crop of 8 % to 100 % of the area and an aspect ratio between 3:4 and 4:3 is resized to the
     network's size; it is mirrored in half of the cases; then brightness, contrast and colour are
-    multiplied by factors of their own, in random order.
+    multiplied by factors of their own, in random order. The interpolation is always the same one;
+    GoogLeNet's was drawn, too.
 
     Args:
         size: height and width of what the network is given.

@@ -17,8 +17,8 @@ class Order:
 
     A large data set is kept in shards, files that each hold some of its examples in an order that
     was drawn when they were written. An epoch reads the shards in a new order. What the paper
-    changed (section 4.2.1) is the order *within* them: left as written, the same examples always
-    meet in a mini-batch; shuffled, they do not, which it found to be worth about 1%.
+    changed (section 4.2.1) is the order *within* them: left as written, neighbours stay neighbours
+    and meet again and again; shuffled, they do not, which it found to be worth about 1%.
 
     Here shards are blocks of consecutive examples of one fixed permutation.
 
