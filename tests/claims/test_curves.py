@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from gammabeta.claims.curves import Curve, Curves, Fewer, Net, fewer, ratio_number, ratios, soonness
+from gammabeta.claims.training import population_statistics
+from gammabeta.training.data import load
 
 STEPS = [10, 20, 40, 80]
 
@@ -90,3 +92,18 @@ def test_a_net_is_the_same_with_and_without_norm() -> None:
     assert float(weights.std()) == pytest.approx(0.01, rel=0.02)  # of 78,400 draws
     assert small.title() == "2 × 100 sigmoid, σ = 0.01"
     assert Net(2, "relu").title() == "2 × 100 ReLU, Glorot"
+
+
+def test_what_a_net_is_called_tells_all_that_it_is() -> None:
+    nets = [Net(3, "relu"), Net(3, "relu", scale=4), Net(3, "relu", sigma=0.01), Net(3, "tanh")]
+    assert len({net.title() for net in nets}) == len(nets)
+    assert nets[1].title() == "3 × 100 ReLU, Glorot × 4"
+
+
+def test_a_network_that_has_diverged_keeps_the_statistics_it_has() -> None:
+    digits = load("digits")
+    net = Net(2, "relu").build(64, 10, "batch", 0)
+    with torch.no_grad():
+        net.get_parameter("layers.0.linear.weight").fill_(math.nan)
+    population_statistics(net, digits.train_x, seed=0, batch_size=60)
+    assert bool((net.get_buffer("layers.0.norm.running_var") == 1).all())

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,12 +52,17 @@ def test_a_run_that_diverges_ends_there() -> None:
     assert found.kept()["diverged"] == found.diverged
 
 
-def test_a_fit_counts_steps() -> None:
-    found = Fit(accuracies={10: 0.5, 20: 0.7, 30: 0.6}, hits=[0.0] * 18 + [0.4, 0.6])
-    assert found.steps_to(0.55) == 20
-    assert math.isinf(found.steps_to(0.9))
-    assert found.final == 0.6
-    assert found.training_accuracy == 0.5
+def test_training_accuracy_is_that_of_the_last_tenth() -> None:
+    assert Fit(hits=[0.0] * 18 + [0.4, 0.6]).training_accuracy == 0.5
+
+
+def test_a_curve_is_of_the_same_images_all_along() -> None:
+    many = replace(DIGITS, test_x=DIGITS.test_x.repeat(6, 1), test_y=DIGITS.test_y.repeat(6))
+    model = nn.Linear(64, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    found = fit(model, optimizer, many, steps=4, batch_size=8, seed=0, evaluate_at=(2,))
+    assert found.accuracies[2] == found.accuracies[4] == accuracy(model, many, 2000)
+    assert found.accuracies[4] != found.final == accuracy(model, many)
 
 
 def test_batches_are_the_same_for_every_arm() -> None:
@@ -87,11 +92,11 @@ def test_what_comes_before_a_step_sees_its_batch_before_it() -> None:
 
 def test_accuracy_is_of_evaluation_mode_and_gives_the_mode_back() -> None:
     model = nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 10))
-    accuracy(model, DIGITS, 100, size=32)
+    accuracy(model, DIGITS, 100)
     assert model.training
     assert int(model[0].num_batches_tracked) == 0
-    right = (model.eval()(DIGITS.test_x[:100]).argmax(1) == DIGITS.test_y[:100]).sum() / 100
-    assert accuracy(model, DIGITS, 100, size=32) == pytest.approx(float(right))
+    right = (model.eval()(DIGITS.test_x).argmax(1) == DIGITS.test_y).sum() / 360
+    assert accuracy(model, DIGITS) == pytest.approx(float(right))
     assert not model.training
 
 

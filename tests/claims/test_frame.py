@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gammabeta.claims import results, store
@@ -115,6 +116,29 @@ def test_what_decides_a_result_is_part_of_its_name(tmp_path: Path, other: dict[s
     changes = {name: other[name] for name in ("data", "scale") if name in other}
     context = Context(tmp_path, **changes).of(other.get("claim", made()))
     assert context.run(other.get("key", {"seed": 0}), lambda: {"value": 2}) == {"value": 2}
+
+
+def test_the_files_of_a_folder_are_part_of_a_results_name(tmp_path: Path) -> None:
+    for folder, shade in (("a", 10), ("b", 200)):
+        idx_files(tmp_path / folder, shade)
+    found = []
+    for value, folder in enumerate(("a", "b", "a")):
+        context = Context(tmp_path, data="mnist", data_dir=tmp_path / folder).of(made())
+        found.append(context.run({"seed": 0}, lambda value=value: {"value": value})["value"])  # type: ignore[misc]
+    assert found == [0, 1, 0]
+
+
+def idx_files(folder: Path, shade: int) -> None:
+    """MNIST's four files, made up; the ``shade`` is of one row of each image."""
+    folder.mkdir()
+    for part, count in (("train", 20), ("t10k", 10)):
+        images = np.zeros((count, 28, 28), np.uint8)
+        images[:, shade // 10] = shade
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for name, values in (("images-idx3", images), ("labels-idx1", labels)):
+            sizes = np.array(values.shape, ">u4").tobytes()
+            content = b"\0\0\x08" + bytes([values.ndim]) + sizes + values.tobytes()
+            (folder / f"{part}-{name}-ubyte").write_bytes(content)
 
 
 def test_claims_may_share_a_protocol(tmp_path: Path) -> None:

@@ -161,6 +161,18 @@ def test_saturating(tmp_path: Path, without: float, with_norm: float, expected: 
     assert verdict("saturating-nonlinearity", tmp_path, answer) == expected
 
 
+def test_saturating_looks_at_every_rate_and_time(tmp_path: Path) -> None:
+    """One seed that learned once, at a rate that is not the best of the medians, is no chance."""
+
+    def answer(key: Mapping[str, Any]) -> dict[str, Any]:
+        final = 0.1 if key.get("norm") == "none" else 0.86
+        member = {"accuracy": [0.1, final], "loss": [2.3, 1.0], "diverged": None, "final": final}
+        lucky = {**member, "accuracy": [0.6, final]} if key.get("seed") == 1 else member
+        return {"steps": [10, 20], "members": [member, lucky]}
+
+    assert verdict("saturating-nonlinearity", tmp_path, answer) == UNDER_THIS_PROTOCOL
+
+
 @pytest.mark.parametrize(
     ("error", "final", "expected"),
     [
@@ -235,6 +247,20 @@ def test_the_grid(
 
     assert verdict("higher-learning-rates", tmp_path, answer) == rates_hold
     assert verdict("bolder-initialization", tmp_path, answer) == area_holds
+
+
+@pytest.mark.parametrize(("with_norm", "expected"), [(0.8, HOLDS), (0.1, DOES_NOT_HOLD)])
+def test_the_grid_where_nothing_trains_without(
+    tmp_path: Path, with_norm: float, expected: str
+) -> None:
+    """Something over nothing is infinitely more; nothing over nothing is no advantage."""
+
+    def answer(key: Mapping[str, Any]) -> dict[str, Any]:
+        accuracy = 0.1 if key.get("norm") == "none" else with_norm
+        return {"members": [{"accuracy": [accuracy], "diverged": None}] * 35}
+
+    assert verdict("higher-learning-rates", tmp_path, answer) == expected
+    assert verdict("bolder-initialization", tmp_path, answer) == expected
 
 
 @pytest.mark.parametrize(

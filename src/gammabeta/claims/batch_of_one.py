@@ -9,14 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gammabeta.claims.claim import (
-    DOES_NOT_HOLD,
-    HOLDS,
-    UNDER_THIS_PROTOCOL,
-    Claim,
-    Number,
-    Outcome,
-)
+from gammabeta.claims.claim import Claim, Number, Outcome, verdict
 from gammabeta.claims.context import Context
 from gammabeta.claims.figure import COOL, INK, OLIVE, PLUM, WARM, band, labels, sheet
 from gammabeta.claims.fit import accuracy, batches, fit, side_of
@@ -79,14 +72,14 @@ def run(context: Context) -> Outcome:
             Number.over(f"test error, batch norm by Algorithm 2, batch {size}", errors, "%")
         )
     held = [name for name, value in rises.items() if value >= RISE]
-    verdict = HOLDS if len(held) == len(rises) else UNDER_THIS_PROTOCOL if held else DOES_NOT_HOLD
     because = f"from batch {LARGE} to {SMALL}, batch norm loses against group norm " + ", ".join(
         f"{100 * value:.1f} points with the {name}"
         if name == "moving average"
         else f"{100 * value:.1f} with {name}"
         for name, value in rises.items()
     )
-    return Outcome(numbers, verdict, because, [_draw(context, kept, sizes)])
+    figure = _draw(context, kept, sizes)
+    return Outcome(numbers, verdict([name in held for name in rises]), because, [figure])
 
 
 def _error(result: dict[str, Any], key: str) -> float:

@@ -7,14 +7,7 @@ import math
 import numpy as np
 
 from gammabeta.claims import grid
-from gammabeta.claims.claim import (
-    DOES_NOT_HOLD,
-    HOLDS,
-    UNDER_THIS_PROTOCOL,
-    Claim,
-    Number,
-    Outcome,
-)
+from gammabeta.claims.claim import Claim, Number, Outcome, verdict
 from gammabeta.claims.context import Context
 from gammabeta.claims.grid_figure import draw_scales
 
@@ -53,7 +46,6 @@ def run(context: Context) -> Outcome:
                 )
             )
     reached = [number.value >= ENOUGH for number in ratios]
-    verdict = HOLDS if all(reached) else UNDER_THIS_PROTOCOL if any(reached) else DOES_NOT_HOLD
     order = sorted(zip(ratios, grids, strict=True), key=lambda pair: -_finite(pair[0].value))
     because = "; ".join(
         f"with batch norm {_median(each, 'batch')} cells of the grid train for "
@@ -64,7 +56,7 @@ def run(context: Context) -> Outcome:
     draw_scales(figure, grids)
     numbers = [number for number, _ in order]
     because = f"{because[0].upper()}{because[1:]}. {ENOUGH:g} × was asked."
-    return Outcome([*numbers, *details], verdict, because, [figure])
+    return Outcome([*numbers, *details], verdict(reached), because, [figure])
 
 
 def _median(each: grid.Grid, norm: str) -> int:

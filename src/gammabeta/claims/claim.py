@@ -19,6 +19,16 @@ VERDICTS = (HOLDS, UNDER_THIS_PROTOCOL, DOES_NOT_HOLD)
 """The only answers. The middle one: another reasonable protocol, also run, answers otherwise."""
 
 
+def verdict(held: Sequence[bool]) -> str:
+    """Return the verdict where the criterion was put to several protocols: all, some or none held.
+
+    Example:
+        >>> verdict([True, False])
+        'holds under this protocol'
+    """
+    return HOLDS if all(held) else UNDER_THIS_PROTOCOL if any(held) else DOES_NOT_HOLD
+
+
 @dataclass(frozen=True)
 class Number:
     """One measured number, over seeds.
@@ -136,9 +146,7 @@ class Claim:
         minutes_quick, minutes_full: what it costs of one core of 2 to 3 GHz, where results
             that it shares with an earlier claim are there already.
         run: runs it.
-        needs: data sets, by name, see `gammabeta.claims.images`.
         version: of the protocol; results kept under another version are not used.
-        threads: of torch, at most: with small tensors a second one only waits for the first.
         after: claims whose results it shares; of claims side by side it waits for these.
     """
 
@@ -152,9 +160,7 @@ class Claim:
     minutes_quick: float
     minutes_full: float
     run: Callable[[Context], Outcome]
-    needs: Sequence[str] = ("fashion-mnist",)
     version: int = 1
-    threads: int = 1
     after: Sequence[str] = ()
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from gammabeta.claims import store
 from gammabeta.claims.claim import Claim
-from gammabeta.claims.images import load
+from gammabeta.claims.images import fingerprint, load
 from gammabeta.training.data import Dataset
 
 SEEDS = (0, 1, 2)
@@ -89,9 +89,9 @@ class Context:
         """Return this context telling ``progress``."""
         return replace(self, progress=progress)
 
-    def images(self, name: str | None = None) -> Dataset:
-        """Return the data set that was asked for, or the one called ``name``."""
-        return load(self.data, self.data_dir) if name is None else load(name)
+    def images(self) -> Dataset:
+        """Return the data set that was asked for."""
+        return load(self.data, self.data_dir)
 
     def steps(self, full: int, quick: int | None = None) -> int:
         """Return how many steps to take: ``quick`` (or ``full``) if quick, times the scale."""
@@ -112,7 +112,8 @@ class Context:
 
         Args:
             key: what decides the result and is not said by claim, version of its protocol, data
-                and scale: arm, seed, steps, rate, … It is also what the progress shows.
+                (its files, where their folder was given) and scale: arm, seed, steps, rate, … It
+                is also what the progress shows.
             function: computes the result: numbers, texts, lists and dicts. Not a number (NaN)
                 and infinity are kept as such.
             shared: name of a protocol that several claims share, its version included; the
@@ -128,6 +129,7 @@ class Context:
             "version": 0 if shared else self._bound().version,
             "data": self.data,
             "scale": self.scale,
+            **({} if self.data_dir is None else {"files": fingerprint(self.images())}),
             **key,
         }
         label = " · ".join(f"{name} {value}" for name, value in key.items())

@@ -10,14 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gammabeta.claims.claim import (
-    DOES_NOT_HOLD,
-    HOLDS,
-    UNDER_THIS_PROTOCOL,
-    Claim,
-    Number,
-    Outcome,
-)
+from gammabeta.claims.claim import Claim, Number, Outcome, verdict
 from gammabeta.claims.context import Context
 from gammabeta.claims.figure import COOL, WARM, band, labels, sheet
 from gammabeta.claims.fit import fit, side_of
@@ -65,13 +58,7 @@ def run(context: Context) -> Outcome:
                 for measure in ("cosine", "distance")
             ):
                 weak.append(words)
-    verdict = (
-        HOLDS
-        if len(reduced) == len(SETTINGS)
-        else UNDER_THIS_PROTOCOL
-        if reduced
-        else DOES_NOT_HOLD
-    )
+    held = [words in reduced for words in SETTINGS]
     because = (
         "with batch norm the cosine is higher and the relative distance smaller in "
         f"{len(reduced)} of {len(SETTINGS)} settings" + (f" ({'; '.join(reduced)})" * bool(reduced))
@@ -85,7 +72,7 @@ def run(context: Context) -> Outcome:
         f"nearer with batch norm in {len(reduced)} of {len(SETTINGS)} settings"
     )
     figure = _draw(context, kept)
-    return Outcome(numbers, verdict, because, [figure], notes=[_NOTE], headline=headline)
+    return Outcome(numbers, verdict(held), because, [figure], notes=[_NOTE], headline=headline)
 
 
 def _arm(context: Context, setting: int, arm: str, seed: int) -> dict[str, Any]:

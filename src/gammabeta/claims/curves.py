@@ -41,6 +41,8 @@ class Net:
     def title(self) -> str:
         """Return a few words, such as ``"3 × 100 sigmoid, σ = 0.01"``."""
         init = "Glorot" if self.sigma is None else f"σ = {self.sigma:g}"
+        if self.scale != 1:
+            init += f" × {self.scale:g}"
         name = "ReLU" if self.activation == "relu" else self.activation
         return f"{self.depth} × 100 {name}, {init}"
 

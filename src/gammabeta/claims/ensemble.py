@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,13 +62,18 @@ def run(context: Context) -> Outcome:
         f"The mean of {MEMBERS} members' probabilities has {together.text()}, the best member "
         f"{best.text()}: {gain.text()} between them ({gain.spread()} over seeds)."
     )
-    figure = context.figure("members")
-    with sheet(
-        figure,
+    describe = (
         f"Test accuracy of {MEMBERS} members and of the mean of their probabilities, for each "
-        f"seed: {together.text()} against {best.text()} for the best member.",
-        panel=(5.4, 2.2),
-    ) as drawn:
+        f"seed: {together.text()} against {best.text()} for the best member."
+    )
+    figure = _draw(context, describe, found)
+    return Outcome([gain, together, best, mean], verdict, because, [figure])
+
+
+def _draw(context: Context, describe: str, found: list[dict[str, Any]]) -> Path:
+    """A row a seed: its members, and their mean."""
+    path = context.figure("members")
+    with sheet(path, describe, panel=(5.4, 2.2)) as drawn:
         axes = drawn.panels[0]
         for row, each in enumerate(reversed(found)):
             alone = [100 * value for value in each["alone"]]
@@ -83,7 +89,7 @@ def run(context: Context) -> Outcome:
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("test accuracy (%)")
-    return Outcome([gain, together, best, mean], verdict, because, [figure])
+    return path
 
 
 def build(inputs: int, classes: int, seed: int) -> tuple[list[Stack], list[float]]:

@@ -15,15 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta.claims.context import Context
-from gammabeta.claims.training import BATCH_SIZE, milestones
+from gammabeta.claims.training import BATCH_SIZE, SUBSET, milestones, scores, subset
 from gammabeta.layers import NonFiniteBatchWarning
 from gammabeta.signal import Cadence, Record, Watch, watch
 from gammabeta.training.data import Dataset
 
 LAST_SHARE = 0.1
 """Of the steps: those at the end over which the training accuracy is averaged."""
-BETWEEN = 2000
-"""Test images that are used between steps; all of them at the end."""
 
 
 @dataclass
@@ -33,19 +31,16 @@ class Fit:
     Attributes:
         losses: of every mini-batch, before its step.
         hits: fraction of every mini-batch that was right, in training mode.
-        accuracies: step → test accuracy in evaluation mode; of all images at the last step.
+        accuracies: step → accuracy on `subset` of the test images, in evaluation mode.
+        final: that on all test images, at the end.
         diverged: the step whose loss was not finite; the run ended there.
     """
 
     losses: list[float] = field(default_factory=list)
     hits: list[float] = field(default_factory=list)
     accuracies: dict[int, float] = field(default_factory=dict)
+    final: float = math.nan
     diverged: int | None = None
-
-    @property
-    def final(self) -> float:
-        """The last test accuracy."""
-        return list(self.accuracies.values())[-1]
 
     @property
     def training_accuracy(self) -> float:
@@ -55,18 +50,10 @@ class Fit:
         last = self.hits[-max(1, round(LAST_SHARE * len(self.hits))) :]
         return math.fsum(last) / len(last)
 
-    def steps_to(self, accuracy: float) -> float:
-        """The first measured step with at least this test accuracy; infinite for never."""
-        found = (step for step, reached in self.accuracies.items() if reached >= accuracy)
-        return float(next(found, math.inf))
-
     def kept(self) -> dict[str, Any]:
-        """As `Context.run` can keep it: every number but not every step of the curves."""
-        every = max(1, len(self.losses) // 200)
+        """What `Context.run` is to keep of it."""
         return {
             "accuracies": [[step, reached] for step, reached in self.accuracies.items()],
-            "losses": self.losses[::every],
-            "every": every,
             "training_accuracy": self.training_accuracy,
             "final": self.final,
             "diverged": self.diverged,
@@ -126,7 +113,7 @@ def fit(
         found.hits.append((scores.argmax(1) == y).float().mean().item())
         if not math.isfinite(found.losses[-1]):
             found.diverged = step
-            found.accuracies[step] = 1 / data.classes
+            found.accuracies[step] = found.final = 1 / data.classes
             if signal is not None:
                 signal.step(loss=loss)
             break
@@ -136,31 +123,23 @@ def fit(
             nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         if step in due:
-            found.accuracies[step] = accuracy(model, data, None if step == steps else BETWEEN)
+            found.accuracies[step] = accuracy(model, data, SUBSET)
         if signal is not None:
             measured = {"accuracy": found.accuracies[step]} if step in due else {}
             signal.step(loss=loss, **measured)
         if context is not None and step % 20 == 0:
             context.progress.within(step / steps)
+    if found.diverged is None:
+        found.final = accuracy(model, data)
     return found
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, data: Dataset, count: int | None = None, size: int = 1000) -> float:
-    """Return the fraction right of the first ``count`` test images (None for all), in eval()."""
-    was_training = model.training
-    model.eval()
-    try:
-        x, y = data.test_x[:count], data.test_y[:count]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NonFiniteBatchWarning)
-            right = sum(
-                int((model(x[start : start + size]).argmax(1) == y[start : start + size]).sum())
-                for start in range(0, len(y), size)
-            )
-        return right / len(y)
-    finally:
-        model.train(was_training)
+def accuracy(model: nn.Module, data: Dataset, count: int | None = None) -> float:
+    """Return the fraction right of all test images, or of `subset`, in eval()."""
+    x, y = (data.test_x, data.test_y) if count is None else subset(data, count)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NonFiniteBatchWarning)
+        return float((scores(model, x).argmax(-1) == y).double().mean())
 
 
 def side_of(data: Dataset) -> tuple[int, int]:

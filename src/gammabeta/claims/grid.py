@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +30,9 @@ PROTOCOL = (
     "0.001 to 32, by 9 scales of Glorot's standard deviation, 1/16 to 16 (quick: 7 by 5 over the "
     "same ranges), with and without batch norm, trained for 2,000 steps (the deep one 1,500; "
     "quick: 600 and 300) of plain SGD with mini-batches of 60. A cell trains if its accuracy on "
-    f"2,000 test images is at least {TRAINS:.0%} in the median over seeds; it has diverged if a "
-    "loss was not finite in most of them. The classifier's weights are not scaled."
+    f"2,000 test images is at least {TRAINS:.0%}; it has diverged if a loss was not finite. Each "
+    "seed is counted by itself; in the figure a cell is the median over seeds. The classifier's "
+    "weights are not scaled."
 )
 
 
@@ -61,8 +63,12 @@ class Grid:
 
     def area_ratios(self) -> list[float]:
         """Return how many times more cells train with batch norm, one a seed."""
-        pairs = zip(self.areas("batch"), self.areas("none"), strict=True)
-        return [more / less if less else np.inf for more, less in pairs]
+        return [over(*pair) for pair in zip(self.areas("batch"), self.areas("none"), strict=True)]
+
+    def rate_ratios(self) -> list[float]:
+        """Return how many times higher the highest rate is with batch norm, one a seed."""
+        pairs = zip(self.highest_rates("batch"), self.highest_rates("none"), strict=True)
+        return [over(*pair) for pair in pairs]
 
     def highest_rates(self, norm: str) -> list[float]:
         """Return the highest rate that trains from Glorot's own scale, one a seed; 0 if none."""
@@ -72,7 +78,7 @@ class Grid:
             good = [
                 rate for rate, a in zip(self.rates, seed[:, column], strict=True) if a >= TRAINS
             ]
-            found.append(max(good, default=np.nan))
+            found.append(max(good, default=0.0))
         return found
 
     def scale_ranges(self, norm: str) -> list[float]:
@@ -84,6 +90,16 @@ class Grid:
             ]
             found.append(max(good) / min(good) if good else np.nan)
         return found
+
+
+def over(more: float, less: float) -> float:
+    """Return ``more`` over ``less``, where 0 is none at all: none over none is no answer (NaN).
+
+    Example:
+        >>> over(2.0, 0.5), over(2.0, 0.0), over(0.0, 0.0)
+        (4.0, inf, nan)
+    """
+    return more / less if less else math.inf if more else math.nan
 
 
 def grid(context: Context, net: Net) -> Grid:

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from gammabeta.claims import grid
-from gammabeta.claims.claim import (
-    DOES_NOT_HOLD,
-    HOLDS,
-    UNDER_THIS_PROTOCOL,
-    Claim,
-    Number,
-    Outcome,
-)
+from gammabeta.claims.claim import Claim, Number, Outcome, verdict
 from gammabeta.claims.context import Context
 from gammabeta.claims.curves import Net
 from gammabeta.claims.fit import follow
@@ -33,11 +24,10 @@ def run(context: Context) -> Outcome:
     ratios, details = [], []
     for each in grids:
         highest = {norm: each.highest_rates(norm) for norm in ("none", "batch")}
-        pairs = zip(highest["batch"], highest["none"], strict=True)
         ratios.append(
             Number.over(
                 f"{each.net.title()}: highest rate that trains, with over without",
-                [_over(more, less) for more, less in pairs],
+                each.rate_ratios(),
                 "×",
                 paper="trains at 30 ×; lost at 5 × without",
                 target=f"≥ {ENOUGH:g} ×",
@@ -47,7 +37,6 @@ def run(context: Context) -> Outcome:
             label = f"{each.net.title()}: highest rate that trains {word}"
             details.append(Number.over(label, highest[norm]))
     reached = [number.value >= ENOUGH for number in ratios]
-    verdict = HOLDS if all(reached) else UNDER_THIS_PROTOCOL if any(reached) else DOES_NOT_HOLD
     because = (
         f"From Glorot's weights the highest rate that trains is {ratios[0].text()} as high with "
         f"batch norm for {grids[0].net.title()} and {ratios[1].text()} for "
@@ -55,7 +44,7 @@ def run(context: Context) -> Outcome:
     )
     figure = context.figure("maps")
     draw_maps(figure, grids)
-    return Outcome([*ratios, *details], verdict, because, [figure])
+    return Outcome([*ratios, *details], verdict(reached), because, [figure])
 
 
 def _record(context: Context) -> dict[str, str]:
@@ -65,14 +54,9 @@ def _record(context: Context) -> dict[str, str]:
         name: (BOLD.build(data.train_x.shape[1], data.classes, norm, 0), BOLD_RATE)
         for name, norm in (("without", "none"), ("with batch norm", "batch"))
     }
-    title = f"{BOLD.title()} × {BOLD.scale:g} · lr {BOLD_RATE:g}"
+    title = f"{BOLD.title()} · lr {BOLD_RATE:g}"
     follow(arms, data, path, title, steps=context.steps(_RECORDED_STEPS), seed=0)
     return {"record": path.name}
-
-
-def _over(more: float, less: float) -> float:
-    """The ratio of two rates, of which 0 is none at all."""
-    return more / less if less else math.inf if more else math.nan
 
 
 CLAIM = Claim(

@@ -22,6 +22,7 @@ from gammabeta.claims.claim import (
 )
 from gammabeta.claims.context import Context
 from gammabeta.claims.curves import Curve, ratio_number, ratios, soonness, typical
+from gammabeta.claims.fit import batches
 from gammabeta.claims.inception_figure import draw
 from gammabeta.claims.training import (
     CALIBRATION,
@@ -161,21 +162,19 @@ def _train(
     """Accuracy over steps of one network."""
     data = context.images()
     size = math.isqrt(data.train_x.shape[1])
-    used = base.with_changes(base_lr=rate, name=base.name).lasting(context.steps(clock))
+    used = base.with_changes(base_lr=rate).lasting(context.steps(clock))
     model = used.model(data.classes, input_size=size, width=WIDTH, in_channels=1, seed=seed)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = used.optimizer(model)
-    generator = torch.Generator().manual_seed(seed)
     test_x, test_y = subset(data, _SUBSET)
     marks = milestones(steps, ratio=1.25 if context.quick else 1.15, first=5)
     accuracies: list[float] = []
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
         torch.manual_seed(seed)
-        for step in range(1, steps + 1):
+        for step, x, y in batches(data, used.batch_size, steps, seed):
             for group in optimizer.param_groups:
                 group["lr"] = used.learning_rate(step - 1)
-            chosen = torch.randint(len(data.train_x), (used.batch_size,), generator=generator)
-            loss = F.cross_entropy(model(_images(data.train_x[chosen])), data.train_y[chosen])
+            loss = F.cross_entropy(model(_images(x)), y)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

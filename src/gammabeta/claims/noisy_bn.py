@@ -10,14 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gammabeta.claims.claim import (
-    DOES_NOT_HOLD,
-    HOLDS,
-    UNDER_THIS_PROTOCOL,
-    Claim,
-    Number,
-    Outcome,
-)
+from gammabeta.claims.claim import Claim, Number, Outcome, verdict
 from gammabeta.claims.context import Context
 from gammabeta.claims.figure import COOL, MUTED, OLIVE, PLUM, WARM, band, labels, sheet
 from gammabeta.claims.fit import LAST_SHARE, fit, recorded
@@ -88,13 +81,12 @@ def run(context: Context) -> Outcome:
             for arm in reversed(ARMS)
         ]
         figures.append(_draw(context, setting, kept))
-    verdict = HOLDS if all(held) else UNDER_THIS_PROTOCOL if any(held) else DOES_NOT_HOLD
     once = list(dict.fromkeys([*numbers, *details]))  # the best rate may be the matched one
     headline = (
         f"{sum(at_best)} of {len(SETTINGS)} networks: noise stops the plain one and not the one "
         "with batch norm, each arm at its best rate"
     )
-    return Outcome(once, verdict, "; ".join(reasons), figures, notes, headline)
+    return Outcome(once, verdict(held), "; ".join(reasons), figures, notes, headline)
 
 
 Kept = dict[tuple[str, float], list[dict[str, Any]]]
@@ -129,8 +121,7 @@ def _arm(context: Context, setting: Setting, arm: str, rate: float, seed: int) -
         late = steps - max(2, round(LAST_SHARE * steps))
 
         def entering(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            """What enters the last activation: its unit means, over their deviation within the "
-            "batch."""
+            """What enters the last activation: its units' means over their spread in the batch."""
             if module.training:
                 x = args[0].detach().transpose(0, 1).flatten(1)  # units (or maps), values
                 means.append(x.mean(1) / x.std(1).mean().clamp(min=1e-12))

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from gammabeta.claims.claim import (
-    DOES_NOT_HOLD,
-    HOLDS,
-    UNDER_THIS_PROTOCOL,
-    Claim,
-    Number,
-    Outcome,
-)
+from gammabeta.claims.claim import Claim, Number, Outcome, verdict
 from gammabeta.claims.context import Context
 from gammabeta.claims.crowd import Crowd
 from gammabeta.claims.curves import Net
@@ -72,18 +66,31 @@ def run(context: Context) -> Outcome:
     )
     less = ratio.value <= SMALLER
     replaces = tests["batch norm"].value >= tests["dropout"].value - NEAR
-    verdict = (
-        HOLDS if less and replaces else UNDER_THIS_PROTOCOL if less or replaces else DOES_NOT_HOLD
-    )
     because = (
         f"The gap between training and test accuracy is {ratio.text()} that of the network with "
         f"neither (at most {SMALLER:g} asked), and batch norm alone has "
         f"{tests['batch norm'].text()} on the test set where dropout alone has "
         f"{tests['dropout'].text()}."
     )
-    figure = context.figure("gap")
+    return Outcome(
+        [ratio, *(number for arm in gaps for number in (tests[arm], gaps[arm]))],
+        verdict([less, replaces]),
+        because,
+        [_draw(context, gaps, tests, points)],
+        [f"Chosen by the images held out: {'; '.join(chosen)}."],
+    )
+
+
+def _draw(
+    context: Context,
+    gaps: dict[str, Number],
+    tests: dict[str, Number],
+    points: dict[str, list[dict[str, float]]],
+) -> Path:
+    """A line an arm, from its test accuracy to that on its training images."""
+    path = context.figure("gap")
     with sheet(
-        figure,
+        path,
         "Training and test accuracy with neither, dropout, batch normalization and both: "
         + "; ".join(
             f"{arm}: gap {gap.text()}, test {tests[arm].text()}" for arm, gap in gaps.items()
@@ -124,13 +131,7 @@ def run(context: Context) -> Outcome:
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("accuracy (%): ● test, ◆ training, one a seed; the line is the gap")
         axes.xaxis.label.set_color(MUTED)
-    return Outcome(
-        [ratio, *(number for arm in gaps for number in (tests[arm], gaps[arm]))],
-        verdict,
-        because,
-        [figure],
-        [f"Chosen by the images held out: {'; '.join(chosen)}."],
-    )
+    return path
 
 
 def _gap(point: dict[str, float]) -> float:

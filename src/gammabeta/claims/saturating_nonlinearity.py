@@ -42,7 +42,10 @@ def run(context: Context) -> Outcome:
         target="≥ 85 %",
     )
     context.run({"recorded": title, "steps": _RECORDED_STEPS}, lambda: _record(context))
-    if without.high <= CHANCE and with_norm.value >= LEARNED:
+    ever = max(
+        max(curve.best(), curve.final) for rate in found.of["none"].values() for curve in rate
+    )
+    if ever <= CHANCE and with_norm.value >= LEARNED:
         verdict = HOLDS
     elif with_norm.value >= max(PARTLY, 2 * without.value):
         verdict = UNDER_THIS_PROTOCOL
@@ -51,7 +54,8 @@ def run(context: Context) -> Outcome:
     because = (
         f"At its best of the rates {', '.join(f'{rate:g}' for rate in rates)}, after {steps:,} "
         f"steps, the network has {without.text()} without batch norm and {with_norm.text()} with "
-        "it; chance is 10 %."
+        f"it; chance is 10 %. Without it no seed had more than {100 * ever:.1f} % at any rate or "
+        "time."
     )
     figure = context.figure("curves")
     draw_curves(figure, found)

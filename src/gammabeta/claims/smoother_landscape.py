@@ -11,14 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gammabeta.claims.claim import (
-    DOES_NOT_HOLD,
-    HOLDS,
-    UNDER_THIS_PROTOCOL,
-    Claim,
-    Number,
-    Outcome,
-)
+from gammabeta.claims.claim import Claim, Number, Outcome, verdict
 from gammabeta.claims.context import Context
 from gammabeta.claims.figure import COOL, WARM, band, labels, sheet
 from gammabeta.claims.fit import fit, recorded, side_of
@@ -62,7 +55,6 @@ def run(context: Context) -> Outcome:
             medians.append(numbers[-1].value)
         smoother[rate] = all(median > 1 for median in medians)
     held = [f"{rate:g}" for rate, all_three in smoother.items() if all_three]
-    verdict = HOLDS if len(held) == len(RATES) else UNDER_THIS_PROTOCOL if held else DOES_NOT_HOLD
     because = (
         "all three measures are smaller with batch norm "
         + (f"at rate {' and '.join(held)}" if held else "at no rate")
@@ -70,7 +62,8 @@ def run(context: Context) -> Outcome:
         + ", ".join(f"{number.value:.2g}" for number in numbers[: len(MEASURES)])
         + " times as large without it"
     )
-    return Outcome(numbers, verdict, because, [_draw(context, kept)], notes=[_NOTE])
+    figure = _draw(context, kept)
+    return Outcome(numbers, verdict(list(smoother.values())), because, [figure], notes=[_NOTE])
 
 
 def _arm(context: Context, arm: str, rate: float, seed: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from gammabeta.claims.claim import (
 from gammabeta.claims.context import Context
 from gammabeta.claims.curves import Net
 from gammabeta.claims.figure import COOL, MUTED, WARM, label, sheet
-from gammabeta.claims.fit import follow
+from gammabeta.claims.fit import batches, follow
 from gammabeta.claims.training import BATCH_SIZE, milestones, subset
 from gammabeta.models.stack import Stack, StackLayer
 
@@ -84,13 +84,11 @@ def _percentiles(context: Context, norm: str, seed: int, steps: int) -> dict[str
     data = context.images()
     model = NET.build(data.train_x.shape[1], data.classes, norm, seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    generator = torch.Generator().manual_seed(seed)
     images, _ = subset(data)
     marks = milestones(steps, first=_BEGIN)
     found = []
-    for step in range(1, steps + 1):
-        chosen = torch.randint(len(data.train_x), (BATCH_SIZE,), generator=generator)
-        loss = F.cross_entropy(model(data.train_x[chosen]), data.train_y[chosen])
+    for step, x, y in batches(data, BATCH_SIZE, steps, seed):
+        loss = F.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,7 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta.claims.crowd import Crowd
-from gammabeta.layers import BatchNorm1d, BatchNorm2d, NonFiniteBatchWarning
+from gammabeta.layers import (
+    BatchNorm1d,
+    BatchNorm2d,
+    NonFiniteBatchError,
+    NonFiniteBatchWarning,
+)
 from gammabeta.statistics import calibrate
 from gammabeta.training.data import Dataset
 
@@ -129,7 +135,8 @@ def population_statistics(
 ) -> None:
     """Set the statistics of ``model``, if it has any, by Algorithm 2 on `CALIBRATION` mini-batches.
 
-    Right after a few steps the moving averages lag behind; at a high rate they always do.
+    Right after a few steps the moving averages lag behind; at a high rate they always do. A network
+    that has diverged keeps what it has: its result tells of it.
 
     Args:
         model: any network.
@@ -145,7 +152,8 @@ def population_statistics(
     with warnings.catch_warnings():
         # A run that diverges is reported by its result, not by its layers.
         warnings.simplefilter("ignore", NonFiniteBatchWarning)
-        calibrate(model, [shaped(x[batch]) for batch in chosen], progress=False)
+        with contextlib.suppress(NonFiniteBatchError):
+            calibrate(model, [shaped(x[batch]) for batch in chosen], progress=False)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ ACTIONS = ("refuse", "raise", "accept")
 
 
 class NonFiniteBatchError(ValueError):
-    """A batch was not finite and the layer is set to ``on_nonfinite="raise"``."""
+    """A batch was not finite, and to raise was what the layer or `calibrate` was told."""
 
 
 class NonFiniteBatchWarning(UserWarning):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from gammabeta.layers.guard import NonFiniteBatchError
 from gammabeta.layers.renorm import _BatchRenorm
 from gammabeta.names import known
 from gammabeta.statistics.estimators import (
@@ -92,8 +93,9 @@ def calibrate(
 
     Raises:
         ValueError: a name that is not known; ``limit`` below 1; no batch norm to calibrate; no
-            batches; a batch norm that no batch reached; a non-finite batch; a statistic too large
-            for the layer's dtype; a lazy module that has not seen a batch.
+            batches; a batch norm that no batch reached; a lazy module that has not seen a batch.
+        NonFiniteBatchError: a batch that is not finite; a statistic too large for the layer's
+            dtype. It is a ValueError, too.
         TypeError: a batch is of a type that needs ``forward``, or ``batches`` is one tensor.
 
     Numerics:
@@ -224,7 +226,7 @@ def _finite(index: int, pending: list[tuple[str, Moments]], nonfinite: str) -> b
     for name, measured in pending:
         if not measured.finite:
             if nonfinite == "raise":
-                raise ValueError(
+                raise NonFiniteBatchError(
                     f"batch {index} (the first is 0) gives layer {name!r} a NaN or an infinity; "
                     "nonfinite='skip' leaves such batches out"
                 )
@@ -236,7 +238,7 @@ def _check_seen(targets: Mapping[str, _Target], count: int, skipped: list[int]) 
     if not count:
         raise ValueError("batches is empty; an iterator may have been used up before")
     if len(skipped) == count:
-        raise ValueError(f"all {count} batches give some layer a NaN or an infinity")
+        raise NonFiniteBatchError(f"all {count} batches give some layer a NaN or an infinity")
     unseen = [name for name, target in targets.items() if not target.estimator.batches]
     if unseen:
         raise ValueError(
@@ -253,7 +255,7 @@ def _change(name: str, target: _Target) -> LayerChange:
         ("running_var", var, target.var),
     ):
         if not torch.isfinite(estimate.to(buffer.dtype)).all():
-            raise ValueError(
+            raise NonFiniteBatchError(
                 f"{what} of layer {name!r} would not be finite in {buffer.dtype} (its largest "
                 f"value is {estimate.abs().max().item():.3g})"
             )
