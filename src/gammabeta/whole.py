@@ -27,9 +27,11 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
-    except BaseException:
+    except BaseException as e:
         with contextlib.suppress(OSError):
             os.unlink(scratch)
+        if isinstance(e, OSError):  # nobody knows the other name
+            e.filename, e.filename2 = str(path), None
         raise
     _sync_folder(path.parent)
 

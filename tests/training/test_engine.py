@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -232,6 +233,60 @@ def test_resumed_from_an_earlier_checkpoint_it_ends_the_same(whole: Path, tmp_pa
     assert same(state(last(tmp_path, 60)), state(last(whole, 60)))
 
 
+def test_a_better_network_is_not_lost_to_a_run_that_goes_back(
+    tmp_path: Path,
+) -> None:
+    """Killed after its best was saved and before the next checkpoint, a run begins before it."""
+    fit(Small(), replace(PLAN, steps=60, checkpoint_every=60, evaluate_every=5), tmp_path)
+    best = read(tmp_path / "best.pt")
+    for path in checkpoint.steps(tmp_path)[:-1]:
+        path.unlink()
+    assert best["step"] > 5
+    resume(tmp_path, rebuild=rebuild, steps=5, evaluate_every=5)
+    assert same(read(tmp_path / "best.pt"), best)
+    resume(tmp_path, rebuild=rebuild, steps=60)
+    assert same(state(read(tmp_path / "best.pt")), state(best))
+
+
+def test_the_state_of_a_diverged_run_is_not_gone_on_with(tmp_path: Path) -> None:
+    fit(replace(Small(), lr=1e30), PLAN, tmp_path)
+    with pytest.raises(CheckpointError, match=r"diverged\.pt is the state after the loss was not"):
+        resume(tmp_path / "diverged.pt", rebuild=rebuild)
+
+
+def test_a_folder_may_be_called_like_a_checkpoint(tmp_path: Path) -> None:
+    fit(Small(), replace(PLAN, steps=2), tmp_path / "run.pt")
+    assert resume(tmp_path / "run.pt", rebuild=rebuild, steps=4).step == 4
+
+
+def test_checkpoints_of_another_version(tmp_path: Path) -> None:
+    fit(Small(), replace(PLAN, steps=2), tmp_path)
+    path = tmp_path / "step-00000002.pt"
+    held = read(path)
+    for changed, said in (
+        ({"recipe": {**held["recipe"], "future": 1}}, r"0002\.pt has a recipe or a plan that this"),
+        ({"plan": {**held["plan"], "future": 1}}, r"0002\.pt has a recipe or a plan that this"),
+        ({"model": {"weight": torch.ones(1)}}, "step 2 has other weights than its recipe makes"),
+    ):
+        checkpoint.write(path, {**held, **changed})
+        with pytest.raises(CheckpointError, match=said):
+            resume(tmp_path, rebuild=rebuild)
+
+
+def test_a_log_that_cannot_be_written_ends_and_the_run_does_not(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    journal = Journal(tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * len('{"step": 1, "loss": 0.5}\n'), hard))
+    try:
+        journal.add(step=1, loss=0.5)
+        with pytest.warns(RuntimeWarning, match=r"log\.jsonl ends before step 3: File too large"):
+            _ = [journal.add(step=step, loss=0.5) for step in (2, 3, 4)]
+        journal.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [row["step"] for row in log(tmp_path)] == [1, 2]
+
+
 def test_what_changes_a_weight_is_not_changed(tmp_path: Path) -> None:
     fit(Small(), replace(PLAN, steps=2), tmp_path)
     with pytest.raises(ValueError, match=r"change='seed' is not known; .*: steps, evaluate_every"):
@@ -253,6 +308,8 @@ def test_the_log_has_each_step_once(tmp_path: Path) -> None:
     fit(Small(), replace(PLAN, steps=20, log_every=5), tmp_path)
     with (tmp_path / "log.jsonl").open("a") as file:  # a process that was killed, later than saved
         file.write(json.dumps({"step": 25, "loss": 1.0}) + "\n" + '{"step": 30, "lo')
+    with (tmp_path / "log.jsonl").open("ab") as damaged:
+        damaged.write(b'\n{"step": 30, \xff\xfe\n')
     resume(tmp_path, rebuild=rebuild, steps=40)
     assert [row["step"] for row in log(tmp_path)] == [5, 10, 15, 20, 25, 30, 35, 40]
 

@@ -20,8 +20,10 @@ from PIL import Image
 
 from gammabeta.claims import images
 from gammabeta.training.data import FASHION_MNIST, DataError, embedded_digits
+from gammabeta.training.evaluate import crops
 from gammabeta.training.images import Arrays, Stream, load_images
 from gammabeta.training.images import folder as folders
+from gammabeta.training.images.distort import opened
 from gammabeta.training.ranks import Ranks
 from gammabeta.training.supply import held_out, whole_pictures
 
@@ -164,7 +166,7 @@ def test_a_folder_with_an_official_split(train: str, val: str, tmp_path: Path) -
     found = load_images("folder", tmp_path, size=8)
     assert found.classes == ("cat", "dog")
     assert (len(found.train), len(found.test)) == (7, 2)  # type: ignore[arg-type]
-    assert found.note == ""
+    assert found.note == "no images to test on of 'cat'"
     [(x, y)] = held_out(found, None)
     assert x.shape == (2, 3, 8, 8)
     assert y.tolist() == [1, 1]
@@ -371,3 +373,69 @@ def test_a_missing_library_is_one_line(
 def test_names_that_will_not_do(name: str, folder: Path | None, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         load_images(name, folder)
+
+
+def test_sixteen_bits_are_scaled_and_more_are_refused() -> None:
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16)[None].repeat(4, 0)
+    for picture in (Image.fromarray(ramp), Image.fromarray(ramp.astype(np.int32))):
+        found = np.asarray(opened(picture))
+        assert found.shape == (4, 256, 3)
+        assert (found == np.arange(256)[None, :, None]).all()
+    for values in (ramp.astype(np.float32), ramp.astype(np.int32) * 1000, -ramp.astype(np.int32)):
+        with pytest.raises(ValueError, match="not 8 or 16 bits each"):
+            opened(Image.fromarray(values))
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(1, 0), (3, -1), (6, 1), (8, -2), (77, 0)])
+def test_a_picture_is_upright(orientation: int, corner: int, tmp_path: Path) -> None:
+    """Where the camera says how it was held; what it says of nonsense is passed over."""
+    image = Image.new("RGB", (4, 2))
+    image.putpixel((0, 0), (255, 255, 255))
+    metadata = Image.Exif()
+    metadata[0x0112] = orientation
+    image.save(tmp_path / "a.png", exif=metadata)
+    with Image.open(tmp_path / "a.png") as held:
+        found = np.asarray(opened(held))[..., 0]
+    where = {0: (0, 0), -1: (1, 3), 1: (0, 1), -2: (3, 0)}[corner]
+    assert found.shape == ((4, 2) if orientation in (6, 8) else (2, 4))
+    assert [tuple(map(int, at)) for at in np.argwhere(found)] == [where]
+
+
+def test_changed_pictures_are_noticed(tmp_path: Path) -> None:
+    pictures(tmp_path, {"cat": 5, "dog": 5})
+    before = load_images("folder", tmp_path, size=8).fingerprint
+    assert load_images("folder", tmp_path, size=8).fingerprint == before
+    Image.new("RGB", (30, 30), (9, 99, 200)).save(tmp_path / "cat/0.png")
+    assert load_images("folder", tmp_path, size=8).fingerprint != before
+
+
+def test_a_class_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    pictures(tmp_path, {"cat": 5, "dog": 5, "elk": 2})
+    for path in (tmp_path / "elk").iterdir():
+        path.write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"no image of the class 'elk' in .* can be"):
+        load_images("folder", tmp_path, size=8, skip_unreadable=True)
+
+
+def test_a_link_to_nowhere_is_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
+    pictures(tmp_path, {"cat": 5, "dog": 5})
+    (tmp_path / "cat/gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"1 of the images cannot .*cat/gone\.png \(.*No such"):
+        load_images("folder", tmp_path, size=8)
+
+
+def test_more_than_the_memory_is_not_tried() -> None:
+    with pytest.raises(DataError, match=r"size=100000: 1,437 images .* need 57,480 GB of mem"):
+        load_images("digits", size=100_000)
+
+
+def test_the_centre_of_a_strip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole strip, made large, would be gigabytes."""
+    made, resize = [], crops.resize
+    monkeypatch.setattr(
+        crops, "resize", lambda image, shape: made.append(shape) or resize(image, shape)
+    )
+    strip = torch.zeros(1, 1, 1, 30_000)
+    strip[..., 14_990:15_010] = 1
+    assert bool((crops.centre_crop(strip, 64) == 1).all())
+    assert made[0] == (73, 292)

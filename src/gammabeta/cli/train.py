@@ -237,8 +237,8 @@ def _recipe(
         raise ValueError(f"recipe is missing; give one of {', '.join(RECIPES)}, or --resume FOLDER")
     # Said here in the options' names: in a recipe they are others.
     for option, value, least in (("lasting", lasting, 1), ("vary", vary, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"{option}={value} must be at least {least}")
+        if value is not None and not least <= value <= 10**9:
+            raise ValueError(f"{option}={value} must be at least {least} and at most 1,000,000,000")
     if dropout is not None and not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
     made = recipe(name).with_changes(base_lr=base_lr, batch_size=batch_size)

@@ -92,7 +92,11 @@ class Trainer:
         self._random: dict[str, Any] | None = None
         self._losses: list[Tensor] = []
         self._since = Since()
+        self._kept = math.nan
+        """Accuracy of the best checkpoint that is there, maybe of a step that is to come again."""
         if resumed is not None:
+            with contextlib.suppress(checkpoint.CheckpointError):
+                self._kept = checkpoint.read(folder / checkpoint.BEST)["best"][0]
             found = snapshot.put_back(resumed, self._parts(), ranks)
             self._random, self._position, note = found
             if note:
@@ -155,7 +159,7 @@ class Trainer:
             accuracy = self._measure(step) if evaluating else None
             saved = None
             # The best first: killed between the two, a resumed run comes here again.
-            if accuracy is not None and outcome.best_step == step:
+            if accuracy is not None and outcome.best_step == step and not self._kept > accuracy:
                 self._save(self.folder / checkpoint.BEST)
             if saving or stopping:
                 saved = self._save(checkpoint.path_of(self.folder, step))

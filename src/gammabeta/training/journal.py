@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -43,8 +45,9 @@ class Held:
                 f"out={folder} is in use by process {holder or 'unknown'}; wait for it, or give "
                 "another folder"
             ) from e
-        os.ftruncate(self._handle, 0)
-        os.write(self._handle, f"{os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):  # a full disk; the lock holds without the number
+            os.ftruncate(self._handle, 0)
+            os.write(self._handle, f"{os.getpid()}\n".encode())
 
     def __enter__(self) -> Held:
         return self
@@ -61,6 +64,8 @@ class Held:
 class Journal:
     """The log of a run. Each line is written through to the file as it is made.
 
+    If that fails, on a full disk say, it warns once, and there are no more lines: the run goes on.
+
     Args:
         folder: of the run.
         after: what the log says of later steps is dropped: a run that goes on from step
@@ -71,22 +76,35 @@ class Journal:
         path = folder / LOG
         kept = [row for row in read_log(path) if row["step"] <= after]
         write_whole(path, "".join(map(_line, kept)))
-        self._file: IO[str] = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        # Unbuffered: what could not be written must not be tried again when it is closed.
+        self._file: IO[bytes] | None = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def add(self, **row: Any) -> None:
         """Write a line; it has a ``step``. What is not a finite number is written as null."""
-        self._file.write(_line(row))
+        if self._file is None:
+            return
+        try:
+            self._file.write(_line(row).encode())
+        except OSError as e:
+            self.close()
+            warnings.warn(
+                f"{LOG} ends before step {row['step']}: {e.strerror or e}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a log; one that was cut short when its process ended is passed over."""
     if not path.exists():
         return
-    for line in path.read_text("utf-8").splitlines():
+    for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:

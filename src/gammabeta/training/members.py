@@ -17,7 +17,7 @@ from gammabeta.training.images import Arrays, Feed, Images
 from gammabeta.training.network import Standardize, Trainable, build
 from gammabeta.training.plan import Plan
 from gammabeta.training.ranks import Ranks
-from gammabeta.training.recipes import Recipe
+from gammabeta.training.snapshot import Rebuild, load_weights, made_by
 from gammabeta.training.supply import feed_of, held_out, whole_pictures
 
 CALIBRATION = 100
@@ -51,7 +51,7 @@ def load_member(
     place: Path,
     *,
     device: torch.device | None = None,
-    rebuild: Callable[[Mapping[str, Any]], Trainable] | None = None,
+    rebuild: Rebuild | None = None,
 ) -> Member:
     """Return the network of a checkpoint.
 
@@ -69,10 +69,9 @@ def load_member(
         best = place / checkpoint.BEST
         path = best if best.exists() else checkpoint.newest(place)
     held = checkpoint.read(path)
-    recipe = rebuild(held["recipe"]) if rebuild else Recipe(**held["recipe"])
-    plan = Plan.from_dict(held["plan"])
+    recipe, plan = made_by(path, held, rebuild)
     model = build(recipe, plan, held["data"])
-    model.load_state_dict(held["model"])
+    load_weights(model, held)
     if device is not None:
         model.to(device)
     return Member(path, model, recipe, plan, held["data"], held["step"])
@@ -127,7 +126,8 @@ def evaluate_members(
         images: the data; its test split is measured, its training split calibrates.
         crops: 1 or 144.
         statistics: ``"moving"``, or ``"population"`` for Algorithm 2.
-        batches: training mini-batches for ``"population"``, those of the first member's training.
+        batches: training mini-batches for ``"population"``, of each member those that it was
+            trained on.
         progress: called with the number of images done so far.
 
     Raises:
@@ -148,8 +148,12 @@ def evaluate_members(
 
     calibration = None
     if statistics == "population":
-        feed = feed_of(first.recipe, first.plan, images, Ranks(0, 1, device))
-        calibration = _Batches(feed, ready, batches)
+        alone = Ranks(0, 1, device)
+        feeds = {id(m.model): feed_of(m.recipe, m.plan, images, alone) for m in members}
+
+        def calibration(model: nn.Module) -> _Batches:
+            return _Batches(feeds[id(model)], ready, batches)
+
     return evaluate(
         [member.model for member in members],
         told(),

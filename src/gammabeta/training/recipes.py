@@ -198,8 +198,8 @@ class Recipe:
             >>> round(short.learning_rate(3_000) / short.lr, 3)
             0.019
         """
-        if steps < 1:
-            raise ValueError(f"steps={steps} must be at least 1")
+        if not 1 <= steps <= 10**9:
+            raise ValueError(f"steps={steps} must be at least 1 and at most 1,000,000,000")
         return self.with_changes(base_decay_every=EIGHT_EPOCHS * steps / PAPER_STEPS)
 
     # What it makes.

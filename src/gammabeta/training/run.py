@@ -17,11 +17,10 @@ from gammabeta.training.network import Trainable, describe
 from gammabeta.training.plan import FREE, Plan
 from gammabeta.training.progress import Outcome, Progress
 from gammabeta.training.ranks import Ranks, ranks
-from gammabeta.training.recipes import Recipe
+from gammabeta.training.snapshot import Rebuild, made_by
 from gammabeta.whole import tidy
 
 Report = Callable[[Progress], None]
-Rebuild = Callable[[Mapping[str, Any]], Trainable]
 
 
 def fit(
@@ -90,7 +89,7 @@ def resume(
     """
     place = Path(place)
     with (
-        ranks(device_of(place)) as all_ranks,
+        ranks(device_of(place, rebuild)) as all_ranks,
         opened(
             place, None, None, changes, all_ranks, images=images, rebuild=rebuild, report=report
         ) as trainer,
@@ -98,14 +97,14 @@ def resume(
         return trainer.run()
 
 
-def device_of(place: Path) -> str:
+def device_of(place: Path, rebuild: Rebuild | None = None) -> str:
     """Return the device that the run at ``place`` asked for.
 
     Raises:
         CheckpointError: as `checkpoint.read`.
     """
-    held = checkpoint.read(_checkpoint(place))
-    return Plan.from_dict(held["plan"]).device
+    path = _checkpoint(place)
+    return made_by(path, checkpoint.read(path), rebuild)[1].device
 
 
 @contextlib.contextmanager
@@ -179,8 +178,13 @@ def _resumed(
         stack.enter_context(Held(folder))
         tidy(folder)
     held = checkpoint.read(path)
-    plan = Plan.from_dict(held["plan"]).with_changes(**changes)
-    recipe = rebuild(held["recipe"]) if rebuild else Recipe(**held["recipe"])
+    if held["diverged"] is not None:
+        raise CheckpointError(
+            f"{path} is the state after the loss was not finite in step {held['diverged']}; go on "
+            f"from one before it, or look at it with torch.load"
+        )
+    recipe, plan = made_by(path, held, rebuild)
+    plan = plan.with_changes(**changes)
     if held["step"] > plan.steps:
         raise ValueError(
             f"steps={plan.steps} is less than the {held['step']} that {path} has taken already"
@@ -194,7 +198,8 @@ def _resumed(
 
 
 def _checkpoint(place: Path) -> Path:
-    return place if place.suffix == checkpoint.SUFFIX else checkpoint.newest(place)
+    is_file = place.suffix == checkpoint.SUFFIX and not place.is_dir()
+    return place if is_file else checkpoint.newest(place)
 
 
 def _load(plan: Plan) -> Images:

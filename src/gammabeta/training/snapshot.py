@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from gammabeta.training.checkpoint import CheckpointError
 from gammabeta.training.network import Trainable
 from gammabeta.training.plan import Plan
 from gammabeta.training.progress import Outcome
 from gammabeta.training.ranks import Ranks
+from gammabeta.training.recipes import Recipe
 from gammabeta.training.state import buffers_of, random_state
+
+Rebuild = Callable[[Mapping[str, Any]], Trainable]
+"""Makes a recipe of what a checkpoint holds of it, where it is none of the paper's."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,37 @@ def whole(
     }
 
 
+def made_by(path: Path, held: Mapping[str, Any], rebuild: Rebuild | None) -> tuple[Trainable, Plan]:
+    """Return the recipe and the plan that the checkpoint at ``path`` holds.
+
+    Raises:
+        CheckpointError: this gammabeta does not know them.
+    """
+    try:
+        recipe = rebuild(held["recipe"]) if rebuild else Recipe(**held["recipe"])
+        return recipe, Plan.from_dict(held["plan"])
+    except (TypeError, ValueError) as e:
+        raise CheckpointError(
+            f"{path} has a recipe or a plan that this gammabeta does not know ({e}); the version "
+            "that wrote it reads it"
+        ) from e
+
+
+def load_weights(model: nn.Module, held: Mapping[str, Any]) -> None:
+    """Give ``model`` the weights and buffers of a checkpoint.
+
+    Raises:
+        CheckpointError: they are another network's.
+    """
+    try:
+        model.load_state_dict(held["model"])
+    except RuntimeError as e:
+        raise CheckpointError(
+            f"the checkpoint after step {held['step']} has other weights than its recipe makes "
+            "here; the version of gammabeta that wrote it reads it"
+        ) from e
+
+
 def put_back(
     held: Mapping[str, Any], parts: Parts, ranks: Ranks
 ) -> tuple[dict[str, Any] | None, dict[str, int], str]:
@@ -68,7 +105,7 @@ def put_back(
         The random state (None where the number of ranks is another), the place in the data, and
         what a person should know (empty for nothing).
     """
-    parts.model.load_state_dict(held["model"])
+    load_weights(parts.model, held)
     parts.optimizer.load_state_dict(held["optimizer"])
     parts.outcome.step = held["step"]
     parts.outcome.best, parts.outcome.best_step = held["best"]

@@ -21,6 +21,10 @@ SHORT_SIDES = (256, 288, 320, 352)
 """What the shorter side of the image is resized to, one after the other."""
 
 
+_LONGEST = 4
+"""Times as long as wide an image may be, before its centre is looked for in its middle."""
+
+
 @dataclass(frozen=True)
 class Crop:
     """A window of a resized image.
@@ -134,7 +138,8 @@ def centre_crop(images: Tensor, size: int) -> Tensor:
     """Return the central crop of each image, as the model takes it.
 
     Images that have the model's size are returned as they are. Of others the shorter side is made
-    256/224 of the model's input, and the centre is cut out.
+    256/224 of the model's input, and the centre is cut out. Of an image more than four times as
+    long as it is wide, the ends are cut off first: made larger they could fill the memory.
 
     Args:
         images: (N, C, H, W).
@@ -150,6 +155,10 @@ def centre_crop(images: Tensor, size: int) -> Tensor:
     height, width = images.shape[-2:]
     if height == width == size:
         return images
+    most = _LONGEST * min(height, width)
+    top, left = max(0, height - most) // 2, max(0, width - most) // 2
+    images = images[..., top : top + most, left : left + most]
+    height, width = images.shape[-2:]
     short = short_sides(size)[0]
     tall, wide = resized(height, width, short)
     window = Crop(short, (tall - size) // 2, (wide - size) // 2, size)

@@ -29,7 +29,7 @@ def evaluate(
     *,
     crops: int = 1,
     statistics: str = "moving",
-    calibration: Iterable[Any] | None = None,
+    calibration: Iterable[Any] | Callable[[nn.Module], Iterable[Any]] | None = None,
     input_size: int | None = None,
 ) -> Evaluation:
     """Return the errors of a model, or of the mean of several.
@@ -48,7 +48,8 @@ def evaluate(
             ``"population"``, measured over ``calibration`` by Algorithm 2 of the paper. A model
             without batch norms has none, and is the same under both.
         calibration: batches of training images for ``"population"``, as `gammabeta.calibrate`
-            takes them: as large as in training. With several models it is read once for each.
+            takes them: as large as in training. With several models it is read once for each; a
+            function is given the model, and returns its batches.
         input_size: height and width of the models' input; None for the first model's
             ``input_size``, or if it has none, that of the images of the first batch.
 
@@ -94,7 +95,8 @@ def evaluate(
             stack.enter_context(preserved(member))
         for member in members:
             if calibration is not None and _has_batch_norm(member):
-                calibrate(member, calibration, progress=False)
+                given = calibration(member) if callable(calibration) else calibration
+                calibrate(member, given, progress=False)
             _evaluation_mode(member)
         for images, labels in map(_pair, batches):
             if not len(images):

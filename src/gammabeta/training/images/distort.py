@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import Any
 
@@ -23,6 +24,8 @@ STRONG, WEAK = 0.5, 0.25
 """How far brightness, contrast and colour are moved: factors of 1 − s to 1 + s."""
 
 _TRIES = 10
+_ORIENTATION = 0x0112  # EXIF's tag
+_WHITE_16 = 65535
 
 
 class Distortions:
@@ -119,9 +122,31 @@ def opened(picture: Picture) -> Any:
         array = picture.numpy()
         return image_module.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
     image = image_module.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
+    image = _upright(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _of_bytes(image)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # what Pillow would warn of
     return image if image.mode in ("L", "RGB") and picture is image else image.convert("RGB")
+
+
+def _upright(image: Any) -> Any:
+    """As the camera was held: turned or mirrored as the file's metadata say."""
+    from PIL import ImageOps
+
+    orientation = 1
+    with contextlib.suppress(Exception):  # odd metadata are no reason to lose a picture
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
+
+
+def _of_bytes(image: Any) -> Any:
+    """A grey image of 16 bits a pixel as one of 8: Pillow's own conversion would cut them off."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > _WHITE_16:
+        raise ValueError("its values are not 8 or 16 bits each; save it with as many")
+    eighths = np.rint(values.astype(np.float64) * (255 / _WHITE_16))
+    return pillow().fromarray(eighths.astype(np.uint8))
 
 
 def tensor(image: Any) -> Tensor:

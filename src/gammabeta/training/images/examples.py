@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -11,6 +13,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gammabeta.training.data import DataError
 
 Picture: TypeAlias = Any
 """A Pillow image, the bytes of an image file, or a uint8 tensor (C, H, W)."""
@@ -66,10 +70,25 @@ class Arrays:
         """Return the same examples, ``size`` × ``size`` (bilinear, antialiased)."""
         if self.images.shape[-2:] == (size, size):
             return self
+        count, channels = self.images.shape[:2]
+        needed, there = 4 * count * channels * size * size, memory()  # float32, for a moment
+        if needed > there:
+            raise DataError(
+                f"size={size}: {count:,} images of {size} × {size} need {needed / 1e9:,.0f} GB of "
+                f"memory, this machine has {there / 1e9:.0f}; a smaller size will do"
+            )
         grown = F.interpolate(
             self.images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
         )
         return Arrays(grown.round_().clamp_(0, 255).to(torch.uint8), self.labels)
+
+
+def memory() -> int:
+    """Return this machine's memory in bytes; without end where it cannot be asked."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return sys.maxsize
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ class Files:
                 return picture, self.labels[at]
             if not self._skip:
                 raise DataError(
-                    f"{self.paths[at]} cannot be read: {problem}; --skip-unreadable takes the next "
-                    "image in its place"
+                    f"{self.paths[at]} cannot be read: {problem}; bring it back and resume the "
+                    "run, or begin anew with --skip-unreadable"
                 )
         raise DataError("no image can be read any more")
 
@@ -107,12 +107,24 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
             raise DataError(f"{said}; --skip-unreadable leaves them out")
         notes.append(f"left out: {said}")
     train, test = (_files(names, part, unreadable, skip_unreadable) for part in (found, tests))
-    if not train or not test:
-        raise DataError(f"{folder} has no images left to {'test' if train else 'train'} on")
+    if not test:
+        raise DataError(f"{folder} has no images left to test on")
+    lost, untested = (
+        [name for label, name in enumerate(names) if label not in there]
+        for there in (set(train.labels), set(test.labels))
+    )
+    if lost:
+        raise DataError(f"no image of the class {lost[0]!r} in {folder} can be read")
+    if untested:
+        few = ", ".join(map(repr, untested[:_NAMED]))
+        others = f" and {len(untested) - _NAMED} more" if len(untested) > _NAMED else ""
+        notes.append(f"no images to test on of {few}{others}")
     if training is None or testing is None:
         fixed = f"a fixed split, {len(test):,} images for testing"
         notes.insert(0, f"no train and val in {folder}: {fixed}")
-    known = "\n".join(str(path.relative_to(folder)) for path in (*train.paths, *test.paths))
+    known = "\n".join(
+        f"{path.relative_to(folder)} {path.stat().st_size}" for path in (*train.paths, *test.paths)
+    )
     return Images(
         "folder",
         names,
@@ -144,7 +156,7 @@ def _classes(
     """Class → its files, both in the order of their names."""
     found = {}
     for inside in _folders(folder):
-        files = sorted(p for p in inside.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        files = sorted(p for p in inside.rglob("*") if p.suffix.lower() in SUFFIXES and _is_file(p))
         if not files:
             raise DataError(f"{inside} has no images ({', '.join(SUFFIXES)})")
         found[inside.name] = files
@@ -154,6 +166,11 @@ def _classes(
         strange = sorted(set(found) - set(needed))[0]
         raise DataError(f"{folder} has a class {strange!r} that is not in {beside}")
     return found
+
+
+def _is_file(path: Path) -> bool:
+    """Also a link to nowhere: it is a file that cannot be read."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _split(found: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
