@@ -219,6 +219,17 @@ def test_outcomes_are_read_back_as_they_were(tmp_path: Path, monkeypatch: Any) -
 # What is registered.
 
 
+@pytest.mark.parametrize("damage", ["{}", '{"version": 1, "quick": false, "numbers": []}', "[]"])
+def test_an_outcome_that_is_none_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    mine = made()
+    monkeypatch.setattr(results, "claims", lambda: {mine.name: mine})
+    (tmp_path / "outcomes").mkdir()
+    (tmp_path / f"outcomes/{mine.name}.json").write_text(damage)
+    assert results.kept(tmp_path, quick=False) == []
+
+
 def test_the_claims_come_in_their_order() -> None:
     assert [name for name in ORDER if name in claims()] == list(claims())
     assert all(name == each.name for name, each in claims().items())

@@ -22,7 +22,7 @@ from gammabeta.claims.context import Context
 from gammabeta.claims.figure import COOL, sheet
 from gammabeta.cli.claim_bars import Bars
 from gammabeta.cli.jobs import _next, side_by_side
-from tests.cli.command import Shell
+from tests.cli.command import Shell, start
 
 COMPUTED: list[str] = []
 
@@ -180,6 +180,30 @@ def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
         list(side_by_side([registry.claim("ensemble")], context, 2, bars))
 
 
+def test_killed_it_leaves_nobody_behind(tmp_path: Path) -> None:
+    """Workers see that the first process is gone; else they would go on, for hours."""
+    args = ("noisy-bn", "train-eval-gap", "--data", "digits", "--jobs", "2")  # minutes of work
+    with start("reproduce", *args, "--out", "run", folder=tmp_path) as command:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("run/results/*/*.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+        assert len(children) >= 2
+        command.kill()
+    deadline = time.monotonic() + 10
+    while any(map(lives, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [pid for pid in children if lives(pid)] == []
+
+
+def lives(pid: str) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # ended, but nobody has looked yet
+
+
 def test_a_process_that_dies_is_told_while_others_are_busy() -> None:
     """An event every moment from another claim must not hide the silence of the dead one."""
     dead = SimpleNamespace(is_alive=lambda: False, exitcode=-9)
@@ -237,8 +261,9 @@ def test_the_list(shell: Shell, tmp_path: Path) -> None:
         ([], "no claim is named; name some, or --all; --list shows them"),
         (["ensemble", "--all"], "--all runs every claim; leave the names away"),
         (["ensemble", "--jobs", "0"], "jobs=0 must be at least 1"),
-        (["ensemble", "--seeds", "2"], "seeds=2 must be odd and at least 3"),
+        (["ensemble", "--seeds", "2"], "seeds=2 must be odd, from 3"),
         (["ensemble", "--seeds", "4"], "seeds=4 must be odd"),
+        (["ensemble", "--seeds", "100000000001"], "must be odd, from 3 to 999"),
         (["ensemble", "--seeds", "many"], "'many' is not a whole number"),
         (["ensemble", "--data", "digit"], "data='digit' is not known; did you mean 'digits'?"),
         (["ensemble", "--data", "mnist"], "data='mnist' needs the folder of its files: --data-dir"),

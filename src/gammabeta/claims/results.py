@@ -84,11 +84,16 @@ def kept(folder: Path, quick: bool) -> list[Result]:
 
     Outcomes of another version of a protocol, or of the other length, are left out.
     """
-    found = []
-    for claim in claims().values():
-        value = store.kept(_path(folder, claim))
+    read = (_read(folder, claim, quick) for claim in claims().values())
+    return [result for result in read if result is not None]
+
+
+def _read(folder: Path, claim: Claim, quick: bool) -> Result | None:
+    """What is kept of ``claim``; None for nothing, for another version's, or for no outcome."""
+    value = store.kept(_path(folder, claim))
+    try:
         if value is None or (value["version"], value["quick"]) != (claim.version, quick):
-            continue
+            return None
         outcome = Outcome(
             [Number(**number) for number in value["numbers"]],
             value["verdict"],
@@ -97,19 +102,10 @@ def kept(folder: Path, quick: bool) -> list[Result]:
             value["notes"],
             value["headline"],
         )
-        found.append(
-            Result(
-                claim,
-                outcome,
-                value["seconds"],
-                value["quick"],
-                value["data"],
-                value["seeds"],
-                value["when"],
-                value["where"],
-            )
-        )
-    return found
+        context = (value["quick"], value["data"], value["seeds"])
+        return Result(claim, outcome, value["seconds"], *context, value["when"], value["where"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _path(folder: Path, claim: Claim) -> Path:

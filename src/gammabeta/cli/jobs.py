@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 import time
 from collections.abc import Generator
 from multiprocessing.process import BaseProcess
@@ -148,9 +149,18 @@ class _Told:
         self._events.put((self._name, what, given))
 
 
+def _end_with_the_first() -> None:
+    """A first process that is killed cannot end the others: they look after it themselves."""
+    first = multiprocessing.parent_process()
+    if first is not None:
+        first.join()
+        os._exit(1)
+
+
 def _work(name: str, context: Context, events: Any) -> None:
     """What a process does. Ctrl-C reaches all of a terminal's; the first one ends the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
     try:
         told = context.following(_Told(name, events))
         done = put_to_the_test(named(name), told)

@@ -73,8 +73,8 @@ def reproduce(
         chosen = list(claims().values())
     if not chosen:
         raise ValueError("no claim is named; name some, or --all; --list shows them")
-    if seeds < 3 or seeds % 2 == 0:
-        raise ValueError(f"seeds={seeds} must be odd and at least 3: the median is one of them")
+    if not 3 <= seeds < 1000 or seeds % 2 == 0:
+        raise ValueError(f"seeds={seeds} must be odd, from 3 to 999: the median is one of them")
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs={jobs} must be at least 1")
     known("data", data, NAMES)
