@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from types import TracebackType
 from typing import Any
 
 import torch  # its OpenMP has to be there before the extension asks for one
@@ -63,12 +62,7 @@ class Former:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _choose(self.name)
 
 

@@ -95,8 +95,9 @@ class Trainer:
         self._kept = math.nan
         """Accuracy of the best checkpoint that is there, maybe of a step that is to come again."""
         if resumed is not None:
+            best = folder / checkpoint.BEST
             with contextlib.suppress(checkpoint.CheckpointError):
-                self._kept = checkpoint.read(folder / checkpoint.BEST)["best"][0]
+                self._kept = checkpoint.read(best)["best"][0] if best.exists() else math.nan
             found = snapshot.put_back(resumed, self._parts(), ranks)
             self._random, self._position, note = found
             if note:
