@@ -205,8 +205,9 @@ CLAIM = Claim(
         f"{BATCH}, gradient clipped to {CLIP:g}, {STEPS:,} steps, 3 seeds, rates "
         f"{', '.join(f'{rate:g}' for rate in RATES)}: compared at the matched rate {MATCHED:g} and "
         "each at its own best (by its best test accuracy, median over seeds). Tested on 2,000 "
-        f"fixed images {POINTS} times a run; the ratio is the plain LSTM's steps to its own best "
-        "accuracy over the other's steps to the same, seed by seed; 0 if it never gets there. "
+        f"fixed images {POINTS} times a run, evenly, and at its end; the ratio is the plain LSTM's "
+        "steps to its own best accuracy over the other's steps to the same, seed by seed; 0 if it "
+        "never gets there. "
         f"--quick: {QUICK_STEPS} steps, rates {' and '.join(f'{rate:g}' for rate in QUICK_RATES)}."
     ),
     criterion=(
