@@ -192,6 +192,7 @@ def test_evaluate_whole_pictures_in_144_crops(shell: Shell, tmp_path: Path) -> N
             "seed cannot change when a run is resumed: leave",
         ),
         (("train", "bn-x5", "--lasting", 0), "lasting=0 must be at least 1"),
+        (("train", "bn-x5", "--size", 2000), "size=2000 must be between 0 and 1024"),
         (("train", "bn-x5", "--lasting", "1" * 400), "and at most 1,000,000,000"),
         (("train", "bn-x5", "--vary", -1), "vary=-1 must be at least 0"),
         (("train", "bn-x5", "--dropout", 1.5), "dropout=1.5 must be at least 0 and below 1"),

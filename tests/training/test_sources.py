@@ -425,7 +425,7 @@ def test_a_link_to_nowhere_is_a_picture_that_cannot_be_read(tmp_path: Path) -> N
 
 
 def test_more_than_the_memory_is_not_tried() -> None:
-    with pytest.raises(DataError, match=r"size=100000: 1,437 images .* need 57,480 GB of mem"):
+    with pytest.raises(DataError, match=r"size=100000: 1,437 images .* need 14,370 GB of mem"):
         load_images("digits", size=100_000)
 
 

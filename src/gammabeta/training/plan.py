@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from gammabeta.models.inception import WIDEST
+from gammabeta.models.inception import LARGEST, WIDEST
 from gammabeta.names import known
 
 PRECISIONS = ("fp32", "bf16")
@@ -82,7 +82,7 @@ class Plan:
         for name, least, most in (
             ("steps", 1, 10**9),
             ("seed", 0, 2**63 - 1),
-            ("size", 0, 4096),
+            ("size", 0, LARGEST),
             ("shard", 1, 10**9),
             ("evaluate_every", 0, 10**9),
             ("checkpoint_every", 0, 10**9),

@@ -22,6 +22,9 @@ Picture: TypeAlias = Any
 Example: TypeAlias = tuple[Picture, int]
 """A picture and its class."""
 
+_TOGETHER = 2**24
+"""Pixels that are resized at once: in float32 they are four times as large."""
+
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -71,16 +74,21 @@ class Arrays:
         if self.images.shape[-2:] == (size, size):
             return self
         count, channels = self.images.shape[:2]
-        needed, there = 4 * count * channels * size * size, memory()  # float32, for a moment
-        if needed > there:
+        needed, there = count * channels * size * size, memory()
+        if needed > there // 2:
             raise DataError(
                 f"size={size}: {count:,} images of {size} × {size} need {needed / 1e9:,.0f} GB of "
                 f"memory, this machine has {there / 1e9:.0f}; a smaller size will do"
             )
-        grown = F.interpolate(
-            self.images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
-        )
-        return Arrays(grown.round_().clamp_(0, 255).to(torch.uint8), self.labels)
+        grown = torch.empty(count, channels, size, size, dtype=torch.uint8)
+        together = max(1, _TOGETHER // (channels * size * size))
+        for start in range(0, count, together):
+            part = self.images[start : start + together].float()
+            large = F.interpolate(
+                part, (size, size), mode="bilinear", antialias=True, align_corners=False
+            )
+            grown[start : start + together] = large.round_().clamp_(0, 255)
+        return Arrays(grown, self.labels)
 
 
 def memory() -> int:
