@@ -21,7 +21,7 @@ from PIL import Image
 from gammabeta.claims import images
 from gammabeta.training.data import FASHION_MNIST, DataError, embedded_digits
 from gammabeta.training.evaluate import crops
-from gammabeta.training.images import Arrays, Stream, load_images
+from gammabeta.training.images import Arrays, Stream, examples, load_images
 from gammabeta.training.images import folder as folders
 from gammabeta.training.images.distort import opened
 from gammabeta.training.ranks import Ranks
@@ -422,6 +422,16 @@ def test_a_link_to_nowhere_is_a_picture_that_cannot_be_read(tmp_path: Path) -> N
     (tmp_path / "cat/gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(DataError, match=r"1 of the images cannot .*cat/gone\.png \(.*No such"):
         load_images("folder", tmp_path, size=8)
+
+
+def test_images_resized_in_parts_are_those_resized_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digits = load_images("digits").test
+    assert isinstance(digits, Arrays)
+    whole = digits.resized(12).images
+    monkeypatch.setattr(examples, "_TOGETHER", 7 * 12 * 12)  # 360 images are 51 parts and 3 more
+    assert torch.equal(digits.resized(12).images, whole)
 
 
 def test_more_than_the_memory_is_not_tried() -> None:

@@ -145,8 +145,8 @@ def _of_bytes(image: Any) -> Any:
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > _WHITE_16:
         raise ValueError("its values are not 8 or 16 bits each; save it with as many")
-    eighths = np.rint(values.astype(np.float64) * (255 / _WHITE_16))
-    return pillow().fromarray(eighths.astype(np.uint8))
+    levels = np.rint(values.astype(np.float64) * (255 / _WHITE_16))
+    return pillow().fromarray(levels.astype(np.uint8))
 
 
 def tensor(image: Any) -> Tensor:
