@@ -1,18 +1,22 @@
-"""Runs the kernels on sizes of every kind: what `test_native_bounds` and the sanitizers look at.
+"""Runs every kernel on sizes of every kind: what `test_native_bounds` and the sanitizers look at.
 
-A program, so that a crash is its own: ``python -m tests.kernels.bounds GUARD [LIBRARY]``.
+A program, so that a crash is its own:
+``python -m tests.kernels.bounds GUARD [--threads] [LIBRARY]``.
 
 GUARD is where a page stands that may not be touched, beside every tensor the kernels get: "after",
-"before", or "none" where a sanitizer watches instead. LIBRARY is a built extension other than the
-installed one.
+"before", or "none" where a sanitizer watches instead. The kernels' workspace has the exact size in
+each case, and ends at such a page. With ``--threads`` fewer sizes run on 1 to 256 threads. LIBRARY
+is a built extension other than the installed one.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import itertools
 import mmap
 import sys
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -25,7 +29,12 @@ SIZES = [
     *((1, 1, 4097), (2, 3, 5000), (130, 2, 3), (70, 3, 1), (3, 100, 1), (9, 33, 7), (600, 5, 1)),
     *((5, 3, 2200), (4400, 9, 1)),  # with more than one thread
 ]
+# Channels by the thread and channels shared, folded planes, chunks of rows, examples shared.
+THREADED = [(2, 3, 5000), (4, 17, 49), (9, 33, 7), (600, 5, 1), (3, 100, 130), (1, 32, 400)]
+THREADS = (1, 2, 3, 7, 31, 96, 256)
 TAILS = [(None, False), ("relu", False), ("relu", True), ("gelu", True)]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+KINDS = ("batch", "batch, evaluation", "layer", "rms", "group", "instance")
 _empty_like, _empty = torch.empty_like, torch.empty
 _maps: list[mmap.mmap] = []  # kept: tensors point into them
 
@@ -56,11 +65,48 @@ def load(path: str) -> None:
     spec.loader.exec_module(module)
 
 
-def main(guard: str, path: str | None = None) -> None:
-    if path:
-        load(path)
+def call(kind: str, x: Tensor, weight: Tensor, bias: Tensor, running: Any, **after: Any) -> Tensor:
     from gammabeta import kernels
-    from gammabeta.kernels import library
+
+    c = x.shape[1]
+    if kind.startswith("batch"):
+        training = kind == "batch"
+        return kernels.batch_norm(
+            x, *running, weight, bias, training=training, momentum=0.1, eps=1e-5, **after
+        )
+    if kind == "group":
+        groups = next(g for g in (4, 3, 2, 1) if c % g == 0)
+        return kernels.group_norm(x, groups, weight, bias, eps=1e-5, **after)
+    if kind == "instance":
+        return kernels.instance_norm(
+            x, None, None, weight, bias, use_input_stats=True, momentum=0.1, eps=1e-5, **after
+        )
+    if kind == "rms":
+        return kernels.rms_norm(x, x.shape[1:], weight, eps=1e-5, **after)
+    return kernels.layer_norm(x, x.shape[1:], weight, bias, eps=1e-5, **after)
+
+
+def cases(threads: bool) -> Iterator[tuple[int, tuple[int, int, int], str, bool]]:
+    """Number of threads, (n, c, s), kind of norm, and whether the channels come last."""
+    for n, c, s in THREADED if threads else SIZES:
+        for kind, last in itertools.product(KINDS, (False, True)):
+            if n * s < 2 or (kind == "instance" and s < 2) or (kind in ("layer", "rms") and last):
+                continue
+            if threads:
+                yield from ((k, (n, c, s), kind, last) for k in THREADS)
+            else:
+                yield 2 if n * c * s > 32768 else 1, (n, c, s), kind, last
+
+
+def main(guard: str, *rest: str) -> None:
+    threads = "--threads" in rest
+    for path in rest:
+        if path != "--threads":
+            load(path)
+    from gammabeta.kernels import cpu_family, library
+
+    library.extension.exact_workspace(True)
+    cpu_family.SMALL = {}  # however small, the kernels compute it
 
     def place(t: Tensor) -> Tensor:
         return t if guard == "none" else guarded(t, guard).copy_(t)
@@ -72,48 +118,42 @@ def main(guard: str, path: str | None = None) -> None:
         made = _empty(size, **options)
         return made if guard == "none" else guarded(made, guard)
 
+    def run(kind: str, size: tuple[int, int, int], last: bool, dtype: torch.dtype) -> None:
+        n, c, s = size
+        wide = dtype if dtype is torch.float64 else torch.float32
+        for activation, residual in TAILS:
+            x, g, r = torch.randn(3, n, c, 1, s).to(dtype).unbind()
+            if last:
+                x, g, r = (t.to(memory_format=torch.channels_last) for t in (x, g, r))
+            x, g, r = place(x), place(g), place(r)
+            shape = (c, 1, s) if kind in ("layer", "rms") else (c,)
+            leaves = [x, *(place(torch.randn(shape, dtype=wide)) for _ in range(2))]
+            running = place(torch.zeros(c, dtype=wide)), place(torch.ones(c, dtype=wide))
+            leaves += [r] if residual else []
+            for leaf in leaves:
+                leaf.requires_grad_()
+            with (
+                mock.patch.object(torch, "empty_like", empty_like),
+                mock.patch.object(torch, "empty", empty),
+            ):
+                after = {"activation": activation, "residual": r if residual else None}
+                y = call(kind, *leaves[:3], running, **after)
+                assert type(y.grad_fn).__name__ == "_NormBackward"
+                found = torch.autograd.grad(y, leaves, g, allow_unused=kind == "rms")
+            assert all(bool(t.isfinite().all()) for t in (y, *found) if t is not None)
+
     calls = 0
     for name in library.available()[1:]:
         library.use(name)
-        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-            wide = dtype if dtype is torch.float64 else torch.float32
-            for n, c, s in SIZES:
-                for rows in (False, True):
-                    if n * s < 2:
-                        continue
-                    torch.set_num_threads(2 if n * c * s > 32768 else 1)
-                    for activation, residual in TAILS:
-                        x, g, r = torch.randn(3, n, c, s).to(dtype).unbind()
-                        if rows:
-                            x, g, r = (t.mT.contiguous().mT for t in (x, g, r))
-                        x, g, r = place(x), place(g), place(r)
-                        leaves = [x, *(place(torch.randn(c, dtype=wide)) for _ in range(2))]
-                        leaves += [r] if residual else []
-                        running = place(torch.zeros(c).to(wide)), place(torch.ones(c).to(wide))
-                        for training in (True, False):
-                            for leaf in leaves:
-                                leaf.requires_grad_()
-                            with (
-                                mock.patch.object(torch, "empty_like", empty_like),
-                                mock.patch.object(torch, "empty", empty),
-                            ):
-                                y = kernels.batch_norm(
-                                    x,
-                                    *running,
-                                    *leaves[1:3],
-                                    training=training,
-                                    momentum=0.1,
-                                    eps=1e-5,
-                                    activation=activation,
-                                    residual=r if residual else None,
-                                )
-                                found = torch.autograd.grad(y, leaves, g)
-                            assert type(y.grad_fn).__name__ == "_NormBackward"
-                            assert all(bool(t.isfinite().all()) for t in (y, *found))
-                            calls += 1
-                            for leaf in leaves:
-                                leaf.requires_grad_(False)
-                    _maps.clear()
+        for number, size, kind, last in cases(threads):
+            if threads:
+                # Every thread takes part, however small x is; and both orders of channels_last.
+                library.extension.tune(1, 8 << 20, 16 * (number % 2))
+            torch.set_num_threads(number)
+            for dtype in DTYPES if not threads else (DTYPES[0], DTYPES[3]):
+                run(kind, size, last, dtype)
+                calls += len(TAILS)
+            _maps.clear()
     print(f"{calls} calls, {', '.join(library.available()[1:])}")
 
 

@@ -34,6 +34,11 @@ def _path(x: Tensor) -> ModuleType:
     return eager
 
 
+def _sizes(normalized_shape: Sequence[int]) -> Sequence[int]:
+    """A list, as scripts take it; what is no sequence is left for torch to refuse."""
+    return list(normalized_shape) if isinstance(normalized_shape, Sequence) else normalized_shape
+
+
 def batch_norm(
     x: Tensor,
     running_mean: Tensor | None,
@@ -129,7 +134,7 @@ def layer_norm(
     if done is not None:
         return done
     y: Tensor = _path(x).layer_norm(
-        x, list(normalized_shape), weight, bias, eps, activation, residual
+        x, _sizes(normalized_shape), weight, bias, eps, activation, residual
     )
     return y
 
@@ -167,5 +172,5 @@ def rms_norm(
     done = cpu_family.rms_norm(x, normalized_shape, weight, eps, activation, residual)
     if done is not None:
         return done
-    y: Tensor = _path(x).rms_norm(x, list(normalized_shape), weight, eps, activation, residual)
+    y: Tensor = _path(x).rms_norm(x, _sizes(normalized_shape), weight, eps, activation, residual)
     return y

@@ -35,7 +35,11 @@ def activate(x: Tensor, activation: str | None) -> Tensor:
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return _scripted(x, activation)
     else:
-        return x if activation is None else ACTIVATIONS[activation](x)
+        if activation is None:
+            return x
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
+            known_activation(activation)  # raises: an attribute of a layer can be set to anything
+        return ACTIVATIONS[activation](x)
 
 
 def _scripted(x: Tensor, activation: str | None) -> Tensor:

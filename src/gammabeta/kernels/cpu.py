@@ -18,11 +18,15 @@ from gammabeta.kernels import lean, library
 from gammabeta.kernels.fused import Norm, apply
 from gammabeta.kernels.library import extension as native
 from gammabeta.kernels.served import (
-    CODES,
+    PLAIN,
+    NoMemoryError,
     address,
     alike,
+    are_numbers,
+    code_of,
     common_type,
     is_channels_last,
+    refuse_freed,
     serves,
 )
 
@@ -76,30 +80,52 @@ def batch_norm(
     geometry = _geometry(x)
     if parameter_type is None or running_type is None or geometry is None:
         return None
+    if not are_numbers(eps, 0 if momentum is None else momentum):
+        return None
     if eps <= 0 or (training and geometry[1] * geometry[3] < 2):
-        return None  # torch says why
+        return None  # torch raises its own error
+    if (running_mean is None) != (running_var is None) or momentum != momentum:
+        return None  # torch raises its own error, or makes NaN of the statistics
+    if batches is not None and not _counts(batches):
+        return None
     norm = Norm()
     norm.forward, norm.backward = native.batch_norm_forward, native.batch_norm_backward
     norm.geometry = norm.places = geometry
     norm.channels_last = geometry[0] and x.dim() > 2
     norm.numbers, norm.computed = 2 * geometry[2], torch.float64
     norm.parameter_type = parameter_type
-    norm.activation = CODES[activation]
+    norm.activation = code_of(activation)
+    try:
+        running = address(running_mean), address(running_var), address(batches)
+    except NoMemoryError:
+        refuse_freed(
+            running_mean=running_mean, running_var=running_var, num_batches_tracked=batches
+        )
+        return None
     norm.more = (
         training,
         nan if momentum is None else momentum,
         eps,
         running_type,
-        address(running_mean),
-        address(running_var),
-        address(batches),
+        *running,
         guarded,
     )
     norm.backward_more = (training,)
     norm.again = (False, 0.0, eps, running_type, 0, 0, 0, False)  # by no statistics but those given
     norm.operator = partial(_operator, training, eps)
     y = apply(x, weight, bias, residual, norm, memory)
-    return y, norm.returned
+    return None if y is None else (y, norm.returned)
+
+
+def _counts(batches: Tensor) -> bool:
+    """Whether ``batches`` is a counter as torch makes it."""
+    return (
+        type(batches) in PLAIN
+        and batches.is_cpu
+        and batches.dtype is torch.int64
+        and batches.layout is torch.strided
+        and batches.numel() == 1
+    )
 
 
 def _operator(

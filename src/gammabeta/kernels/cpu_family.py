@@ -14,7 +14,15 @@ from torch import Tensor
 from gammabeta.kernels import cpu, library
 from gammabeta.kernels.fused import Norm, apply
 from gammabeta.kernels.library import extension as native
-from gammabeta.kernels.served import CODES, alike, common_type, is_channels_last, serves
+from gammabeta.kernels.served import (
+    PLAIN,
+    alike,
+    are_numbers,
+    code_of,
+    common_type,
+    is_channels_last,
+    serves,
+)
 
 SMALL: dict[str, tuple[int, int, int]] = {
     "layer": (65536, 16384, 8192),
@@ -50,8 +58,12 @@ def layer_norm(
     """
     if _small("layer", x, activation is not None or residual is not None):
         return None
+    if not _takes(x, residual):
+        return None
+    if not isinstance(normalized_shape, Sequence):
+        return None
     shape = tuple(normalized_shape)
-    norm = _row_norm(x, shape, weight, bias, eps, activation, residual, centered=True)
+    norm = _row_norm(x, shape, weight, bias, eps, activation, centered=True)
     if norm is None:
         return None
     norm.operator = lambda x, weight, bias, _: F.layer_norm(x, shape, weight, bias, eps)
@@ -71,12 +83,16 @@ def rms_norm(
     ``eps=None`` is the machine epsilon of what is computed in, as in torch: float32's for half
     inputs.
     """
+    if not _takes(x, residual):
+        return None
     if len(x.shape) > 3 and not x.is_contiguous() and is_channels_last(x):
         return None  # torch's output keeps that layout, which is not a matter of rows
+    if not isinstance(normalized_shape, Sequence):
+        return None
     shape = tuple(normalized_shape)
     if eps is None:
         eps = torch.finfo(_computed(x)).eps
-    norm = _row_norm(x, shape, weight, None, eps, activation, residual, centered=False)
+    norm = _row_norm(x, shape, weight, None, eps, activation, centered=False)
     if norm is None:
         return None
     norm.operator = lambda x, weight, *_: F.rms_norm(x, shape, weight, eps)
@@ -104,10 +120,12 @@ def group_norm(
         residual: like x, or None.
     """
     more = activation is not None or residual is not None
+    if not _takes(x, residual):
+        return None
     last = len(x.shape) > 3 and not x.is_contiguous() and is_channels_last(x)
     if _small("group, channels_last" if last else "group", x, more):
         return None
-    norm = _group_norm(x, num_groups, weight, bias, eps, activation, residual)
+    norm = _group_norm(x, num_groups, weight, bias, eps, activation)
     if norm is None:
         return None
     norm.operator = lambda x, weight, bias, _: F.group_norm(x, num_groups, weight, bias, eps)
@@ -137,18 +155,25 @@ def instance_norm(
             x, running_mean, running_var, weight, bias, False, 0.0, eps, activation, residual
         )
         return None if done is None else done[0]
-    if running_mean is not None or running_var is not None or x.dim() < 3:
+    if running_mean is not None or running_var is not None or not _takes(x, residual):
+        return None
+    if x.dim() < 3:
         return None
     shape = x.shape
     if x.numel() < 2 * shape[0] * shape[1]:
         return None  # torch says why
-    norm = _group_norm(x, shape[1], weight, bias, eps, activation, residual)
+    norm = _group_norm(x, shape[1], weight, bias, eps, activation)
     if norm is None:
         return None
     norm.operator = lambda x, weight, bias, _: F.instance_norm(
         x, None, None, weight, bias, True, 0.0, eps
     )
     return apply(x, weight, bias, residual, norm)
+
+
+def _takes(x: Tensor, residual: Tensor | None) -> bool:
+    """Whether the kernels are in use, and serve ``x`` and ``residual``."""
+    return library.chosen and serves(x) and (residual is None or alike(residual, x))
 
 
 def _computed(x: Tensor) -> torch.dtype:
@@ -158,7 +183,7 @@ def _computed(x: Tensor) -> torch.dtype:
 
 def _small(kind: str, x: Tensor, more: bool) -> bool:
     """Whether ``x`` is too small for the kernels to pay; ``more`` than the norm alone."""
-    if kind not in SMALL:
+    if kind not in SMALL or type(x) not in PLAIN:
         return False
     wide, half, most = SMALL[kind]
     alone = half if x.dtype.itemsize < 4 else wide
@@ -172,13 +197,10 @@ def _group_norm(
     bias: Tensor | None,
     eps: float,
     activation: str | None,
-    residual: Tensor | None,
 ) -> Norm | None:
-    """Return the call if it is served; all but torch's operator, which is the caller's."""
-    if not library.chosen or not serves(x) or (residual is not None and not alike(residual, x)):
-        return None
+    """Return the call if the parameters are served; the caller adds torch's operator."""
     shape, elements = x.shape, x.numel()
-    if len(shape) < 2 or not elements:
+    if len(shape) < 2 or not elements or type(num_groups) is not int or not are_numbers(eps):
         return None
     n, c = shape[0], shape[1]
     if num_groups < 1 or c % num_groups or elements == num_groups:
@@ -196,7 +218,7 @@ def _group_norm(
     norm.numbers, norm.computed = 3 * n * num_groups, _computed(x)
     norm.channels_last = channels_last
     norm.parameter_type = parameter_type
-    norm.activation = CODES[activation]
+    norm.activation = code_of(activation)
     norm.more, norm.backward_more = (eps,), ()
     return norm
 
@@ -208,15 +230,12 @@ def _row_norm(
     bias: Tensor | None,
     eps: float,
     activation: str | None,
-    residual: Tensor | None,
     *,
     centered: bool,
 ) -> Norm | None:
-    """Return the call if it is served; all but torch's operator, which is the caller's."""
-    if not library.chosen or not serves(x) or (residual is not None and not alike(residual, x)):
-        return None
+    """Return the call if the parameters are served; the caller adds torch's operator."""
     elements = x.numel()
-    if not shape or not elements or x.shape[-len(shape) :] != shape:
+    if not shape or not elements or not are_numbers(eps) or x.shape[-len(shape) :] != shape:
         return None
     parameter_type = common_type(x, weight, bias, shape)
     if parameter_type is None:
@@ -231,6 +250,6 @@ def _row_norm(
     norm.numbers, norm.computed = 3 * (elements // d), _computed(x)
     norm.channels_last = False
     norm.parameter_type = parameter_type
-    norm.activation = CODES[activation]
+    norm.activation = code_of(activation)
     norm.more, norm.backward_more = (eps,), ()
     return norm

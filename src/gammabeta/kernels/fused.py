@@ -15,7 +15,16 @@ from torch import Tensor
 
 from gammabeta.kernels import lean
 from gammabeta.kernels.library import extension as native
-from gammabeta.kernels.served import NAMES, RELU, TYPES, address, like, takes_gradient
+from gammabeta.kernels.served import (
+    NAMES,
+    RELU,
+    TYPES,
+    NoMemoryError,
+    address,
+    like,
+    refuse_freed,
+    takes_gradient,
+)
 from gammabeta.kernels.twice import norm_gradients
 
 
@@ -82,12 +91,33 @@ def apply(
     residual: Tensor | None,
     norm: Norm,
     memory: str = "default",
-) -> Tensor:
+) -> Tensor | None:
     """Return ``activation(norm(x) + residual)``, with a graph if one is wanted.
 
     With ``memory="lean"`` the output is made again where the backward pass needs it; one with a
     residual is not, as that would have to be kept instead.
+
+    Returns:
+        The output, or None where a tensor of zeros has no values in memory.
+
+    Raises:
+        RuntimeError: the storage of a tensor was freed.
     """
+    try:
+        return _apply(x, weight, bias, residual, norm, memory)
+    except NoMemoryError:
+        refuse_freed(input=x, weight=weight, bias=bias, residual=residual)
+        return None
+
+
+def _apply(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    norm: Norm,
+    memory: str,
+) -> Tensor:
     if not (
         torch.is_grad_enabled()
         and (
@@ -106,7 +136,10 @@ def apply(
 
 
 def _dense(x: Tensor, norm: Norm) -> Tensor:
-    return x if norm.channels_last else x.contiguous()
+    if norm.channels_last or x.is_contiguous():
+        return x
+    address(x)  # torch would copy from a freed storage
+    return x.contiguous()
 
 
 def _forward(
@@ -119,15 +152,16 @@ def _forward(
     if residual is not None:
         residual = like(residual, x)
         if norm.activation == RELU:
-            bits = torch.empty(native.bits_size(*norm.places, number), dtype=torch.uint8)
+            size = native.bits_size(*norm.places, number)
+            bits = torch.empty(size, dtype=torch.uint8, device=x.device)
     y = torch.empty_like(x)
-    statistics = torch.empty(norm.numbers, dtype=norm.computed)
+    statistics = torch.empty(norm.numbers, dtype=norm.computed, device=x.device)
     norm.returned = norm.forward(
         *norm.geometry,
         number,
         norm.parameter_type,
         norm.activation,
-        x.data_ptr(),
+        address(x),
         address(residual),
         address(weight),
         address(bias),
@@ -150,7 +184,7 @@ def _again(
         TYPES[x.dtype],
         norm.parameter_type,
         norm.activation,
-        x.data_ptr(),
+        address(x),
         0,
         address(weight),
         address(bias),
@@ -186,13 +220,13 @@ def _backward(
         TYPES[x.dtype],
         norm.parameter_type,
         norm.activation,
-        x.data_ptr(),
+        address(x),
         address(residual),
         address(weight),
         address(bias),
         address(bits),
         statistics.data_ptr(),
-        g.data_ptr(),
+        address(g),
         address(gx),
         address(gresidual),
         address(gweight),
@@ -229,7 +263,12 @@ class _Norm(torch.autograd.Function):
         x, weight, bias, residual, statistics, bits = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if takes_gradient(g):
-            return *_backward(g, x, weight, bias, residual, statistics, bits, norm, needs), None
+            try:
+                return *_backward(g, x, weight, bias, residual, statistics, bits, norm, needs), None
+            except NoMemoryError:
+                refuse_freed(gradient=g, input=x, weight=weight, bias=bias, residual=residual)
+                if g._is_zerotensor():  # torch's group norm reads from where it has no values
+                    g = torch.zeros_like(x)
         activation, mask = NAMES[norm.activation], None
         if bits is not None:
             only = (False, False, False, True)

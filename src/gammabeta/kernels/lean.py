@@ -30,6 +30,7 @@ _Packed = Any  # a _Promise, or (tensor, its version)
 _apart = torch._C.DisableTorchFunctionSubclass
 _seen = torch._C._is_torch_function_enabled
 _hooks_allowed = torch._C._autograd._saved_tensors_hooks_is_enabled  # type: ignore[attr-defined]
+_free_weak_ref = torch.UntypedStorage._free_weak_ref
 _hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 # These hand out the memory to be changed where autograd's version counter does not see it.
@@ -41,6 +42,25 @@ _APART = frozenset(("dim", "size", "stride", "numel", "is_contiguous", "backward
 _PLAIN_TUPLES = frozenset((tuple, list))
 
 
+class _Memory:
+    """A storage, known again without being kept.
+
+    By a weak reference, not by its address: memory that is freed has its address given to another
+    tensor, while a storage's identity is not used again as long as somebody refers to it.
+    """
+
+    __slots__ = ("_reference",)
+
+    def __init__(self, t: Tensor) -> None:
+        self._reference: Any = t.untyped_storage()._weak_ref()
+
+    def is_of(self, t: Tensor) -> bool:
+        return bool(t.untyped_storage()._cdata == self._reference)
+
+    def __del__(self, free: Callable[[int], None] = _free_weak_ref) -> None:
+        free(self._reference)
+
+
 class Recipe:
     """How to make one output again, and which memory is that output.
 
@@ -50,11 +70,10 @@ class Recipe:
 
     __slots__ = (
         "_dtype",
-        "_end",
         "_inputs",
         "_kept",
         "_make",
-        "_start",
+        "_memory",
         "_version",
         "_waiting",
         "shared",
@@ -62,8 +81,7 @@ class Recipe:
 
     def __init__(self, y: Tensor, make: _Make, inputs: Sequence[_Packed]) -> None:
         self._make, self._inputs = make, inputs
-        self._start = y.data_ptr()
-        self._end = self._start + y.untyped_storage().nbytes()
+        self._memory = _Memory(y)
         self._dtype, self._version = y.dtype, y._version
         self._waiting = 0
         self._kept: Tensor | None = None
@@ -76,8 +94,8 @@ class Recipe:
             and t.layout is torch.strided
             and t.is_cpu
             and t.dtype is self._dtype
-            and self._start <= t.data_ptr() < self._end
             and t._version == self._version
+            and self._memory.is_of(t)
         )
 
     def output(self, more_to_come: bool) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from gammabeta.kernels.activations import ACTIVATIONS
+from gammabeta.kernels.activations import ACTIVATIONS, known_activation
 from gammabeta.kernels.lean import LeanOutput, is_open
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
@@ -29,14 +29,36 @@ _tracing_state = torch._C._get_tracing_state
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
+class NoMemoryError(Exception):
+    """A tensor has no values at its address."""
+
+
+def refuse_freed(**tensors: Tensor | None) -> None:
+    """Raise for what has lost its memory; a tensor of zeros, which never had any, is torch's.
+
+    Torch raises too, but reads from nowhere where the tensor is a part of the freed storage.
+
+    Raises:
+        RuntimeError: the storage of one of ``tensors`` was freed; it is called by its keyword.
+    """
+    for name, t in tensors.items():
+        if t is None or not t.numel() or t._is_zerotensor() or t.untyped_storage().data_ptr():
+            continue
+        raise RuntimeError(
+            f"{name} has shape {tuple(t.shape)}, but its storage was freed and holds no values; "
+            "where parameters are sharded, gather them before the layer is called"
+        )
+
+
 def serves(x: Tensor) -> bool:
-    """Whether ``x`` is a plain CPU tensor with values, and nobody has to see torch's operators."""
+    """Whether ``x`` is a plain CPU tensor, and nobody has to see torch's operators."""
     return (
         type(x) in PLAIN
         and not is_open(x)
         and x.is_cpu
         and x.dtype in TYPES
         and x.layout is torch.strided
+        and not x.is_nested
         and not _is_compiling()
         and _tracing_state() is None
         and _transform() is None
@@ -52,10 +74,28 @@ def alike(a: Tensor, b: Tensor) -> bool:
         type(a) in PLAIN
         and a.dtype is b.dtype
         and a.is_cpu
-        and a.shape == b.shape
         and a.layout is torch.strided
+        and not a.is_nested
+        and a.shape == b.shape
         and not a.is_neg()
     )
+
+
+def code_of(activation: str | None) -> int:
+    """Return the binding's number of ``activation``.
+
+    Raises:
+        ValueError: it is not known; an attribute of a layer can be set to anything.
+    """
+    try:
+        return CODES[activation]
+    except (KeyError, TypeError):
+        return CODES[known_activation(activation)]
+
+
+def are_numbers(*values: object) -> bool:
+    """Whether the binding takes ``values`` for floats; torch raises its own error, if it does."""
+    return all(type(value) in (float, int) for value in values)
 
 
 def takes_gradient(g: Tensor) -> bool:
@@ -67,7 +107,6 @@ def takes_gradient(g: Tensor) -> bool:
         and not _batched(g)
         and g.layout is torch.strided
         and not g.is_neg()
-        and not g._is_zerotensor()
     )
 
 
@@ -78,6 +117,8 @@ def common_type(
     some = one if one is not None else other
     if some is None:
         return TYPES[x.dtype]
+    if type(some) not in PLAIN:
+        return None
     dtype = some.dtype
     if dtype is not x.dtype and (dtype is not torch.float32 or x.dtype is torch.float64):
         return None
@@ -86,8 +127,10 @@ def common_type(
             type(p) in PLAIN
             and p.is_cpu
             and p.dtype is dtype
+            and p.layout is torch.strided
             and p.shape == shape
             and p.is_contiguous()
+            and not p.is_neg()
         ):
             return None
     return TYPES[dtype]
@@ -105,9 +148,22 @@ def is_channels_last(x: Tensor) -> bool:
 
 def like(a: Tensor, x: Tensor) -> Tensor:
     """Return ``a`` with the strides of the dense ``x``."""
-    return a if a.stride() == x.stride() else torch.empty_like(x).copy_(a)
+    if a.stride() == x.stride():
+        return a
+    address(a)  # torch would copy from a freed storage
+    return torch.empty_like(x).copy_(a)
 
 
 def address(t: Tensor | None) -> int:
-    """Where the values are, 0 for None."""
-    return 0 if t is None else t.data_ptr()
+    """Where the values are, 0 for None.
+
+    Raises:
+        NoMemoryError: they are nowhere: the storage was freed, or never filled.
+    """
+    if t is None:
+        return 0
+    at = t.data_ptr()
+    # Of a part of a freed storage, torch gives the offset as the address.
+    if not at or (t.storage_offset() and not t.untyped_storage().data_ptr()):
+        raise NoMemoryError
+    return at

@@ -5,12 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta import kernels
 from gammabeta.kernels import eager
-from gammabeta.layers.epilogue import Epilogue, check_residual, traced_whole
+from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.guard import Guarded
 from gammabeta.layers.lean import Lean
 
@@ -41,8 +40,8 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             self._check_input_dim(input)  # type: ignore[no-untyped-call]
             return self._scripted(input, residual)
-        if isinstance(input, Proxy):
-            return traced_whole(self, input, residual)
+        if not isinstance(input, Tensor):
+            return without_tensor(self, input, residual)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         check_residual(input, residual)
         held, tracked = self._parameters, self._buffers

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta.kernels.eager import finish
-from gammabeta.layers.epilogue import Epilogue, check_residual
+from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 
 
 class DynamicTanh(Epilogue):
@@ -98,6 +98,8 @@ class DynamicTanh(Epilogue):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``activation(γ tanh(α x) + β + residual)``; x: (..., *normalized_shape)."""
+        if not isinstance(x, Tensor):
+            return without_tensor(self, x, residual)
         if tuple(x.shape[-len(self.normalized_shape) :]) != self.normalized_shape:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; its last dims need to be normalized_shape="

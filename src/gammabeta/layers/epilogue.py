@@ -4,6 +4,7 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from gammabeta.kernels.activations import known_activation
 
@@ -39,10 +40,32 @@ def check_residual(x: Tensor, residual: Tensor | None) -> None:
         )
 
 
-def traced_whole(layer: nn.Module, x: Any, residual: Any) -> Any:
-    """Record a call of ``layer`` as one node, as `torch.fx` does with torch's own layers.
+def without_tensor(layer: nn.Module, *arguments: Any) -> Any:
+    """What ``layer`` does with arguments the first of which is no tensor.
 
-    It knows those by their home, ``torch.nn``, and would trace through ours, which look at shapes.
+    `torch.fx` records torch's own layers as one node each. It knows them by their home,
+    ``torch.nn``, and would trace through ours, which look at shapes: so a call with one of its
+    proxies records that node itself.
+
+    Args:
+        layer: the layer that was called.
+        arguments: what it was called with; None at the end for what was not given.
+
+    Returns:
+        The proxy of the call.
+
+    Raises:
+        TypeError: no argument is a proxy.
     """
-    arguments = (x,) if residual is None else (x, residual)
-    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), arguments, {})
+    given = list(arguments)
+    while given and given[-1] is None:
+        given.pop()
+    for argument in given:
+        if isinstance(argument, Proxy):
+            tracer: Any = argument.tracer
+            return tracer.create_proxy(
+                "call_module", tracer.path_of_module(layer), tuple(given), {}
+            )
+    raise TypeError(
+        f"input is a {type(arguments[0]).__name__}; {type(layer).__name__} takes a tensor"
+    )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta.kernels.eager import finish
-from gammabeta.layers.epilogue import Epilogue, check_residual
+from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 
 
 class FilterResponseNorm2d(Epilogue):
@@ -90,6 +90,8 @@ class FilterResponseNorm2d(Epilogue):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``activation(filter_response_norm(x) + residual)``; x: (N, C, H, W)."""
+        if not isinstance(x, Tensor):
+            return without_tensor(self, x, residual)
         if x.dim() != 4 or x.shape[1] != self.num_features:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; filter response normalization takes (N, C, H, W) "
@@ -155,6 +157,8 @@ class TLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return max(x, τ), shaped as x, (N, C, ...), in its dtype."""
+        if not isinstance(x, Tensor):
+            return without_tensor(self, x)
         if x.dim() < 2 or x.shape[1] != self.num_features:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; TLU takes (N, C, ...) with C = num_features = "

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta import kernels
-from gammabeta.layers.epilogue import Epilogue, check_residual
+from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 
 _Frozen = TypeVar("_Frozen", bound="FrozenBatchNorm")
 
@@ -90,6 +90,8 @@ class FrozenBatchNorm(Epilogue):
         Raises:
             ValueError: wrong number of dims or of features, or a residual of another shape.
         """
+        if not isinstance(input, Tensor):
+            return without_tensor(self, input, residual)
         if input.dim() not in self._input_dims or input.shape[1] != self.num_features:
             dims = " or ".join(str(d) for d in self._input_dims)
             raise ValueError(

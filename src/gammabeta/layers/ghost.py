@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta.layers.batch import _FusedBatchNorm
-from gammabeta.layers.epilogue import check_residual
+from gammabeta.layers.epilogue import check_residual, without_tensor
 
 
 class _GhostBatchNorm(_FusedBatchNorm):
@@ -78,6 +78,8 @@ class _GhostBatchNorm(_FusedBatchNorm):
             ValueError: wrong number of dims or of features, a residual of another shape, or (in
                 training) a virtual batch with one value per feature.
         """
+        if not isinstance(input, Tensor):
+            return without_tensor(self, input, residual)
         if not self.training and self.running_mean is not None:
             return super().forward(input, residual)
         # Every check comes before the first virtual batch moves the running statistics.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gammabeta import kernels
 from gammabeta.kernels import eager
-from gammabeta.layers.epilogue import Epilogue, check_residual
+from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 
 
 class GroupNorm(Epilogue, nn.GroupNorm):
@@ -63,6 +63,8 @@ class GroupNorm(Epilogue, nn.GroupNorm):
             return eager.group_norm(
                 input, self.num_groups, self.weight, self.bias, self.eps, self.activation, residual
             )
+        if not isinstance(input, Tensor):
+            return without_tensor(self, input, residual)
         check_residual(input, residual)
         return kernels.group_norm(
             input,

@@ -276,7 +276,7 @@ def _write(mean: Tensor, var: Tensor, new_mean: Tensor, new_var: Tensor) -> None
         # Through an alias, which a transform takes for its own: as torch's instance norm does.
         torch.ops.aten.alias(mean).copy_(new_mean)
         torch.ops.aten.alias(var).copy_(new_var)
-    elif torch.compiler.is_compiling():
+    elif torch.compiler.is_compiling() or mean.is_neg() or var.is_neg():
         mean.copy_(new_mean)
         var.copy_(new_var)
     else:

@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from gammabeta import kernels
 from gammabeta.kernels import eager
-from gammabeta.layers.epilogue import Epilogue, check_residual, traced_whole
+from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.guard import Guarded
 
 
@@ -30,8 +29,8 @@ class _FusedForward(Guarded, Epilogue, _InstanceNorm):
                 position where its own statistics are to be used, or a residual of another shape.
         """
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            if isinstance(input, Proxy):
-                return traced_whole(self, input, residual)
+            if not isinstance(input, Tensor):
+                return without_tensor(self, input, residual)
             check_residual(input, residual)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         single = input.dim() == self._get_no_batch_dim()  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gammabeta import kernels
 from gammabeta.kernels import eager
-from gammabeta.layers.epilogue import Epilogue, check_residual
+from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 
 
 class LayerNorm(Epilogue, nn.LayerNorm):
@@ -68,6 +68,8 @@ class LayerNorm(Epilogue, nn.LayerNorm):
                 self.activation,
                 residual,
             )
+        if not isinstance(input, Tensor):
+            return without_tensor(self, input, residual)
         check_residual(input, residual)
         return kernels.layer_norm(
             input,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gammabeta.kernels.eager import finish
 from gammabeta.layers.batch import _FusedBatchNorm
-from gammabeta.layers.epilogue import check_residual
+from gammabeta.layers.epilogue import check_residual, without_tensor
 
 
 class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
@@ -76,6 +76,8 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
             ValueError: wrong number of dims or of features, a mask or residual of another shape,
                 or (in training) room for one value per feature only.
         """
+        if not isinstance(input, Tensor):
+            return without_tensor(self, input, mask, residual)
         if mask is None:
             return super().forward(input, residual)
         self._check_input_dim(input)

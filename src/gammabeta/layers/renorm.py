@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gammabeta import kernels
 from gammabeta.layers.batch import _FusedBatchNorm
-from gammabeta.layers.epilogue import check_residual
+from gammabeta.layers.epilogue import check_residual, without_tensor
 
 
 class _BatchRenorm(_FusedBatchNorm):
@@ -96,6 +96,8 @@ class _BatchRenorm(_FusedBatchNorm):
             ValueError: wrong number of dims or of features, a residual of another shape, or (in
                 training) one value per feature.
         """
+        if not isinstance(input, Tensor):
+            return without_tensor(self, input, residual)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         check_residual(input, residual)
         self._check_features(input)

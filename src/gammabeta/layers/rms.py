@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gammabeta import kernels
 from gammabeta.kernels import eager
-from gammabeta.layers.epilogue import Epilogue, check_residual
+from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 
 
 class RMSNorm(Epilogue, nn.RMSNorm):
@@ -59,6 +59,8 @@ class RMSNorm(Epilogue, nn.RMSNorm):
             return eager.rms_norm(
                 x, list(self.normalized_shape), self.weight, self.eps, self.activation, residual
             )
+        if not isinstance(x, Tensor):
+            return without_tensor(self, x, residual)
         check_residual(x, residual)
         return kernels.rms_norm(
             x,

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from gammabeta.kernels.activations import MODULES
 from gammabeta.layers import BatchNorm1d, BatchNorm2d
-from gammabeta.layers.epilogue import traced_whole
+from gammabeta.layers.epilogue import without_tensor
 from gammabeta.models.inception_table import Module
 
 NORMS = ("batch", "none")
@@ -53,8 +52,8 @@ class PerActivationBatchNorm2d(nn.Module):
         Raises:
             ValueError: C, H, W are not ``shape``.
         """
-        if isinstance(x, Proxy):
-            traced: Tensor = traced_whole(self, x, None)
+        if not isinstance(x, Tensor):
+            traced: Tensor = without_tensor(self, x)
             return traced
         if x.shape[1:] != self.shape:
             raise ValueError(

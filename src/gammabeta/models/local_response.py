@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.nn import functional
 
-from gammabeta.layers.epilogue import traced_whole
+from gammabeta.layers.epilogue import without_tensor
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
@@ -48,8 +47,8 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalized maps: (N, C, H, W) → the same shape and dtype."""
-        if isinstance(input, Proxy):
-            traced: Tensor = traced_whole(self, input, None)
+        if not isinstance(input, Tensor):
+            traced: Tensor = without_tensor(self, input)
             return traced
         x = input if input.dtype in (torch.float32, torch.float64) else input.float()
         index = torch.arange(x.shape[1], device=x.device)

@@ -38,9 +38,11 @@ struct Fold {
   int64_t s, width;
 
   static size_t size(const Folds& folds) {
-    return (6 * folds.width + 32) * sizeof(A) + (2 * folds.width + 16) * sizeof(double) + 1024;
+    Scratch scratch{nullptr};
+    Fold(folds, scratch);
+    return scratch.used;
   }
-  Fold(const Folds& folds, Scratch scratch) : s(folds.s), width(folds.width) {
+  Fold(const Folds& folds, Scratch& scratch) : s(folds.s), width(folds.width) {
     int64_t w = width;
     column = {scratch.take<A>(w), scratch.take<A>(w), scratch.take<A>(w),
               scratch.take<A>(w), scratch.take<A>(w), scratch.take<A>(w)};
@@ -106,7 +108,8 @@ void forward_folded(BatchNormForward& bn) {
   };
 
   as_team(bn.threads, [&](Worker me) {
-    Fold<A> fold(folds, at.of(me));
+    Scratch own = at.of(me);
+    Fold<A> fold(folds, own);
     for (int64_t b = me.from(folds.count); b < me.to(folds.count); b++) {
       int64_t c0 = folds.first(b), c1 = folds.last(b), o = c0 * bn.s;
       bn.training ? measure(fold, c0, c1) : use_running(bn, at, c0, c1);
@@ -139,7 +142,8 @@ void backward_folded(BatchNormBackward& bn) {
 
   Through through = bn.training ? kScaled : kNowhere;
   as_team(bn.threads, [&](Worker me) {
-    Fold<A> fold(folds, at.of(me));
+    Scratch own = at.of(me);
+    Fold<A> fold(folds, own);
     for (int64_t b = me.from(folds.count); b < me.to(folds.count); b++) {
       int64_t c0 = folds.first(b), c1 = folds.last(b), o = c0 * bn.s, width = (c1 - c0) * bn.s;
       const Word* words = bits + o / kLanes<A>;

@@ -104,7 +104,9 @@ void forward_rows(BatchNormForward& bn) {
   using A = C<T>;
   using Word = typename BitWord<A>::type;
   Chunks chunks(bn);
-  Channels<A> at(bn, chunks.count, padded(bn.c) * sizeof(A));
+  Scratch guess{nullptr};  // of a worker's own
+  guess.template take<A>(padded(bn.c));
+  Channels<A> at(bn, chunks.count, guess.used);
   Epilogue<T, known, residual> epilogue{bn.activation};
   const T *x = (const T*)bn.x, *r = residual ? (const T*)bn.residual : x;
   T* y = (T*)bn.y;

@@ -70,7 +70,8 @@ struct Channels {
   // Memory of a worker's own: `each` bytes.
   GB_INLINE Scratch of(const Worker& me) const { return {own + each * me.index}; }
 
-  Channels(const BatchNorm& bn, int64_t pieces, size_t each = 0) : c(padded(bn.c)), each(each) {
+  Channels(const BatchNorm& bn, int64_t pieces, size_t each = 0)
+      : c(padded(bn.c)), each((each + 63) / 64 * 64) {
     Scratch scratch{nullptr};
     lay_out(bn, pieces, scratch);
     scratch = {bn.workspace(scratch.used)};
@@ -88,7 +89,6 @@ struct Channels {
     gamma = scratch.take<double>(c);
     beta = scratch.take<double>(c);
     variance = scratch.take<double>(c);
-    each = (each + 127) / 64 * 64;
     own = scratch.take<char>((int64_t)each * bn.threads);
     sums = scratch.take<double>(2 * c * pieces);
   }

@@ -1,6 +1,8 @@
 // The binding: addresses and sizes come in as numbers, since torch is neither included nor linked.
 #include <nanobind/nanobind.h>
 #include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -89,7 +91,35 @@ struct Workspace {
   size_t size = 0;
   ~Workspace() { std::free(memory); }
 };
+
+// For tests: a block of the exact size for each call, which ends at a page that may not be touched.
+bool g_exact_workspace = false;
+struct ExactWorkspace {
+  char* pages = nullptr;
+  size_t size = 0;
+  ~ExactWorkspace() { release(); }
+  void release() {
+    if (pages) munmap(pages, size);
+    pages = nullptr;
+  }
+  char* take(size_t bytes) {
+    size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    size_t room = (bytes + page - 1) / page * page;
+    release();
+    size = room + page;
+    void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    pages = static_cast<char*>(p);
+    if (mprotect(pages + room, page, PROT_NONE)) throw std::bad_alloc();
+    return pages + room - bytes;
+  }
+};
+
 char* workspace(size_t size) {
+  if (g_exact_workspace) {
+    thread_local ExactWorkspace exact;
+    return exact.take(size);
+  }
   thread_local Workspace space;
   if (space.size < size) {
     std::free(space.memory);
@@ -278,6 +308,8 @@ NB_MODULE(_native, m) {
   m.def("tune", [](int64_t serial, int64_t streamed, int64_t width) {
     g_serial_below = serial, g_streamed_above = streamed, g_width = width;
   });
+  m.def("exact_workspace", [](bool exact) { g_exact_workspace = exact; },
+        "For tests: let each call's workspace end at a page that may not be touched.");
   m.def("at_new_thread", at_new_thread, "Call this once from each thread, before it uses others.");
   m.def("bits_size", bits_size, "Bytes of the mask that forward fills.");
   m.def("batch_norm_forward", forward, nb::call_guard<nb::gil_scoped_release>());

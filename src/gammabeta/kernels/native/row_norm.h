@@ -35,7 +35,9 @@ void forward_row_norm(RowNormForward& ln) {
   using A = C<T>;
   using Word = typename BitWord<A>::type;
   int64_t d = ln.d, slots = slots_of_row<A>(d);
-  Scratch scratch{ln.workspace(2 * ((d + 16) * sizeof(A) + 128))};
+  Scratch scratch{nullptr};
+  scratch.take<A>(d), scratch.take<A>(d);
+  scratch = {ln.workspace(scratch.used)};
   const A* gamma = as_computed<A>(ln.gamma, ln.parameter_type, d, 1, scratch.take<A>(d));
   const A* beta = as_computed<A>(ln.beta, ln.parameter_type, d, 0, scratch.take<A>(d));
   Epilogue<T, known, residual> epilogue{ln.activation};

@@ -8,6 +8,10 @@
 #include <omp.h>
 #endif
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace {
 
 // One thread among those of a call. Work is cut into pieces that do not depend on their number, so
@@ -38,15 +42,32 @@ GB_INLINE void as_team(int threads, F&& f) {
 }
 
 // Memory to work in, handed out piece by piece on lines of their own. Without memory it only counts.
+// To lay out twice, first to count and then to hand out, has to take the same pieces both times.
 struct Scratch {
   char* at;
   size_t used = 0;
   template <class A>
   GB_INLINE A* take(int64_t n) {
+    size_t size = n * sizeof(A), whole = (size + 63) / 64 * 64 + kRedZone;
     A* p = at ? (A*)(at + used) : nullptr;
-    used += (n * sizeof(A) + 127) / 64 * 64;
+    if (at) fence(at + used, size, whole);
+    used += whole;
     return p;
   }
+
+ private:
+  // Under the address sanitizer what stands between two pieces may not be touched. A worker's own
+  // memory is laid out anew in each call, within a piece that is its own.
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr size_t kRedZone = 64;
+  static void fence(char* p, size_t size, size_t whole) {
+    __asan_unpoison_memory_region(p, size);
+    __asan_poison_memory_region(p + size, whole - size);
+  }
+#else
+  static constexpr size_t kRedZone = 0;
+  static void fence(char*, size_t, size_t) {}
+#endif
 };
 
 // ---- numbers of a type known at run time ----------------------------------------------------------
