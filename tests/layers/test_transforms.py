@@ -288,22 +288,3 @@ def test_meta(ours, theirs, args, kwargs, shape, training):
     layer.to_empty(device="cpu").reset_parameters()
     fresh = ours(*args, **kwargs)
     assert_close(layer.state_dict(), fresh.state_dict(), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("residual", [False, True])
-def test_fx_records_batch_and_instance_norms_whole_as_it_does_torchs(residual):
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.batch = gb.BatchNorm2d(3, activation="relu")
-            self.instance = gb.InstanceNorm2d(3)
-
-        def forward(self, x):
-            y = self.batch(x, x) if residual else self.batch(x)
-            return self.instance(y)
-
-    block, x = Block().eval(), torch.randn(2, 3, 4, 4)
-    graph = torch.fx.symbolic_trace(block)
-    operators = [node.op for node in graph.graph.nodes]
-    assert operators == ["placeholder", "call_module", "call_module", "output"]
-    assert_close(graph(x), block(x), rtol=0, atol=0)

@@ -8,13 +8,13 @@ to `eager`, PyTorch's own operators. `reference` is the oracle that every path i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 
 from torch import Tensor
 
 from gammabeta.kernels import cpu, cpu_family, eager, lean
 from gammabeta.kernels.library import use
 from gammabeta.kernels.memory import reuse_memory, reuse_memory_if_asked
+from gammabeta.kernels.served import are_finite, in_memory
 
 __all__ = [
     "batch_norm",
@@ -29,14 +29,11 @@ __all__ = [
 reuse_memory_if_asked()
 
 
-def _path(x: Tensor) -> ModuleType:
-    """Choose the kernels for ``x`` by device, dtype and layout; one path so far."""
-    return eager
-
-
-def _sizes(normalized_shape: Sequence[int]) -> Sequence[int]:
+def _sizes(normalized_shape: Sequence[int]) -> list[int]:
     """A list, as scripts take it; what is no sequence is left for torch to refuse."""
-    return list(normalized_shape) if isinstance(normalized_shape, Sequence) else normalized_shape
+    if isinstance(normalized_shape, Sequence):
+        return list(normalized_shape)
+    return normalized_shape  # type: ignore[unreachable]
 
 
 def batch_norm(
@@ -65,7 +62,15 @@ def batch_norm(
     )
     if done is not None:
         return done[0]
-    y: Tensor = _path(x).batch_norm(
+    in_memory(
+        input=x,
+        running_mean=running_mean,
+        running_var=running_var,
+        weight=weight,
+        bias=bias,
+        residual=residual,
+    )
+    y: Tensor = eager.batch_norm(
         x, running_mean, running_var, weight, bias, training, momentum, eps, activation, residual
     )
     return y
@@ -90,20 +95,29 @@ def instance_norm(
     With ``use_input_stats`` the running statistics move towards the mean over N of each
     example's mean and unbiased variance; without it they are what normalizes.
     """
-    done = cpu_family.instance_norm(
-        x,
-        running_mean,
-        running_var,
-        weight,
-        bias,
-        use_input_stats,
-        eps,
-        activation,
-        residual,
+    if are_finite(momentum):
+        done = cpu_family.instance_norm(
+            x,
+            running_mean,
+            running_var,
+            weight,
+            bias,
+            use_input_stats,
+            eps,
+            activation,
+            residual,
+        )
+        if done is not None:
+            return done
+    in_memory(
+        input=x,
+        running_mean=running_mean,
+        running_var=running_var,
+        weight=weight,
+        bias=bias,
+        residual=residual,
     )
-    if done is not None:
-        return done
-    y: Tensor = _path(x).instance_norm(
+    y: Tensor = eager.instance_norm(
         x,
         running_mean,
         running_var,
@@ -133,7 +147,8 @@ def layer_norm(
     done = cpu_family.layer_norm(x, normalized_shape, weight, bias, eps, activation, residual)
     if done is not None:
         return done
-    y: Tensor = _path(x).layer_norm(
+    in_memory(input=x, weight=weight, bias=bias, residual=residual)
+    y: Tensor = eager.layer_norm(
         x, _sizes(normalized_shape), weight, bias, eps, activation, residual
     )
     return y
@@ -154,7 +169,8 @@ def group_norm(
     done = cpu_family.group_norm(x, num_groups, weight, bias, eps, activation, residual)
     if done is not None:
         return done
-    y: Tensor = _path(x).group_norm(x, num_groups, weight, bias, eps, activation, residual)
+    in_memory(input=x, weight=weight, bias=bias, residual=residual)
+    y: Tensor = eager.group_norm(x, num_groups, weight, bias, eps, activation, residual)
     return y
 
 
@@ -172,5 +188,6 @@ def rms_norm(
     done = cpu_family.rms_norm(x, normalized_shape, weight, eps, activation, residual)
     if done is not None:
         return done
-    y: Tensor = _path(x).rms_norm(x, _sizes(normalized_shape), weight, eps, activation, residual)
+    in_memory(input=x, weight=weight, residual=residual)
+    y: Tensor = eager.rms_norm(x, _sizes(normalized_shape), weight, eps, activation, residual)
     return y

@@ -22,7 +22,7 @@ from gammabeta.kernels.served import (
     NoMemoryError,
     address,
     alike,
-    are_numbers,
+    are_finite,
     code_of,
     common_type,
     is_channels_last,
@@ -80,12 +80,12 @@ def batch_norm(
     geometry = _geometry(x)
     if parameter_type is None or running_type is None or geometry is None:
         return None
-    if not are_numbers(eps, 0 if momentum is None else momentum):
+    if not are_finite(eps, 0 if momentum is None else momentum):
         return None
     if eps <= 0 or (training and geometry[1] * geometry[3] < 2):
         return None  # torch raises its own error
-    if (running_mean is None) != (running_var is None) or momentum != momentum:
-        return None  # torch raises its own error, or makes NaN of the statistics
+    if (running_mean is None) != (running_var is None):
+        return None  # torch raises its own error
     if batches is not None and not _counts(batches):
         return None
     norm = Norm()

@@ -17,7 +17,7 @@ from gammabeta.kernels.library import extension as native
 from gammabeta.kernels.served import (
     PLAIN,
     alike,
-    are_numbers,
+    are_finite,
     code_of,
     common_type,
     is_channels_last,
@@ -200,7 +200,7 @@ def _group_norm(
 ) -> Norm | None:
     """Return the call if the parameters are served; the caller adds torch's operator."""
     shape, elements = x.shape, x.numel()
-    if len(shape) < 2 or not elements or type(num_groups) is not int or not are_numbers(eps):
+    if len(shape) < 2 or not elements or type(num_groups) is not int or not are_finite(eps):
         return None
     n, c = shape[0], shape[1]
     if num_groups < 1 or c % num_groups or elements == num_groups:
@@ -235,7 +235,7 @@ def _row_norm(
 ) -> Norm | None:
     """Return the call if the parameters are served; the caller adds torch's operator."""
     elements = x.numel()
-    if not shape or not elements or not are_numbers(eps) or x.shape[-len(shape) :] != shape:
+    if not shape or not elements or not are_finite(eps) or x.shape[-len(shape) :] != shape:
         return None
     parameter_type = common_type(x, weight, bias, shape)
     if parameter_type is None:

@@ -6,7 +6,9 @@ forward-mode derivatives, dispatch modes and tensor subclasses.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3
 CODES: dict[str | None, int] = {None: 0, **{name: i for i, name in enumerate(ACTIVATIONS, 1)}}
 NAMES = {code: name for name, code in CODES.items()}
 RELU = CODES["relu"]
+MOST = sys.float_info.max
 PLAIN = frozenset({Tensor, Parameter, LeanOutput})
 
 _transform = torch._C._functorch.peek_interpreter_stack
@@ -42,12 +45,36 @@ def refuse_freed(**tensors: Tensor | None) -> None:
         RuntimeError: the storage of one of ``tensors`` was freed; it is called by its keyword.
     """
     for name, t in tensors.items():
-        if t is None or not t.numel() or t._is_zerotensor() or t.untyped_storage().data_ptr():
+        if (
+            t is None
+            or t.layout is not torch.strided
+            or not t.numel()
+            or t._is_zerotensor()
+            or t.untyped_storage().data_ptr()
+        ):
             continue
         raise RuntimeError(
             f"{name} has shape {tuple(t.shape)}, but its storage was freed and holds no values; "
             "where parameters are sharded, gather them before the layer is called"
         )
+
+
+def in_memory(**tensors: Tensor | None) -> None:
+    """Raise for a plain CPU tensor whose storage was freed, before torch's operators read it.
+
+    Some of them do not look, and end the process.
+
+    Raises:
+        RuntimeError: the storage of one of ``tensors`` was freed.
+    """
+    for t in tensors.values():
+        if t is None or type(t) not in PLAIN or not t.is_cpu:
+            continue
+        if _is_compiling() or _transform() is not None or _dispatch_modes():
+            return
+        if t.layout is torch.strided and (not t.data_ptr() or t.storage_offset()):
+            refuse_freed(**tensors)
+            return
 
 
 def serves(x: Tensor) -> bool:
@@ -93,9 +120,9 @@ def code_of(activation: str | None) -> int:
         return CODES[known_activation(activation)]
 
 
-def are_numbers(*values: object) -> bool:
-    """Whether the binding takes ``values`` for floats; torch raises its own error, if it does."""
-    return all(type(value) in (float, int) for value in values)
+def are_finite(*values: Any) -> bool:
+    """Whether ``values``, ε or a momentum, are finite numbers; the rest is torch's to answer."""
+    return all(type(v) in (float, int) and -MOST < v < MOST for v in values)
 
 
 def takes_gradient(g: Tensor) -> bool:

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from gammabeta.layers.epilogue import without_tensor
+
 State = tuple[Tensor, Tensor]
 Step = Callable[[Tensor, int], Tensor]
 """Normalizes the (N, features) values of one timestep: values, timestep → values."""
@@ -147,6 +149,9 @@ class NormalizedLSTM(nn.Module):
             if back is not None:
                 h, c = h[:, back], c[:, back]
             return PackedSequence(data, input.batch_sizes, order, back), (h, c)
+        if not isinstance(input, Tensor):
+            traced: tuple[Tensor, State] = without_tensor(self, input, hx)
+            return traced
         if input.dim() not in (2, 3):
             raise ValueError(
                 f"input has shape {tuple(input.shape)}; give (T, N, {self.input_size}), or "
