@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +14,9 @@ from torch import Tensor
 
 from gammabeta.training.data import DataError
 from gammabeta.training.evaluate.crops import centre_crop
+from gammabeta.training.images.bare import bare
 from gammabeta.training.images.examples import Picture
+from gammabeta.training.images.quiet import quiet
 
 AREA = (0.08, 1.0)
 """Of the crop, as a fraction of the picture's."""
@@ -25,7 +29,19 @@ STRONG, WEAK = 0.5, 0.25
 
 _TRIES = 10
 _ORIENTATION = 0x0112  # EXIF's tag
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+_TELLING = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # of the orientation
 _WHITE_16 = 65535
+
+Read = TypeVar("Read")
 
 
 class Distortions:
@@ -111,33 +127,75 @@ def crop(width: int, height: int, random: np.random.Generator) -> tuple[int, int
     return left, top, left + side, top + side
 
 
-def opened(picture: Picture) -> Any:
-    """Return a Pillow image, grey or RGB, of a picture in any form; decoded to its last byte.
+def opened(picture: Picture | Path) -> Any:
+    """Return a Pillow image of a picture in any form, decoded to its last byte: RGB of a file.
+
+    Of what is decoded already, grey stays grey.
+
+    Metadata never decide whether a file can be read; nor do Pillow's warnings, which are not shown.
 
     Raises:
         OSError, SyntaxError, ValueError: as Pillow finds it; it cannot be read.
     """
-    image_module = pillow()
     if isinstance(picture, Tensor):
         array = picture.numpy()
-        return image_module.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
-    image = image_module.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
-    image = _upright(image)
+        return pillow().fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
+    if isinstance(picture, (bytes, Path)):
+        return read(picture, lambda image: _plain(image).convert("RGB"))
+    with quiet():
+        return _plain(picture)
+
+
+def read(source: bytes | Path, use: Callable[[Any], Read]) -> Read:
+    """Return what ``use`` makes of a picture file that Pillow has opened.
+
+    Raises:
+        OSError, SyntaxError, ValueError: it fails, also where the file's metadata are left out.
+    """
+    image_module = pillow()
+    with quiet():
+        try:
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            with image_module.open(file) as image:
+                return use(image)
+        except Exception:
+            for orientation in (True, False):
+                with contextlib.suppress(Exception):
+                    raw = source if isinstance(source, bytes) else source.read_bytes()
+                    rest = bare(raw, orientation=orientation)
+                    with image_module.open(io.BytesIO(rest)) as image:
+                        return use(image)
+            raise
+
+
+def _plain(picture: Any) -> Any:
+    image = _upright(picture)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _of_bytes(image)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # what Pillow would warn of
+    if image.mode == "La":
+        image = image.convert("LA")  # the only mode that Pillow makes of it
     return image if image.mode in ("L", "RGB") and picture is image else image.convert("RGB")
 
 
 def _upright(image: Any) -> Any:
-    """As the camera was held: turned or mirrored as the file's metadata say."""
-    from PIL import ImageOps
+    """As the camera was held: turned or mirrored as the file's metadata say, if they can be read.
 
-    orientation = 1
-    with contextlib.suppress(Exception):  # odd metadata are no reason to lose a picture
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    return image if orientation == 1 else ImageOps.exif_transpose(image)
+    `PIL.ImageOps.exif_transpose` writes the other metadata anew, which fails where they are odd.
+    """
+    image.load()
+    turn = None
+    with contextlib.suppress(Exception):
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    if turn is None:
+        return image
+    turned = image  # a TIFF: Pillow does it when it decodes one; old versions do not forget it then
+    if image.format != "TIFF":
+        turned = image.transpose(getattr(pillow().Transpose, turn))
+    for key in _TELLING:  # or somebody would turn it again
+        turned.info.pop(key, None)
+    return turned
 
 
 def _of_bytes(image: Any) -> Any:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gammabeta.training.data import DataError
-from gammabeta.training.images.distort import opened, pillow
+from gammabeta.training.images.distort import opened, pillow, read
 from gammabeta.training.images.examples import Example, Images, Picture
+from gammabeta.training.images.found import SUFFIXES, Found
 from gammabeta.training.images.order import draw
 
 SIZE = 224
 CENTRED = (0.5, 0.5, 0.5)
 """Mean and std of photographs, as Inception takes them: bytes become −1 … 1."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("val", "valid", "validation", "test", "testing")
 DECODED = 5_000
@@ -58,8 +57,8 @@ class Files:
                 return picture, self.labels[at]
             if not self._skip:
                 raise DataError(
-                    f"{self.paths[at]} cannot be read: {problem}; bring it back and resume the "
-                    "run, or begin anew with --skip-unreadable"
+                    f"{self.paths[at]} cannot be read: {problem}; --skip-unreadable takes the next "
+                    "image in its place; if it was sound when the run began, bring it back instead"
                 )
         raise DataError("no image can be read any more")
 
@@ -69,7 +68,8 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
 
     With sub-folders ``train`` and ``val`` (or others of `TRAIN_FOLDERS` and `TEST_FOLDERS`), which
     hold those of the classes, the split is theirs. Otherwise a fixed fifth of each class is for
-    testing.
+    testing. What `found` calls a service folder is passed over at every depth, and so are files
+    without a suffix of an image's; the note counts them.
 
     Args:
         folder: of the images.
@@ -83,38 +83,48 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
     if not folder.is_dir():
         raise DataError(f"data_dir={folder} is no folder")
     pillow()
-    training, testing = (_inside(folder, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
+    there = Found()
+    training, testing = (_inside(there, folder, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
     notes = []
     if training is not None and testing is not None:
-        found = _classes(training)
-        tests = _classes(testing, found, training)
-    elif training is not None and _folders(training):
+        found = _classes(there, training)
+        tests = _classes(there, testing, found, training)
+    elif training is not None and there.folders(training):
         raise DataError(
             f"{training} holds classes, but {folder} has no folder to test on beside it: "
             f"{', '.join(TEST_FOLDERS)}"
         )
     else:
-        found, tests = _split(_classes(folder))
+        found, tests = _split(_classes(there, folder))
     names = tuple(found)
     if len(names) < 2:
-        raise DataError(f"{folder} has one class, {names[0]!r}; need a sub-folder each for two")
+        split = f", or {TRAIN_FOLDERS[0]} beside {testing.name}" if testing is not None else ""
+        raise DataError(
+            f"{folder} has one class, {names[0]!r}; need a sub-folder each for two{split}"
+        )
     unreadable = _unreadable([p for part in (found, tests) for ps in part.values() for p in ps])
     if unreadable:
         shown = ", ".join(f"{path} ({why})" for path, why in list(unreadable.items())[:_NAMED])
         more = f" and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
         said = f"{len(unreadable)} of the images cannot be read: {shown}{more}"
         if not skip_unreadable:
-            raise DataError(f"{said}; --skip-unreadable leaves them out")
+            raise DataError(
+                f"{said}; --skip-unreadable leaves them out, but a run that began with them needs "
+                "them back"
+            )
         notes.append(f"left out: {said}")
     train, test = (_files(names, part, unreadable, skip_unreadable) for part in (found, tests))
     if not test:
-        raise DataError(f"{folder} has no images left to test on")
+        raise DataError(f"{folder} has no images left to test on; bring some back")
     lost, untested = (
-        [name for label, name in enumerate(names) if label not in there]
-        for there in (set(train.labels), set(test.labels))
+        [name for label, name in enumerate(names) if label not in used]
+        for used in (set(train.labels), set(test.labels))
     )
     if lost:
-        raise DataError(f"no image of the class {lost[0]!r} in {folder} can be read")
+        raise DataError(
+            f"no image of the class {lost[0]!r} in {folder} can be read, of those to train on; "
+            "bring these back, or take the class away"
+        )
     if untested:
         few = ", ".join(map(repr, untested[:_NAMED]))
         others = f" and {len(untested) - _NAMED} more" if len(untested) > _NAMED else ""
@@ -122,6 +132,7 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
     if training is None or testing is None:
         fixed = f"a fixed split, {len(test):,} images for testing"
         notes.insert(0, f"no train and val in {folder}: {fixed}")
+    notes += there.notes()
     known = "\n".join(
         f"{path.relative_to(folder)} {path.stat().st_size}" for path in (*train.paths, *test.paths)
     )
@@ -140,37 +151,39 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
     )
 
 
-def _inside(folder: Path, names: tuple[str, ...]) -> Path | None:
+def _inside(there: Found, folder: Path, names: tuple[str, ...]) -> Path | None:
     """The sub-folder that has the first of ``names``, in whatever case."""
-    there = {inside.name.lower(): inside for inside in _folders(folder)}
-    return next((there[name] for name in names if name in there), None)
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    called = {inside.name.lower(): inside for inside in there.folders(folder)}
+    return next((called[name] for name in names if name in called), None)
 
 
 def _classes(
-    folder: Path, needed: dict[str, list[Path]] | None = None, beside: Path | None = None
+    there: Found,
+    folder: Path,
+    needed: dict[str, list[Path]] | None = None,
+    beside: Path | None = None,
 ) -> dict[str, list[Path]]:
     """Class → its files, both in the order of their names."""
     found = {}
-    for inside in _folders(folder):
-        files = sorted(p for p in inside.rglob("*") if p.suffix.lower() in SUFFIXES and _is_file(p))
+    there.beside(folder)
+    for inside in there.folders(folder):
+        files, others = there.images(inside)
         if not files:
-            raise DataError(f"{inside} has no images ({', '.join(SUFFIXES)})")
+            said = f" {others};" if others else ""
+            raise DataError(
+                f"{inside} has no images ({', '.join(SUFFIXES)});{said} put some in, or take the "
+                "folder away"
+            )
         found[inside.name] = files
     if not found:
         raise DataError(f"{folder} has no sub-folders with images; need one for each class")
     if needed is not None and not set(found) <= set(needed):
         strange = sorted(set(found) - set(needed))[0]
-        raise DataError(f"{folder} has a class {strange!r} that is not in {beside}")
+        raise DataError(
+            f"{folder} has a class {strange!r} that is not in {beside}; add it there, or take it "
+            "away here"
+        )
     return found
-
-
-def _is_file(path: Path) -> bool:
-    """Also a link to nowhere: it is a file that cannot be read."""
-    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _split(found: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
@@ -210,10 +223,7 @@ def _head(path: Path) -> tuple[str | None, Picture]:
 def _look(path: Path, whole: bool) -> tuple[str | None, Picture]:
     """Why an image cannot be read, or None; and the image."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of large pictures
-            with pillow().open(path) as image:
-                return None, opened(image).convert("RGB") if whole else None
+        return None, opened(path) if whole else read(path, lambda image: None)
     except Exception as e:  # damaged files raise anything
         why = str(e).replace(f" {str(path)!r}", "")
         return why or type(e).__name__, None
