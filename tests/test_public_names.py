@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import gammabeta
 
 PUBLIC = [
@@ -61,3 +64,16 @@ def test_public_names_are_frozen() -> None:
 def test_every_public_name_is_there_and_documented() -> None:
     for name in PUBLIC:
         assert getattr(gammabeta, name).__doc__, name
+
+
+def test_importing_it_loads_torch_and_numpy_alone() -> None:
+    """What the command line and the page need is loaded when they are used."""
+    code = """
+import sys, torch, numpy
+before = set(sys.modules)
+import gammabeta
+print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split()) - set(sys.stdlib_module_names)
+    assert loaded == {"gammabeta"}

@@ -15,7 +15,7 @@ ERRORS = (ValueError, TypeError, RuntimeError, NotImplementedError)
 """What a person may be answered with; anything else is an internal error."""
 
 OF_TORCH = ("not implemented for", "does not have a device", "fallback doesn't currently support")
-OF_TORCH += ("expected scalar type",)
+OF_TORCH += ("expected scalar type", "mixed dtype")
 """What torch says of valid calls that its operators happen not to serve."""
 
 KINKED = ("relu", "leaky_relu")
@@ -84,10 +84,13 @@ def cancelled(layer: nn.Module, x: Any) -> dict[str, float]:
     weight, eps = getattr(layer, "weight", None), getattr(layer, "eps", None)
     learned = 1 if weight is None or not weight.numel() else weight.numel()
     largest = 1.0 if weight is None or not weight.numel() else weight.abs().max().item()
-    spread = x.double()[x.isfinite()].std(correction=0).item()
+    finite = x.double()[x.isfinite()]
+    spread = finite.std(correction=0).item() if finite.numel() else 0.0
+    sums = 16 * (x.numel() / learned) ** 0.5  # of g and g x̂, each rounded at random
     return {
         "gradient of input": largest / max(eps or 1e-7, 1e-30) ** 0.5,  # γ g / σ, and g <= 1
-        "gradient of weight": (x.numel() / learned) ** 0.5,  # Σ g x̂, rounded at random
+        "gradient of weight": sums,
+        "gradient of bias": sums,
         "running_mean": 8 * spread,  # Σ x about some x, by blocks
     }
 
@@ -141,7 +144,8 @@ def exact(
         return None, None
     layer = copy.deepcopy(layer).double()
     unit = 2.0**-52 if x.dtype is torch.float64 else 2.0**-23
-    wide = x.double()
+    # Contiguous: torch's backward pass of some strides of dims of size 1 is wrong.
+    wide = x.double().contiguous()
     moved = wide * (1 + unit * torch.randn_like(wide))
     kinked = False
 
@@ -178,7 +182,8 @@ def differ(
     Both errors are measured from float64. Ours may be four times torch's, sixteen times what
     rounding the input makes of the result (sums of up to 33·33·33·5 terms in blocks lose a few
     bits beside that), and two roundings of the result's own type. float64 itself, from which
-    torch's own error is zero, gets a hundred. Where ``terms`` cancel, a rounding of them is left.
+    torch's own error is zero, gets a hundred of each. Where ``terms`` cancel, or a slope is nearly
+    zero, a rounding of them is left.
     """
     if ours.keys() != torchs.keys():
         raise Wrong(f"ours has {list(ours)}, torch's {list(torchs)}")
@@ -201,10 +206,10 @@ def differ(
             continue
         mine, theirs = ((t.double() - c)[finite].abs().max().item() for t in (a, b))
         scale, noise = c[finite].abs().max().item(), moved[name][finite].max().item()
-        unit = torch.finfo(a.dtype).eps
-        roundings = 100 if a.dtype is torch.float64 else 2
-        allowed = 4 * theirs + 16 * noise + roundings * unit * scale
-        allowed += min(unit, 2.0**-23) * terms.get(name, 0.0)
+        unit, wide = torch.finfo(a.dtype).eps, a.dtype is torch.float64
+        computed = min(unit, 2.0**-23)
+        allowed = 4 * theirs + (100 if wide else 16) * noise + (100 if wide else 2) * unit * scale
+        allowed += computed * (terms.get(name, 0.0) + 1e-9)
         if not mine <= allowed:
             raise Wrong(
                 f"{name}: off by {mine:.3g} of {scale:.3g}; torch's by {theirs:.3g}, and rounding "

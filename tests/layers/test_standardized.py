@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.layers.standardized import NORMS, standardized
+from gammabeta.layers.standardized import standardized
+from gammabeta.layers.traits import NORMS
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -33,7 +33,7 @@ def _sizes(normalized_shape: Sequence[int]) -> list[int]:
     """A list, as scripts take it; what is no sequence is left for torch to refuse."""
     if isinstance(normalized_shape, Sequence):
         return list(normalized_shape)
-    return normalized_shape  # type: ignore[unreachable]
+    return normalized_shape
 
 
 def batch_norm(

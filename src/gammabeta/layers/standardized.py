@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,18 +12,17 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from gammabeta.layers.frozen import FrozenBatchNorm
 from gammabeta.layers.ghost import _GhostBatchNorm
+from gammabeta.layers.probe import feature_dim
 from gammabeta.layers.renorm import _BatchRenorm
-
-NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, FrozenBatchNorm)
-"""The layers whose x̂ is known; gammabeta's are subclasses of these."""
+from gammabeta.layers.traits import traits
 
 
 def standardized(norm: nn.Module, x: Tensor) -> Tensor:
     """Return x̂ of ``norm`` for its input ``x``: each statistic over the axes the layer uses.
 
     Args:
-        norm: one of `NORMS`; its training mode decides whose statistics are used. Its parameters
-            and buffers are not touched.
+        norm: a layer that `gammabeta.layers.traits.traits` knows; its training mode decides whose
+            statistics are used. Its parameters and buffers are not touched.
         x: what ``norm`` is called with.
 
     Returns:
@@ -29,11 +30,25 @@ def standardized(norm: nn.Module, x: Tensor) -> Tensor:
         averages as they are now; masked batch norm's takes all of ``x`` for real.
 
     Raises:
-        TypeError: ``norm`` is not a layer whose x̂ is known.
+        TypeError: it is not known what ``norm`` computes.
     """
+    what = traits(norm, x)
+    if not what.normalizes:
+        raise TypeError(
+            f"norm is a {type(norm).__name__}; x̂ is known for torch's normalization layers"
+            + (f": {what.stranger}" if what.stranger else "")
+        )
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    if isinstance(norm, _InstanceNorm) and channel_dim(norm, x) == 0:
-        return standardized(norm, x.unsqueeze(0)).squeeze(0)
+    natural = feature_dim(norm)
+    if what.dim == 0:
+        return _standardized(norm, x.unsqueeze(0)).squeeze(0)
+    if what.dim != natural:
+        return _standardized(norm, x.movedim(what.dim, natural)).movedim(natural, what.dim)
+    return _standardized(norm, x)
+
+
+def _standardized(norm: Any, x: Tensor) -> Tensor:
+    """The same, of features where torch's layer has them."""
     if isinstance(norm, (_BatchNorm, _InstanceNorm, FrozenBatchNorm)):
         fixed = not norm.training or isinstance(norm, FrozenBatchNorm)
         if fixed and norm.running_mean is not None and norm.running_var is not None:
@@ -52,18 +67,6 @@ def standardized(norm: nn.Module, x: Tensor) -> Tensor:
         return F.batch_norm(x, None, None, training=True, eps=norm.eps)
     if isinstance(norm, nn.GroupNorm):
         return F.group_norm(x, norm.num_groups, eps=norm.eps)
-    if isinstance(norm, nn.LayerNorm):
-        return F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
     if isinstance(norm, nn.RMSNorm):
         return F.rms_norm(x, list(norm.normalized_shape), eps=norm.eps)
-    raise TypeError(f"norm is a {type(norm).__name__}; x̂ is known for torch's normalization layers")
-
-
-def channel_dim(norm: nn.Module, x: Tensor) -> int:
-    """Return the dim of ``x`` that indexes ``norm``'s features: −1, 1, or 0 without a batch dim."""
-    if isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
-        return -1
-    if isinstance(norm, _InstanceNorm):  # which alone takes (C, ...) for (1, C, ...)
-        without_batch: int = norm._get_no_batch_dim()  # type: ignore[no-untyped-call]
-        return 0 if x.dim() == without_batch else 1
-    return 1
+    return F.layer_norm(x, norm.normalized_shape, eps=norm.eps)

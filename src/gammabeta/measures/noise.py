@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gammabeta.layers.epilogue import Epilogue
-from gammabeta.layers.standardized import NORMS, channel_dim
+from gammabeta.layers.traits import NORMS, channel_dim
 from gammabeta.names import known
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd,)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gammabeta.kernels.activations import MODULES
-from gammabeta.layers.epilogue import Epilogue
-from gammabeta.layers.standardized import NORMS, channel_dim, standardized
+from gammabeta.layers.standardized import standardized
+from gammabeta.layers.traits import channel_dim, traits
 from gammabeta.signal.summary import Summary, saturation, summarize
 
 STAGES = ("z", "normalized", "affine", "activation")
@@ -64,11 +64,13 @@ class Capture:
     Attributes:
         layers: by name, in the order of their calls.
         error: why measuring stopped; None while all is well. It never reaches the training.
+        strangers: name → why a normalization's subclass is not measured as one.
     """
 
     def __init__(self, names: Mapping[nn.Module, str]) -> None:
         self.layers: dict[str, Layer] = {}
         self.error: str | None = None
+        self.strangers: dict[str, str] = {}
         self._names = names
         self._handles: list[RemovableHandle] = []
         self._seen: dict[int, tuple[weakref.ref[Tensor], Layer, str]] = {}
@@ -110,8 +112,12 @@ class Capture:
         """What measures ``module``, before its call and after it."""
         if isinstance(module, _PRODUCERS):
             return None, self._linear
-        if isinstance(module, NORMS):
+        what = traits(module)
+        if what.normalizes:
             return self._norm_input, self._norm_output
+        if what.stranger:
+            self.strangers[self._names[module]] = what.stranger
+            return None, None
         if _activation_name(module) is not None:
             return self._activation_input, self._activation_output
         return None, self._pass_through if isinstance(module, _PASSED_THROUGH) else None
@@ -168,19 +174,22 @@ class Capture:
             except (ValueError, RuntimeError):  # an input the layer itself is about to refuse
                 return
             layer.signals["normalized"] = summarize(x_hat)
-            if isinstance(norm, Epilogue) and norm.activation is not None:
+            activation = traits(norm, x).activation
+            if activation is not None:
                 residual = args[1] if len(args) > 1 else kwargs.get("residual")
-                self._fused(layer, norm, x_hat, residual)
+                self._fused(layer, norm, activation, x_hat, residual)
         self._inside[norm] = layer
 
-    def _fused(self, layer: Layer, norm: Epilogue, x_hat: Tensor, residual: Any) -> None:
+    def _fused(
+        self, layer: Layer, norm: nn.Module, activation: str, x_hat: Tensor, residual: Any
+    ) -> None:
         """A fused layer returns its activation; what enters it is rebuilt from x̂."""
         weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
         y = x_hat if weight is None else x_hat * _along(norm, weight, x_hat)
         y = y if bias is None else y + _along(norm, bias, x_hat)
         layer.signals["affine"] = summarize(y)
-        y = y if residual is None else y + residual  # what enters the activation
-        self._saturate(layer, norm.activation, y)
+        y = y + residual if isinstance(residual, Tensor) else y  # what enters the activation
+        self._saturate(layer, activation, y)
 
     def _saturate(self, layer: Layer, activation: str | None, x: Tensor) -> None:
         """Measure the saturation of what enters the activation, and of z, had it entered."""
@@ -196,7 +205,7 @@ class Capture:
         layer = self._inside.pop(norm, None)
         if layer is None or not isinstance(output, Tensor):
             return
-        if isinstance(norm, Epilogue) and norm.activation is not None:
+        if layer.activation is not None:
             self._measure(layer, "activation", output)
             self._copy_saturation(layer)
             return

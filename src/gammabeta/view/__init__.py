@@ -1,6 +1,21 @@
 """The view: a run's record as a page, live or as one file."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from gammabeta.view.page import export
-from gammabeta.view.server import Server
+
+if TYPE_CHECKING:
+    from gammabeta.view.server import Server
 
 __all__ = ["Server", "export"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the server when it is asked for: it brings Starlette and Uvicorn with it."""
+    if name == "Server":
+        from gammabeta.view.server import Server
+
+        return Server
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
