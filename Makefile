@@ -1,13 +1,14 @@
 # Fresh machine: python3 and make are all these need.
 #   make demo             install, train the four-layer stack with and without batch norm, show it
 #   make demo ARGS="..."  the same with options of `gammabeta demo`
-#   make test             install, lint, check types, run every test
+#   make test             install, lint, check types, run every test; JOBS=1 for one at a time
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS ?=
+JOBS ?= auto
 
 .PHONY: demo test lint types clean
 
@@ -15,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/gammabeta demo $(ARGS)
 
 test: $(VENV)/.installed-test lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
