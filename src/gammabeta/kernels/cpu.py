@@ -20,7 +20,7 @@ from gammabeta.kernels.library import extension as native
 from gammabeta.kernels.served import (
     PLAIN,
     NoMemoryError,
-    address,
+    addresses,
     alike,
     are_finite,
     code_of,
@@ -96,7 +96,7 @@ def batch_norm(
     norm.parameter_type = parameter_type
     norm.activation = code_of(activation)
     try:
-        running = address(running_mean), address(running_var), address(batches)
+        running = addresses(running_mean, running_var, batches)
     except NoMemoryError:
         refuse_freed(
             running_mean=running_mean, running_var=running_var, num_batches_tracked=batches

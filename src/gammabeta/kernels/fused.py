@@ -20,7 +20,7 @@ from gammabeta.kernels.served import (
     RELU,
     TYPES,
     NoMemoryError,
-    address,
+    addresses,
     like,
     refuse_freed,
     takes_gradient,
@@ -138,7 +138,7 @@ def _apply(
 def _dense(x: Tensor, norm: Norm) -> Tensor:
     if norm.channels_last or x.is_contiguous():
         return x
-    address(x)  # torch would copy from a freed storage
+    addresses(x)  # torch would copy from a freed storage
     return x.contiguous()
 
 
@@ -161,11 +161,8 @@ def _forward(
         number,
         norm.parameter_type,
         norm.activation,
-        address(x),
-        address(residual),
-        address(weight),
-        address(bias),
-        address(bits),
+        *addresses(x, residual, weight, bias),
+        0 if bits is None else bits.data_ptr(),
         statistics.data_ptr(),
         y.data_ptr(),
         *norm.more,
@@ -184,10 +181,7 @@ def _again(
         TYPES[x.dtype],
         norm.parameter_type,
         norm.activation,
-        address(x),
-        0,
-        address(weight),
-        address(bias),
+        *addresses(x, None, weight, bias),
         0,
         statistics.data_ptr(),
         y.data_ptr(),
@@ -220,17 +214,11 @@ def _backward(
         TYPES[x.dtype],
         norm.parameter_type,
         norm.activation,
-        address(x),
-        address(residual),
-        address(weight),
-        address(bias),
-        address(bits),
-        statistics.data_ptr(),
-        address(g),
-        address(gx),
-        address(gresidual),
-        address(gweight),
-        address(gbias),
+        *addresses(x, residual, weight, bias, bits, statistics, g),
+        0 if gx is None else gx.data_ptr(),
+        0 if gresidual is None else gresidual.data_ptr(),
+        0 if gweight is None else gweight.data_ptr(),
+        0 if gbias is None else gbias.data_ptr(),
         *norm.backward_more,
     )
     if needs[3] and not norm.activation:

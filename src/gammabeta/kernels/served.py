@@ -67,12 +67,12 @@ def in_memory(**tensors: Tensor | None) -> None:
     Raises:
         RuntimeError: the storage of one of ``tensors`` was freed.
     """
+    if _is_compiling() or _transform() is not None or _dispatch_modes():
+        return
     for t in tensors.values():
-        if t is None or type(t) not in PLAIN or not t.is_cpu:
+        if t is None or type(t) not in PLAIN or not t.is_cpu or t.layout is not torch.strided:
             continue
-        if _is_compiling() or _transform() is not None or _dispatch_modes():
-            return
-        if t.layout is torch.strided and (not t.data_ptr() or t.storage_offset()):
+        if not t.data_ptr() or t.storage_offset():
             refuse_freed(**tensors)
             return
 
@@ -177,20 +177,24 @@ def like(a: Tensor, x: Tensor) -> Tensor:
     """Return ``a`` with the strides of the dense ``x``."""
     if a.stride() == x.stride():
         return a
-    address(a)  # torch would copy from a freed storage
+    addresses(a)  # torch would copy from a freed storage
     return torch.empty_like(x).copy_(a)
 
 
-def address(t: Tensor | None) -> int:
-    """Where the values are, 0 for None.
+def addresses(*tensors: Tensor | None) -> list[int]:
+    """Where the values of each tensor are, 0 for None.
 
     Raises:
-        NoMemoryError: they are nowhere: the storage was freed, or never filled.
+        NoMemoryError: they are nowhere: a storage was freed, or never filled.
     """
-    if t is None:
-        return 0
-    at = t.data_ptr()
-    # Of a part of a freed storage, torch gives the offset as the address.
-    if not at or (t.storage_offset() and not t.untyped_storage().data_ptr()):
-        raise NoMemoryError
-    return at
+    found = []
+    for t in tensors:
+        if t is None:
+            found.append(0)
+            continue
+        at = t.data_ptr()
+        # Of a part of a freed storage, torch gives the offset as the address.
+        if not at or (t.storage_offset() and not t.untyped_storage().data_ptr()):
+            raise NoMemoryError
+        found.append(at)
+    return found
