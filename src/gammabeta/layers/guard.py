@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gammabeta.layers.commit import commit_statistics
 from gammabeta.names import known
 
 ACTIONS = ("refuse", "raise", "accept")
@@ -149,6 +150,12 @@ class Guarded(nn.Module):
                 else:
                     self._refuse()
                 return
+        if torch.compiler.is_compiling() and not _transformed():
+            counter = self._device_count  # a graph counts only in a counter made before it
+            if counter is not None and counter.device != mean.device:
+                counter = None
+            commit_statistics(mean, var, old_mean, old_var, batches, counter)
+            return
         # Nothing from here to the judgement waits for the device or needs a value.
         # 0 · finite is 0, 0 · inf and NaN are NaN: no sum of these overflows.
         entered = torch.dot(mean * 0, var) == 0
