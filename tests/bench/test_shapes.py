@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gammabeta.bench import shapes
 from gammabeta.bench.shapes import LISTS, bn_inception, chosen, text
 
 
@@ -65,3 +66,27 @@ def test_a_shape_that_batch_norm_cannot_take_is_refused(bad: str) -> None:
 def test_an_unknown_list_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'resnet-50'"):
         chosen(["resnet50"])
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        "99999999999x99999999x9x9",
+        "200000x2000000",
+        f"{'9' * 4300}x4",
+        f"{'9' * 5000}x4",
+        f"0x{'9' * 5000}",
+        f"{'1' * 300}x{'1' * 300}",
+    ],
+)
+def test_a_shape_that_cannot_fit_into_memory_is_refused(large: str) -> None:
+    with pytest.raises(ValueError, match=r"^shapes='\d.*' does not fit into this mach") as caught:
+        chosen([large])
+    assert len(str(caught.value)) < 200
+
+
+def test_a_shape_that_fits_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "memory", lambda: 48 * 8 * 4)
+    assert chosen(["8x4"])
+    with pytest.raises(ValueError, match="shapes='8x5' does not fit"):
+        chosen(["8x5"])

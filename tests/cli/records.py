@@ -11,6 +11,7 @@ from typing import Any
 
 from gammabeta.signal import Run
 from gammabeta.view.payload import snapshot
+from tests.cli.command import Shell
 
 
 def recorded(path: Path) -> Any:
@@ -37,3 +38,11 @@ def tree(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def refused(shell: Shell, folder: Path, *args: object) -> str:
+    """Run what should be refused; nothing may be created or changed."""
+    before = tree(folder)
+    complaint = shell(*args, folder=folder).refused()
+    assert tree(folder) == before
+    return complaint

@@ -13,20 +13,12 @@ import pytest
 
 from gammabeta.signal import Record, Run
 from tests.cli.command import Shell, gammabeta
-from tests.cli.records import tree
+from tests.cli.records import refused
 from tests.signal.recorded import fill
 
 NAMES = "'{}' is not known; did you mean '{}'? One of: {}"
 PRESETS = "bold, healthy, bold-lr, bold-init, saturating, batch-of-two, stale-statistics"
 POSITIVE = "must be a positive number, at most 1e+30"
-
-
-def refused(shell: Shell, folder: Path, *args: object) -> str:
-    """Run what should be refused; nothing may be created or changed."""
-    before = tree(folder)
-    complaint = shell(*args, folder=folder).refused()
-    assert tree(folder) == before
-    return complaint
 
 
 @pytest.mark.parametrize(
@@ -147,18 +139,6 @@ def test_the_same_from_a_process_of_its_own(tmp_path: Path) -> None:
 # Where a run is to go.
 
 
-@pytest.fixture
-def crowded(tmp_path: Path) -> Path:
-    """A folder with a run, a page without its run, a file and a folder."""
-    with Record(tmp_path / "taken") as record:
-        fill(record, 1)
-    (tmp_path / "page.html").write_text("mine")
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "folder.sqlite").mkdir()
-    (tmp_path / "gone.sqlite").symlink_to("nowhere")
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("out", "said"),
     [
@@ -171,7 +151,8 @@ def crowded(tmp_path: Path) -> Path:
         ("/proc/none/run", "/proc/none/run.sqlite cannot be created: No such file or directory"),
         ("/dev/null/run", "/dev/null/run.sqlite cannot be created: a folder on its way is a file"),
         (".", "names no file"),
-        ("", "names no file"),
+        ("", "Invalid value for '--out': '' names no file or folder; give its path"),
+        ("~nobody-here/run", "'~nobody-here/run' names no home folder; give the whole path"),
         ("/", "names no file"),
         ("n" * 300, "File name too long"),
     ],
@@ -242,7 +223,7 @@ def damaged(folder: Path) -> None:
             "newer.sqlite has format 2, newer than the 1 this gammabeta reads; upgrade gammabeta",
         ),
         ("run.sqlite/x", "run.sqlite/x does not exist"),
-        ("", "is a folder"),
+        ("", "names no file or folder; give its path"),
     ],
 )
 @pytest.mark.parametrize("html", [(), ("--html", "new.html")])
@@ -270,6 +251,8 @@ def test_view_of_a_locked_run(shell: Shell, crowded: Path) -> None:
         ("page.html", "page.html exists; give another path, or move it away"),
         ("taken.sqlite", "taken.sqlite exists; give another path, or move it away"),
         (".", ". exists; give another path, or move it away"),
+        ("", "Invalid value for '--html': '' names no file or folder; give its path"),
+        ("pipe", "pipe exists; give another path, or move it away"),
         ("file/page.html", "file/page.html cannot be written: "),
         ("/proc/none/page.html", "/proc/none/page.html cannot be written: "),
     ],

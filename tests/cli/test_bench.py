@@ -86,7 +86,12 @@ def test_errors_are_measured(shell: Shell, tmp_path: Path) -> None:
         (("norm", "--threads", "two"), "'two' is not a whole number"),
         (("norm", "--seconds", "-1"), "seconds=-1.0 must be between 0 and 3600"),
         (("norm", "--seconds", "nan"), "seconds=nan must be between 0 and 3600"),
-        (("norm", "--out", "file"), "file"),
+        (("norm", "--shapes", "99999999999x99999999x9x9"), "9x9' does not fit into this machine's"),
+        (("error", "--shapes", "99999999999x99999999"), "does not fit into this machine's memory"),
+        (("norm", "--out", "file"), "out=file cannot be used: File exists"),
+        (("norm", "--out", "file/on/the/way"), "out=file/on/the/way cannot be used: Not a dir"),
+        (("step", "--batch", "4096", "--size", "4096"), "batch=4096 does not fit into this mach"),
+        (("memory", "--model", "x:y", "--batch", "4096", "--size", "4096"), "does not fit into"),
         (("step", "--model", "nets"), "model='nets' must be module:function"),
         (("step", "--model", "nowhere:net"), "cannot import nowhere"),
         (("step", "--model", "math:pi"), "made a float, no torch.nn.Module"),
@@ -105,6 +110,26 @@ def test_a_mistake_is_one_line(
     before = tree(tmp_path)
     assert said in shell("bench", *args, folder=tmp_path).refused()
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("made", ["torch.empty(10**15)", "[0] * 2**62", "numpy.empty(10**16)"])
+def test_memory_that_is_not_there(shell: Shell, tmp_path: Path, made: str) -> None:
+    (tmp_path / "nets.py").write_text(f"import numpy, torch\n\ndef net():\n    return {made}\n")
+    said = shell("bench", "step", "--model", "nets:net", "--out", ".", folder=tmp_path).refused()
+    assert said == "out of memory: a smaller network, input or mini-batch may fit"
+
+
+def test_other_errors_are_not_taken_for_it(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text("def net():\n    raise RuntimeError('a fault of its own')\n")
+    done = shell("bench", "step", "--model", "nets:net", "--out", ".", folder=tmp_path)
+    assert done.code == 1
+    assert done.err.endswith("RuntimeError: a fault of its own\n")
+
+
+def test_a_folder_cannot_command_the_terminal(shell: Shell, tmp_path: Path) -> None:
+    args = ("--shapes", "16x4", "--ops", "bn", *ONE, "--seconds", "0", "--out", "a\x1b[2J\nb")
+    out = shell("bench", "norm", *args, folder=tmp_path).ok()
+    assert out.endswith("\n\nresults  a�[2J�b/norm.csv\n")
 
 
 def test_interrupted_it_keeps_what_was_measured(tmp_path: Path) -> None:

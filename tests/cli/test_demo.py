@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import struct
 import time
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from gammabeta.signal import Record, RecordError
 from gammabeta.training.data import FASHION_MNIST
 from gammabeta.training.presets import PRESETS
-from tests.cli.command import Shell, gammabeta
+from tests.cli.command import Shell, gammabeta, start
 from tests.cli.records import curve, recorded, shown
 
+demo = importlib.import_module("gammabeta.cli.demo")  # the function has the module's name
 SMALL = ("--no-server", "--preset", "healthy", "--depth", 2, "--width", 16)
 
 PRINTED = """\
@@ -109,6 +112,71 @@ def test_names_when_none_is_given(shell: Shell, tmp_path: Path) -> None:
     before = (tmp_path / "runs/demo-2.html").read_bytes()
     assert "runs/demo-4.sqlite" in shell("demo", *SMALL, "--steps", 1, folder=tmp_path).ok()
     assert (tmp_path / "runs/demo-2.html").read_bytes() == before
+
+
+def test_runs_that_are_started_at_once_each_take_a_name(tmp_path: Path) -> None:
+    """Between a look at the names and the making of a file, another process makes it."""
+    at_once = [start("demo", *SMALL, "--steps", 1, folder=tmp_path) for _ in range(4)]
+    ended = [(*process.communicate(timeout=120), process.returncode) for process in at_once]
+    assert [(err, code) for _, err, code in ended] == [("", 0)] * 4
+    names = {re.search(r"record   runs/(.*)\.sqlite  ", out)[1] for out, *_ in ended}  # type: ignore[index]
+    assert names == {"demo", "demo-2", "demo-3", "demo-4"}
+    assert len(list((tmp_path / "runs").iterdir())) == 8
+
+
+def test_a_name_that_is_taken_after_it_was_found_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tried: list[Path] = []
+
+    def late(path: Path, *args: Any) -> Record:
+        """Another process is a moment faster, twice."""
+        tried.append(path)
+        if len(tried) < 3:
+            Record(path).close()
+        return Record(path, *args)
+
+    monkeypatch.setattr(demo, "Record", late)
+    record, live = demo._begun(None, "a", {}, True, 0)
+    record.close()
+    assert live is not None
+    live.stop()
+    assert [path.name for path in tried] == ["demo.sqlite", "demo-2.sqlite", "demo-3.sqlite"]
+    tried.clear()
+    with pytest.raises(RecordError, match=r"mine\.sqlite exists; give another path"):
+        demo._begun(Path("mine"), "a", {}, True, 0)  # a name that was asked for is not changed
+
+
+@pytest.mark.parametrize("file", ["runs", "runs/demo.sqlite"])
+def test_default_names_that_cannot_be_made(shell: Shell, tmp_path: Path, file: str) -> None:
+    if file == "runs":
+        (tmp_path / file).touch()
+        said = shell("demo", *SMALL, "--steps", 1, folder=tmp_path).refused()
+        assert said == "runs/demo.sqlite cannot be created: a folder on its way is a file"
+    else:  # a link to nowhere is somebody's, too
+        (tmp_path / "runs").mkdir()
+        (tmp_path / file).symlink_to("nowhere")
+        printed = shell("demo", *SMALL, "--steps", 1, folder=tmp_path).ok()
+        assert "record   runs/demo-2.sqlite" in printed
+
+
+def test_the_home_folder(shell: Shell, tmp_path: Path) -> None:
+    env = {"HOME": str(tmp_path / "home")}
+    shell("demo", *SMALL, "--steps", 1, "--out=~/run", folder=tmp_path, env=env).ok()
+    args = ("view", "~/run.sqlite", "--html", "~/page.html")
+    shell(*args, folder=tmp_path, env=env).ok()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    found = sorted(path.name for path in (tmp_path / "home").iterdir())
+    assert found == ["page.html", "run.html", "run.sqlite"]
+
+
+def test_a_path_cannot_command_the_terminal(shell: Shell, tmp_path: Path) -> None:
+    name = "a\x1b]0;owned\x07\x9b\nb"
+    printed = shell("demo", *SMALL, "--steps", 1, "--out", name, folder=tmp_path).ok()
+    assert "record   a�]0;owned���b.sqlite  (gammabeta view a�]0;owned���b.sqlite)\n" in printed
+    printed = shell("view", f"{name}.sqlite", "--html", f"{name}-2.html", folder=tmp_path).ok()
+    assert printed.startswith("wrote a�]0;owned���b-2.html (")
 
 
 @pytest.mark.parametrize("out", ["deep/er/run", "run.sqlite", "v1.5", "[red]x[/red]", "γ β"])

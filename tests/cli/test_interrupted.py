@@ -177,7 +177,7 @@ def test_a_name_that_is_not_utf8(shell: Shell, tmp_path: Path) -> None:
     except OSError:
         pytest.skip("file names are UTF-8 here")
     printed = shell("demo", "--no-server", "--steps", 2, "--out", name, folder=tmp_path).ok()
-    assert "record   run ?.sqlite  (gammabeta view run ?.sqlite)\n" in printed
+    assert "record   run �.sqlite  (gammabeta view run �.sqlite)\n" in printed
     assert shown(tmp_path / f"{name}.html") == recorded(tmp_path / f"{name}.sqlite")
 
 

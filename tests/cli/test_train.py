@@ -226,3 +226,36 @@ def test_a_damaged_checkpoint_names_the_last_good_one(
     refused = shell("train", "--resume", ".", folder=tmp_path).refused()
     assert "step-00000006.pt is damaged" in refused
     assert refused.endswith("the last good one is step-00000004.pt")
+
+
+def test_a_folder_cannot_command_the_terminal(shell: Shell, tmp_path: Path) -> None:
+    args = ("train", "bn-x5", *TINY, "--steps", 1, "--out", "a\x1b[2J\nb")
+    printed = shell(*args, folder=tmp_path).ok()
+    assert "\nlog         a�[2J�b/log.jsonl\n" in printed
+    printed = shell("evaluate", "a\x1b[2J\nb", folder=tmp_path).ok()
+    assert printed.startswith("a�[2J�b/best.pt  bn-x5+, step 1, ")
+
+
+def test_the_home_folder(shell: Shell, tmp_path: Path) -> None:
+    env = {"HOME": str(tmp_path / "home")}
+    args = ("train", "bn-x5", *TINY, "--steps", 1, "--out", "~/r")
+    shell(*args, folder=tmp_path, env=env).ok()
+    shell("train", "--resume", "~/r", "--steps", 2, folder=tmp_path, env=env).ok()
+    assert "1 model" in shell("evaluate", "~/r/best.pt", folder=tmp_path, env=env).ok()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    args = ("train", "bn-x5", "--data", "folder", "--data-dir", "~/none")
+    refused = shell(*args, folder=tmp_path, env=env).refused()
+    assert refused == f"data_dir={tmp_path}/home/none is no folder"
+
+
+def test_a_sealed_checkpoint_that_names_data_there_is_not(
+    run: tuple[Path, str], shell: Shell, tmp_path: Path
+) -> None:
+    held = checkpoint.read(run[0] / "runs/bn-x5+-digits/best.pt")
+    for data in ("digit", "\x1b[2J"):
+        checkpoint.write(tmp_path / "odd.pt", {**held, "plan": {**held["plan"], "data": data}})
+        for args in (("evaluate", "odd.pt"), ("train", "--resume", "odd.pt")):
+            said = shell(*args, folder=tmp_path).refused()
+            assert said.startswith("odd.pt")
+            assert "is not known; " in said
+            assert said.isprintable()

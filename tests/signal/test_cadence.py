@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from gammabeta.signal import Cadence
@@ -86,3 +87,46 @@ def test_bad_arguments(arguments: dict[str, float], said: str) -> None:
     with pytest.raises(ValueError, match=r"must be") as caught:
         Cadence(**arguments)  # type: ignore[arg-type]
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"early": "a"}, TypeError, "early='a' must be a whole number"),
+        ({"early": 1.5}, TypeError, "early=1.5 must be a whole number"),
+        ({"early": True}, TypeError, "early=True must be a whole number"),
+        ({"early": None}, TypeError, "early=None must be a whole number"),
+        ({"ratio": "b"}, TypeError, "ratio='b' must be a number above 1"),
+        ({"ratio": None}, TypeError, "ratio=None must be a number above 1"),
+        ({"ratio": 2j}, TypeError, "ratio=2j must be a number above 1"),
+        ({"ratio": 10**400}, ValueError, "ratio is too large; give math.inf for no later frame"),
+        ({"last": "x"}, TypeError, "last='x' must be a whole number"),
+        ({"last": math.inf}, TypeError, "last=inf must be a whole number"),
+    ],
+)
+def test_arguments_that_are_no_numbers(
+    arguments: dict[str, object], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error) as caught:
+        Cadence(**arguments)  # type: ignore[arg-type]
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("step", [math.inf, math.nan, "x", None, 1.5, True])
+def test_a_step_that_is_no_whole_number(step: object) -> None:
+    with pytest.raises(TypeError, match=r"^step=.* must be a whole number$"):
+        Cadence().due(step)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cadence", [Cadence(), Cadence(0, math.inf, -3), Cadence(0, 1e300)])
+def test_steps_that_are_far_off(cadence: Cadence) -> None:
+    """There is no step before the first, and none that a record could not hold."""
+    assert [cadence.due(step) for step in (0, -3, -(10**400))] == [False] * 3
+    cadence.due(2**63 - 1)
+    for step in (2**63, 10**400):
+        with pytest.raises(ValueError, match="step must be at most 9223372036854775807"):
+            cadence.due(step)
+
+
+def test_whole_numbers_of_numpy() -> None:
+    assert Cadence(early=np.int64(3), last=np.int32(7)).due(np.int64(7))  # type: ignore[arg-type]

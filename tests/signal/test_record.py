@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 
 from gammabeta.signal import Record, RecordError, Run
-from gammabeta.signal.record import APPLICATION_ID, FORMAT_VERSION, record_path
+from gammabeta.signal.record import (
+    APPLICATION_ID,
+    FORMAT_VERSION,
+    RecordExistsError,
+    record_path,
+)
 from tests.signal.recorded import everything, fill, fill_the_disk, summary
 
 
@@ -347,3 +352,30 @@ def test_a_reader_that_looks_in_does_not_leave_the_record_in_pieces(tmp_path: Pa
     threading.Timer(0.3, reader.close).start()
     record.close()
     assert [path.name for path in tmp_path.iterdir()] == ["run.sqlite"]
+
+
+@pytest.mark.parametrize("path", [5, None, b"run"])
+def test_a_path_that_is_none(path: object) -> None:
+    with pytest.raises(TypeError, match=r"^path is a .*; give the path of a file$"):
+        Record(path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_a_path_that_names_no_file(path: str) -> None:
+    with pytest.raises(RecordError, match=r"^path='.*' names no file; give one"):
+        Record(path)
+
+
+def test_an_arm_that_is_no_text(tmp_path: Path) -> None:
+    with Record(tmp_path / "run") as record, pytest.raises(TypeError, match=r"^arm is a int"):
+        record.arm(3)  # type: ignore[arg-type]
+
+
+def test_a_file_that_exists_is_told_from_one_that_cannot_be_made(tmp_path: Path) -> None:
+    Record(tmp_path / "run").close()
+    with pytest.raises(RecordExistsError, match="exists; give another path"):
+        Record(tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(RecordError, match="a folder on its way is a file") as caught:
+        Record(tmp_path / "file" / "run")
+    assert not isinstance(caught.value, RecordExistsError)

@@ -8,6 +8,7 @@ import os
 import platform
 import random
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 from gammabeta.signal import Record, RecordError, Run, axis
 from gammabeta.signal.record import FORMAT_VERSION
 from gammabeta.signal.run import Probe
+from gammabeta.view import export
 from tests.signal.recorded import STAGES, everything, fill, same, summary
 
 
@@ -339,3 +341,53 @@ def test_damaged_anywhere(finished: Path, tmp_path: Path) -> None:
         except RecordError:
             outcomes.append("refused")
     assert {"read", "refused"} <= set(outcomes)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
+def test_what_is_no_regular_file_is_not_waited_for(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.sqlite"
+    with socket.socket(socket.AF_UNIX) as bound:
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "socket":
+            bound.bind(str(path))
+        else:
+            path.symlink_to("/dev/zero")
+        refused(path, "is not a regular file; give the .sqlite file of a run")
+
+
+@pytest.mark.parametrize("path", [5, None, b"run.sqlite"])
+def test_a_path_that_is_none(path: object) -> None:
+    with pytest.raises(TypeError, match=r"^path is a .*; give the path of a file$"):
+        Run(path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE arm SET name = x'78' WHERE id = 1",
+        "UPDATE probe SET stage = x'78' WHERE id = 1",
+        "UPDATE scalar SET value = x'78'",
+        "UPDATE scalar SET value = 'x'",
+        "UPDATE frame SET step = x'78' WHERE id = 1",
+        "UPDATE frame SET step = 9e999 WHERE id = 1",
+        "UPDATE signal SET count = x'78'",
+        "UPDATE signal SET saturated = 'x'",
+        "UPDATE signal SET gradient = x'78'",
+        "UPDATE meta SET value = '5' WHERE key = 'settings'",
+        f"UPDATE meta SET value = '{'[' * 100_000}' WHERE key = 'settings'",
+    ],
+    ids=lambda damage: damage[:60],
+)
+def test_a_value_of_the_wrong_type(damage: str, finished: Path, tmp_path: Path) -> None:
+    execute(finished, damage)
+    with pytest.raises(RecordError, match="is damaged: "), Run(finished) as run:
+        export(run, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_process_that_is_no_number(finished: Path) -> None:
+    execute(finished, "UPDATE meta SET value = '\"running\"' WHERE key = 'status'")
+    execute(finished, "UPDATE meta SET value = '\"x\"' WHERE key = 'pid'")
+    with Run(finished) as run:
+        assert run.status() == "killed"

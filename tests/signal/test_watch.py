@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -783,3 +785,108 @@ def test_what_stands_between_a_layers_parts_does_not_part_them(path: Path) -> No
     assert places(path) == {(1, "0", s) for s in ("z", "normalized", "affine", "activation")}
     with Run(record_path(path)) as run:
         assert {probe.activation for probe in run.probes()} == {"hardtanh"}
+
+
+# What a person may give that will not do.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"model": 5}, "model is a int; give a torch.nn.Module"),
+        ({"model": nn.Linear}, "model is a type; give a torch.nn.Module"),
+        ({"record": 5}, "record is a int; give a path or a gammabeta.Record"),
+        ({"record": None}, "record is a NoneType; give a path or a gammabeta.Record"),
+        ({"record": b"run"}, "record is a bytes; give a path or a gammabeta.Record"),
+        ({"arm": 3}, "arm is a int; give a name, such as 'model'"),
+        ({"arm": None}, "arm is a NoneType; give a name, such as 'model'"),
+        ({"cadence": 5}, "cadence is a int; give a gammabeta.Cadence"),
+        ({"cadence": Cadence}, "cadence is a type; give a gammabeta.Cadence"),
+        ({"title": 5}, "title is a int; give text"),
+        ({"settings": 5}, "settings is a int; give a dict"),
+        ({"settings": "lr=1"}, "settings is a str; give a dict"),
+    ],
+)
+def test_an_argument_of_the_wrong_type(path: Path, arguments: dict[str, Any], said: str) -> None:
+    model = network()
+    before = hooks(model)
+    with pytest.raises(TypeError) as caught:
+        watch(**{"model": model, "record": path, **arguments})
+    assert str(caught.value) == said
+    assert hooks(model) == before
+    assert list(path.parent.iterdir()) == []
+
+
+def test_settings_that_are_too_deep(path: Path) -> None:
+    settings: dict[str, Any] = {}
+    for _ in range(100_000):
+        settings = {"a": settings}
+    with pytest.raises(TypeError, match="settings cannot be kept as JSON"):
+        watch(network(), path, settings=settings)
+    while settings:
+        settings = settings["a"]
+    assert list(path.parent.iterdir()) == []
+
+
+class Odd:
+    def __float__(self) -> float:
+        raise ValueError("no number")
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "said"),
+    [
+        ("x", TypeError, "loss is a str; give one number, such as loss.item()"),
+        ("1.5", TypeError, "loss is a str; give one number, such as loss.item()"),
+        (b"1", TypeError, "loss is a bytes; give one number"),
+        (1j, TypeError, "loss is a complex; give one number"),
+        (torch.tensor(1j), TypeError, "loss is a complex; give one number"),
+        (object(), TypeError, "loss is a object; give one number"),
+        (Odd(), TypeError, "loss is a Odd; give one number"),
+        ([1.0], TypeError, "loss is a list; give one number"),
+        (np.array("x"), TypeError, "loss is a str; give one number"),
+        (10**400, ValueError, "loss is too large for a float; give math.inf instead"),
+        (torch.ones(2), ValueError, "loss has shape (2,); give one number, its mean say"),
+        (torch.ones(0), ValueError, "loss has shape (0,); give one number, its mean say"),
+        (np.ones((2, 1)), ValueError, "loss has shape (2, 1); give one number, its mean say"),
+        (torch.ones((), device="meta"), ValueError, "loss is on the meta device"),
+    ],
+)
+def test_a_scalar_that_is_no_number(
+    path: Path, value: Any, error: type[Exception], said: str
+) -> None:
+    with watch(network(), path) as signal:
+        with pytest.raises(error, match=f"^{re.escape(said)}"):
+            signal.step(loss=value)
+        with pytest.raises(error, match=f"^{re.escape(said.replace('loss', 'accuracy', 1))}"):
+            signal.step(loss=1.0, accuracy=value)
+        assert signal.steps == 0
+    assert scalars_of(path) == []
+
+
+def test_a_scalar_that_is_none_is_named(path: Path) -> None:
+    with watch(network(), path) as signal, pytest.raises(TypeError, match=r"^accuracy is a None"):
+        signal.step(accuracy=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [math.inf, -math.inf, math.nan, 1, True, np.float32(2), np.array([2.0]), torch.tensor([[2]])],
+)
+def test_a_loss_that_is_not_finite_never_ends_a_training(path: Path, value: Any) -> None:
+    with watch(network(), path) as signal:
+        signal.step(loss=value)
+        signal.step(loss=torch.as_tensor(value))
+    expected = float(np.asarray(value).item())
+    assert [str(s.value) for s in scalars_of(path)] == [str(expected)] * 2
+
+
+def test_the_home_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(path.parent))
+    with watch(network(), "~/runs/first") as signal:
+        assert signal.record.path == path.parent / "runs/first.sqlite"
+    with Run("~/runs/first.sqlite") as run:
+        written = gb.export(run, "~/page.html")
+    assert written == path.parent / "page.html"
+    with pytest.raises(RecordError, match="names no home folder"):
+        watch(network(), "~nobody-here/first")

@@ -26,6 +26,8 @@ STATE: dict[str, Any] = {
     "recipe": {"name": "small"},
     "data": {"classes": ["a", "b"]},
     "step": 7,
+    "best": [0.5, 5],
+    "diverged": None,
     "model": {"weight": torch.arange(40.0).reshape(5, 8), "count": torch.tensor(3)},
     "optimizer": {"state": {0: {"momentum_buffer": torch.ones(5, 8)}}},
     "ranks": [{"random": {"torch": torch.get_rng_state()}}],

@@ -288,3 +288,44 @@ def test_the_live_pages_policy_allows_its_own_scripts_only() -> None:
     others = [s for t, s, _ in elements.found if t == "script" and s.get("type") != "importmap"]
     assert [s.get("src") for s in others] == ["./static/main.js"]
     assert json.loads(imports) == {"imports": {"gammabeta/": "./static/"}}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_what_is_no_regular_file_is_not_replaced(kind: str, recorded: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    if kind == "fifo":
+        os.mkfifo(page)
+    else:
+        page.symlink_to("/dev/null")
+    with Run(recorded) as run, pytest.raises(RecordError, match="is not a regular file; give anot"):
+        export(run, page, overwrite=True)
+    assert not page.is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"run": "run.sqlite"}, "run is a str; give a gammabeta.Run(path)"),
+        ({"run": None}, "run is a NoneType; give a gammabeta.Run(path)"),
+        ({"path": 5}, "path is a int; give the path of a file"),
+        ({"path": None}, "path is a NoneType; give the path of a file"),
+    ],
+)
+def test_an_argument_of_the_wrong_type(
+    arguments: dict[str, Any], said: str, recorded: Path, tmp_path: Path
+) -> None:
+    with Run(recorded) as run, pytest.raises(TypeError) as caught:
+        export(**{"run": run, "path": tmp_path / "page.html", **arguments})
+    assert str(caught.value) == said
+
+
+def test_an_empty_path(recorded: Path) -> None:
+    with Run(recorded) as run, pytest.raises(RecordError, match=r"^path='' names no file"):
+        export(run, "")
+
+
+def test_a_run_that_is_closed(recorded: Path, tmp_path: Path) -> None:
+    with Run(recorded) as run:
+        pass
+    with pytest.raises(RecordError, match="cannot be read: Cannot operate on a closed database"):
+        export(run, tmp_path / "page.html")

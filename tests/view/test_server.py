@@ -512,3 +512,9 @@ def test_waiting_for_those_who_listen(tmp_path: Path) -> None:
             running.drain(seconds=10)
             assert [e.data for e in stream] == ["finished"]
             assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("port", ["8501", 80.5, b"1"])
+def test_a_port_that_is_no_number(port: object, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"^port=.* must be a whole number between 0 and 65535$"):
+        Server(tmp_path / "run.sqlite", port)  # type: ignore[arg-type]

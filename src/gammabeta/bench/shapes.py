@@ -9,10 +9,18 @@ import math
 
 from gammabeta.models.inception_table import STEM, TABLE
 from gammabeta.names import known
+from gammabeta.training.images.examples import memory
 
 Shape = tuple[int, ...]
 
 BATCH = 32
+
+_LONGEST = 60
+"""Characters of a shape that a message repeats."""
+
+_BYTES = 48
+"""Of memory for each value of an input, at least: twelve float32 tensors of its shape are held at
+once, the input and the residual, their gradients, the outputs and what is kept for backward."""
 
 _STEM_SIZES = (112, 56, 56)
 _SIZE = 28
@@ -65,7 +73,8 @@ def chosen(names: list[str]) -> dict[Shape, str]:
         shape → the lists it is in, joined by blanks (``"own"`` for one that was written out).
 
     Raises:
-        ValueError: a name that is neither, or a shape that batch norm cannot take.
+        ValueError: a name that is neither, or a shape that batch norm cannot take or that does not
+            fit into memory.
 
     Example:
         >>> chosen(["tiny", "8x4x2x2"])
@@ -83,7 +92,28 @@ def chosen(names: list[str]) -> dict[Shape, str]:
     return {shape: " ".join(dict.fromkeys(lists)) for shape, lists in found.items()}
 
 
+def check_size(argument: str, value: object, values: float) -> None:
+    """Raise unless a case whose input has so many ``values`` can fit into this machine's memory.
+
+    Args:
+        argument: what the person calls the input's size, for the message.
+        value: what the person gave.
+        values: how many; inf for too many to count.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    there = memory()
+    if not values * _BYTES <= there:  # NaN, too: 0 × too many to count
+        raise ValueError(
+            f"{argument}={value!r} does not fit into this machine's memory of {there / 1e9:.0f} "
+            "GB; give a smaller input"
+        )
+
+
 def _shape(name: str, sizes: list[str]) -> Shape:
+    name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
+    check_size("shapes", name, math.prod(float(size) for size in sizes))
     shape = tuple(map(int, sizes))
     if len(shape) not in (2, 4) or math.prod(shape) <= shape[1]:
         raise ValueError(

@@ -10,6 +10,7 @@ import os
 import sys
 from typing import Annotated
 
+import torch
 import typer
 
 from gammabeta import __version__
@@ -18,6 +19,7 @@ from gammabeta.cli.demo import demo
 from gammabeta.cli.evaluate import evaluate
 from gammabeta.cli.info import info
 from gammabeta.cli.reproduce import reproduce
+from gammabeta.cli.terminal import printable
 from gammabeta.cli.train import train
 from gammabeta.cli.view import view
 
@@ -35,6 +37,10 @@ app.command()(info)
 _ParserError: type[typer.BadParameter] = next(
     c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
 )
+
+
+_LONGEST = 1_000
+"""Characters of a complaint, which may repeat a value of any length."""
 
 
 @app.callback(invoke_without_command=True)
@@ -66,12 +72,27 @@ def main() -> None:
         code = 1
     except (ValueError, TypeError, OSError) as e:
         code = complain(str(e))
+    except (MemoryError, RuntimeError) as e:
+        if not _memory_is_full(e):
+            raise
+        code = complain("out of memory: a smaller network, input or mini-batch may fit")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def complain(message: str) -> int:
-    """Print one line of error and return the exit code."""
-    print(f"gammabeta: {' '.join(message.split())}", file=sys.stderr)
+    """Print one line of error, cut if it is very long, and return the exit code."""
+    line = printable(" ".join(message.split()))
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
+    print(f"gammabeta: {line}", file=sys.stderr)
     return 2
+
+
+def _memory_is_full(error: Exception) -> bool:
+    """Whether Python, NumPy or torch could not have the memory it asked for."""
+    return (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        or "can't allocate memory" in str(error)  # torch on the CPU
+    )

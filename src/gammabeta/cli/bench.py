@@ -19,11 +19,12 @@ from gammabeta.bench.inputs import FORMATS, OPS
 from gammabeta.bench.nets import INCEPTIONS
 from gammabeta.bench.results import Row, Setting, Table, here
 from gammabeta.bench.rivals import RIVALS
-from gammabeta.bench.shapes import LISTS
+from gammabeta.bench.shapes import LISTS, check_size
 from gammabeta.bench.variants import VARIANTS
 from gammabeta.bench.verdict import verdicts_table
 from gammabeta.cli.case_bar import Turns
-from gammabeta.cli.parse import number, whole
+from gammabeta.cli.parse import number, path, whole
+from gammabeta.cli.terminal import say
 from gammabeta.names import known
 
 app = typer.Typer(
@@ -34,7 +35,10 @@ app = typer.Typer(
 )
 
 Out = Annotated[
-    Path, typer.Option(help="Folder of the CSV files and pictures; those of old are replaced.")
+    Path,
+    typer.Option(
+        parser=path, help="Folder of the CSV files and pictures; those of old are replaced."
+    ),
 ]
 Threads = Annotated[
     int, typer.Option(parser=whole, metavar="COUNT", help="Of torch, for all that is compared.")
@@ -78,6 +82,8 @@ DTypes = Annotated[str, typer.Option("--dtype", metavar="NAMES", help="fp32, bf1
 Variants = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(VARIANTS)}.")]
 
 DEFAULT_OUT = Path("runs/bench")
+_PICTURE = "roofline.svg"
+_FILES = ("norm.csv", "step.csv", "memory.csv", "error.csv", _PICTURE)
 _THREADS, _SECONDS = 2, 1.0
 _QUICK_ROUNDS = 3
 _NETWORKS = "bn-inception,resnet-50,tiny"
@@ -114,7 +120,7 @@ def norm(
     )
     complete = _collect(console, "norm", cases, len(plan.cases), table, norm_report.line)
     if any((row.what, row.who) in roofline.SERIES for row in table.rows):
-        (out / "roofline.svg").write_text(roofline.draw(table.rows), encoding="utf-8")
+        (out / _PICTURE).write_text(roofline.draw(table.rows), encoding="utf-8")
     _by_format(console, table, norm_report.shapes_table)
     if sizes := norm_report.sizes_table(table.rows):
         console.print(f"\n{sizes}", markup=False)
@@ -136,7 +142,7 @@ def step(
 ) -> None:
     """Time of a network's training step: with ReLU alone, with torch's norms, with ours."""
     dtypes, forms = _dtypes(dtype), step_bench.forms(names(variants))
-    training = step_bench.Training.of(model, *((8, 16) if quick else (batch, size)))
+    training = _training(model, *((8, 16) if quick else (batch, size)))
     console, setting, table = _prepare(out / "step.csv", threads, allocator, seconds)
     rounds = _QUICK_ROUNDS if quick else None
     cases = step_bench.measure_time(
@@ -159,7 +165,7 @@ def memory(
 ) -> None:
     """Peak of a network's activation memory, forward and backward."""
     dtypes, forms = _dtypes(dtype), step_bench.forms(names(variants))
-    training = step_bench.Training.of(model, *((8, 16) if quick else (batch, size)))
+    training = _training(model, *((8, 16) if quick else (batch, size)))
     console, setting, table = _prepare(out / "memory.csv", threads, "default")
     cases = step_bench.measure_memory(training, dtypes, forms, setting)
     complete = _collect(console, "memory", cases, len(dtypes), table, step_report.line)
@@ -202,6 +208,14 @@ def _dtypes(text: str) -> list[str]:
     return [known("dtype", name, step_bench.DTYPES) for name in dict.fromkeys(names(text))]
 
 
+def _training(model: str | None, batch: int, size: int) -> step_bench.Training:
+    """Load the network, unless its images alone would not fit into memory."""
+    if 0 < batch <= 4096 and 0 < size <= 4096:  # what is out of range is refused below
+        channels = 64 if model is None else 3  # of the largest tensors
+        check_size("batch", batch, float(batch * channels * size**2))
+    return step_bench.Training.of(model, batch, size)
+
+
 def _conclude_forms(
     console: Console, training: step_bench.Training, table: Table, complete: bool
 ) -> None:
@@ -221,8 +235,20 @@ def _by_format(
             console.print(lay_out(table.rows, name), markup=False)
 
 
+def _table(file: Path) -> Table:
+    """Return the table at ``file``; its folder must do for all that a benchmark writes."""
+    for name in _FILES:
+        taken = file.with_name(name)
+        if taken.exists() and not taken.is_file():
+            raise ValueError(f"{taken} is not a regular file; the results need that name")
+    try:
+        return Table(file)
+    except OSError as e:
+        raise ValueError(f"out={file.parent} cannot be used: {e.strerror or e}") from e
+
+
 def _prepare(
-    path: Path, threads: int, allocator: str, seconds: float = 0.0
+    file: Path, threads: int, allocator: str, seconds: float = 0.0
 ) -> tuple[Console, Setting, Table]:
     """Set up the process as asked, and say how; complaints come before anything is printed."""
     if not 1 <= threads <= 1024:
@@ -230,7 +256,7 @@ def _prepare(
     if not 0 <= seconds <= 3600:
         raise ValueError(f"seconds={seconds} must be between 0 and 3600")
     known("allocator", allocator, ALLOCATORS)
-    table = Table(path)
+    table = _table(file)
     effective = set_allocator(allocator)
     torch.set_num_threads(threads)
     setting = here(effective)
@@ -263,7 +289,8 @@ def _conclude(console: Console, table: Table, summary: str, complete: bool) -> N
     if table.rows:
         for absence in norm_report.absences(table.rows):
             console.print(f"absent: {absence}", markup=False)
-        console.print(f"\n{summary}\n\nresults  {table.path}", markup=False)
+        console.print(f"\n{summary}\n", markup=False)
+        say(console, f"results  {table.path}")
     if not complete:
         kept = "what was measured is kept" if table.rows else "nothing was measured yet"
         console.print(f"interrupted; {kept}")

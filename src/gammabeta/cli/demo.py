@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gammabeta.cli import browser, demo_board
-from gammabeta.cli.parse import number, whole
-from gammabeta.signal.record import Record, RecordError, record_path
+from gammabeta.cli.parse import data_folder, number, path, whole
+from gammabeta.cli.terminal import say
+from gammabeta.signal.record import Record, RecordError, RecordExistsError, record_path
 from gammabeta.signal.run import Run
 from gammabeta.training.data import Dataset, load
 from gammabeta.training.pair import Pair
 from gammabeta.training.presets import DEFAULT, PRESETS, preset
 from gammabeta.view import Server, export
+from gammabeta.view.server import check_port
 
 DEFAULT_OUT = Path("runs/demo")
 _FIRST_VISIT_SECONDS = 8.0
@@ -37,7 +40,8 @@ def demo(
         str | None, typer.Option(help="digits (embedded) or fashion-mnist (local IDX files).")
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of Fashion-MNIST's four IDX files.")
+        Path | None,
+        typer.Option(parser=data_folder, help="Folder of Fashion-MNIST's four IDX files."),
     ] = None,
     lr: Annotated[
         float | None,
@@ -75,7 +79,11 @@ def demo(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="File of the record; the page goes beside it.", show_default="runs/demo"),
+        typer.Option(
+            parser=path,
+            help="File of the record; the page goes beside it.",
+            show_default="runs/demo",
+        ),
     ] = None,
     port: Annotated[
         int | None,
@@ -93,6 +101,7 @@ def demo(
     ] = None,
 ) -> None:
     """Train a small stack on real digits with and without batch norm, and watch its signal."""
+    check_port(port)
     chosen = preset(preset_name)
     settings = chosen.settings.with_changes(
         dataset=dataset,
@@ -111,15 +120,10 @@ def demo(
     # A preset's sentence is about its own settings; with others it might be untrue.
     note = chosen.sentence if settings == chosen.settings else ""
     data = load(settings.dataset, data_dir)
-    path, page = _free(out)
     console = Console(highlight=False, soft_wrap=True)
-    live = Server(path, port) if server else None  # a port that is taken is said before training
-    try:
-        record = Record(path, settings.title(), {**vars(settings), "note": note})
-    except RecordError:
-        if live is not None:
-            live.stop()
-        raise
+    described = {**vars(settings), "note": note}
+    record, live = _begun(out, settings.title(), described, server, port)
+    page = record.path.with_suffix(".html")
     step = 0
     status = "failed"
     opened = False
@@ -153,8 +157,8 @@ def demo(
                 live.drain(3 if ended else 1, first=_FIRST_VISIT_SECONDS if ended and opened else 0)
                 live.stop()
     if record.error is not None:
-        raise RecordError(f"{path} could not be written to the end: {record.error}")
-    with Run(path) as run:
+        raise RecordError(f"{record.path} could not be written to the end: {record.error}")
+    with Run(record.path) as run:
         export(run, page, overwrite=True)
         if status == "finished":
             console.print()
@@ -166,8 +170,8 @@ def demo(
         console.print(
             f"interrupted after step {step} of {settings.steps}; what was recorded is kept"
         )
-    console.print(f"picture  {page}  (open it in a browser)", markup=False)
-    console.print(f"record   {path}  (gammabeta view {path})", markup=False)
+    say(console, f"picture  {page}  (open it in a browser)")
+    say(console, f"record   {record.path}  (gammabeta view {record.path})")
     if status == "interrupted":
         raise typer.Exit(130)
 
@@ -192,22 +196,32 @@ def _hurried_by_an_interrupt(live: Server | None) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _free(out: Path | None) -> tuple[Path, Path]:
-    """Return the files of record and page: as asked, or the first default names not in use."""
-    if out is not None:
-        path = record_path(out)
-        page = path.with_suffix(".html")
-        for taken in (path, page):
-            if taken.exists():
-                raise RecordError(f"{taken} exists; give --out another name, or move it away")
-        return path, page
-    count = 1
+def _begun(
+    out: Path | None, title: str, settings: dict[str, Any], served: bool, port: int | None
+) -> tuple[Record, Server | None]:
+    """Create the record, and bind the port before it: one that is taken leaves nothing behind.
+
+    The record is that which was asked for, or the first default one not in use. Another process
+    may take a name between the look and the creation; the next one is then tried.
+    """
+    attempt = 0
     while True:
-        path = record_path(DEFAULT_OUT if count == 1 else Path(f"{DEFAULT_OUT}-{count}"))
-        page = path.with_suffix(".html")
-        if not path.exists() and not page.exists():
-            return path, page
-        count += 1
+        attempt += 1
+        default = DEFAULT_OUT if attempt == 1 else Path(f"{DEFAULT_OUT}-{attempt}")
+        file = record_path(out or default)
+        for taken in (file, file.with_suffix(".html")):
+            if out is not None and taken.exists():
+                raise RecordError(f"{taken} exists; give --out another name, or move it away")
+        if out is None and (os.path.lexists(file) or file.with_suffix(".html").exists()):
+            continue
+        live = Server(file, port) if served else None
+        try:
+            return Record(file, title, settings), live
+        except RecordError as e:
+            if live is not None:
+                live.stop()
+            if out is not None or not isinstance(e, RecordExistsError):
+                raise
 
 
 def _progress(console: Console) -> Progress:

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from gammabeta.cli.parse import whole
+from gammabeta.cli.parse import data_folder, path, whole
+from gammabeta.cli.terminal import say
 from gammabeta.names import known
-from gammabeta.training.checkpoint import BEST
+from gammabeta.training.checkpoint import BEST, CheckpointError
+from gammabeta.training.data import DataError
 from gammabeta.training.evaluate.evaluate import CROPS, STATISTICS
 from gammabeta.training.images import SOURCES, Stream, load_images
 from gammabeta.training.members import CALIBRATION, check, evaluate_members, load_member
@@ -22,6 +24,7 @@ def evaluate(
     checkpoints: Annotated[
         list[Path],
         typer.Argument(
+            parser=path,
             metavar="CHECKPOINT…",
             help="Files, or runs' folders (their best). Several are an ensemble.",
             show_default=False,
@@ -49,7 +52,9 @@ def evaluate(
             show_default="that of the first checkpoint",
         ),
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the data's files.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(parser=data_folder, help="Folder of the data's files.")
+    ] = None,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
     ] = False,
@@ -65,17 +70,22 @@ def evaluate(
     with ranks(device) as alone:
         if alone.count > 1:
             raise ValueError("evaluate runs in one process; start it without torchrun")
-        members = [load_member(path, device=alone.device) for path in checkpoints]
+        members = [load_member(place, device=alone.device) for place in checkpoints]
         plan = members[0].plan
         its_own = data is None and data_dir is None
         if its_own and plan.data_dir:
             data_dir = Path(plan.data_dir)
-        images = load_images(
-            data or plan.data,
-            data_dir,
-            size=int(members[0].data["size"]),
-            skip_unreadable=skip_unreadable,
-        )
+        try:
+            images = load_images(
+                data or plan.data,
+                data_dir,
+                size=int(members[0].data["size"]),
+                skip_unreadable=skip_unreadable,
+            )
+        except ValueError as e:
+            if not its_own or isinstance(e, DataError):
+                raise
+            raise CheckpointError(f"{members[0].path} names data that cannot be had: {e}") from e
         if its_own and describe(images) != members[0].data:
             raise ValueError(
                 f"data={plan.data!r} is not what {members[0].path} was trained on, so that it may "
@@ -85,11 +95,9 @@ def evaluate(
         check(members, images)
         for member in members:
             chosen = ", the best on its own test split" if member.path.name == BEST else ""
-            console.print(
-                f"{member.path}  {member.recipe.name}, step {member.step}{chosen}", markup=False
-            )
+            say(console, f"{member.path}  {member.recipe.name}, step {member.step}{chosen}")
         if images.note:
-            console.print(images.note, markup=False)
+            say(console, images.note)
         total = None if isinstance(images.test, Stream) else len(images.test)
         with console.status("evaluating") as status:
 

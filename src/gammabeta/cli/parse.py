@@ -1,6 +1,8 @@
-"""Numbers on the command line, refused by name and value."""
+"""Numbers and paths on the command line, refused by name and value."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import typer
 
@@ -19,3 +21,27 @@ def whole(text: str) -> int:
         return int(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a whole number, such as 64") from None
+
+
+def path(text: str | Path) -> Path:
+    """Return ``text`` as a path, ``~`` as the home folder; `typer.BadParameter` if it is empty."""
+    if not str(text):
+        raise typer.BadParameter(f"{text!r} names no file or folder; give its path")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise typer.BadParameter(
+            f"{text!r} names no home folder; give the whole path, or ./~ for a file of that name"
+        ) from None
+
+
+def data_folder(text: str | Path) -> Path:
+    """Return ``text`` as the `path` of a folder of data.
+
+    `typer.BadParameter` if one of its IDX files is no file: a FIFO would be waited for.
+    """
+    folder = path(text)
+    for file in folder.glob("*-idx?-ubyte*"):
+        if file.exists() and not file.is_file():
+            raise typer.BadParameter(f"{str(file)!r} is not a regular file; put the data there")
+    return folder

@@ -21,7 +21,8 @@ from gammabeta.claims.registry import claim as named
 from gammabeta.claims.registry import claims
 from gammabeta.cli.claim_bars import Bars
 from gammabeta.cli.jobs import Done, put_to_the_test, side_by_side, usual
-from gammabeta.cli.parse import whole
+from gammabeta.cli.parse import data_folder, path, whole
+from gammabeta.cli.terminal import say
 from gammabeta.names import known
 
 DEFAULT_OUT = Path("runs/claims")
@@ -44,13 +45,17 @@ def reproduce(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of results, figures and report.", show_default="runs/claims[-quick]"
+            parser=path,
+            help="Folder of results, figures and report.",
+            show_default="runs/claims[-quick]",
         ),
     ] = None,
     data: Annotated[
         str, typer.Option(metavar="NAME", help=f"Images to test on: {', '.join(NAMES)}.")
     ] = DATA,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the images' files.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(parser=data_folder, help="Folder of the images' files.")
+    ] = None,
     seeds: Annotated[
         int, typer.Option(parser=whole, metavar="COUNT", help="Runs of every arm.")
     ] = len(SEEDS),
@@ -109,10 +114,11 @@ def _run(console: Console, context: Context, chosen: list[Claim], jobs: int) -> 
                         markup=False,
                     )
     except KeyboardInterrupt:
-        console.print(
-            f"\ninterrupted; what was done is kept in {context.folder}, and the same command "
-            "goes on from there",
-            markup=False,
+        console.print()
+        say(
+            console,
+            f"interrupted; what was done is kept in {context.folder}, and the same command goes "
+            "on from there",
         )
         raise typer.Exit(130) from None
     found = results.kept(context.folder, context.quick)
@@ -120,13 +126,13 @@ def _run(console: Console, context: Context, chosen: list[Claim], jobs: int) -> 
     console.print()
     console.print(_board([result for result in found if result.claim in chosen], console.width))
     console.print()
-    console.print(f"report   {page}  (open it in a browser)", markup=False)
-    console.print(f"         {text}", markup=False)
+    say(console, f"report   {page}  (open it in a browser)")
+    say(console, f"         {text}")
     recorded = sorted((context.folder / "runs").rglob("*.sqlite"))
     if recorded:
-        console.print(f"records  {recorded[0]}  (gammabeta view {recorded[0]})", markup=False)
+        say(console, f"records  {recorded[0]}  (gammabeta view {recorded[0]})")
         if len(recorded) > 1:
-            console.print(f"         and {len(recorded) - 1} more beside it", markup=False)
+            say(console, f"         and {len(recorded) - 1} more beside it")
 
 
 def _in_turn(chosen: list[Claim], context: Context, bars: Bars) -> Generator[Done]:

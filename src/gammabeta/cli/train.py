@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gammabeta.cli.parse import number, whole
+from gammabeta.cli.parse import data_folder, number, path, whole
 from gammabeta.cli.running import go, said_once
 from gammabeta.training import run as runs
 from gammabeta.training.images import SOURCES
@@ -46,7 +46,7 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on with a run: its folder, or one of its checkpoints."),
+        typer.Option(parser=path, help="Go on with a run: its folder, or one of its checkpoints."),
     ] = None,
     data: Annotated[
         str | None,
@@ -58,7 +58,8 @@ def train(
         ),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the data's files.", rich_help_panel=_DATA)
+        Path | None,
+        typer.Option(parser=data_folder, help="Folder of the data's files.", rich_help_panel=_DATA),
     ] = None,
     size: Annotated[
         int | None, _whole("Height and width given to the network.", _DATA, "the data's own")
@@ -136,7 +137,10 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the run.", show_default="runs/RECIPE-DATA", rich_help_panel=_RUN
+            parser=path,
+            help="Folder of the run.",
+            show_default="runs/RECIPE-DATA",
+            rich_help_panel=_RUN,
         ),
     ] = None,
     device: Annotated[

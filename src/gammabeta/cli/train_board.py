@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from gammabeta.cli.terminal import say
 from gammabeta.training.engine import Trainer
 from gammabeta.training.progress import Outcome, Progress
 
@@ -92,7 +93,7 @@ class Board:
         self._bar.stop()
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        say(self._console, line)
 
 
 def _duration(seconds: float) -> str:

@@ -9,13 +9,18 @@ import typer
 from rich.console import Console
 
 from gammabeta.cli import browser
-from gammabeta.cli.parse import whole
+from gammabeta.cli.parse import path, whole
+from gammabeta.cli.terminal import say
 from gammabeta.signal.run import Run
 from gammabeta.view import Server, export
+from gammabeta.view.server import check_port
 
 
 def view(
-    file: Annotated[Path, typer.Argument(help="The .sqlite file of a run.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(parser=path, help="The .sqlite file of a run.", show_default=False),
+    ],
     port: Annotated[
         int | None,
         typer.Option(
@@ -31,20 +36,21 @@ def view(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(help="Write the run as one HTML file instead of serving it."),
+        typer.Option(parser=path, help="Write the run as one HTML file instead of serving it."),
     ] = None,
 ) -> None:
     """Show a recorded run: finished, still running, or left behind by a killed process."""
+    check_port(port)
     console = Console(highlight=False, soft_wrap=True)
     with Run(file) as run:  # every complaint about the file comes before the server starts
-        # A stranger's words may hold what a terminal would obey.
-        title = "".join(c if c.isprintable() else "�" for c in run.title)
+        title = run.title
         if html is not None:
-            path = export(run, html)
-            console.print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)", markup=False)
+            page = export(run, html)
+            say(console, f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
             return
     with Server(file, port) as server:
-        console.print(f"{title}\n{server.url}  (Ctrl-C ends)", markup=False)
+        say(console, title)
+        say(console, f"{server.url}  (Ctrl-C ends)")
         if browser.wanted(open_browser):
             browser.open_page(server.url)
         try:

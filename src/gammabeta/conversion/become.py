@@ -7,12 +7,15 @@ parametrizations change a module's class in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
+
+from gammabeta.statistics.undo import undo_all
 
 # What ``Module.compile`` leaves is a call of the module itself, whatever its class.
 _INTERNALS = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
@@ -34,21 +37,32 @@ class Becoming:
     attributes: dict[str, Any]
 
 
-def become(changes: Iterable[Becoming]) -> None:
-    """Make all changes, or none if one fails."""
+def become(changes: Iterable[Becoming]) -> Callable[[], None]:
+    """Make all changes, or none if one fails.
+
+    Returns:
+        What undoes them all, if it is called.
+    """
     done: list[Becoming] = []
+
+    def undo() -> None:
+        undo_all(partial(_set, before) for before in reversed(done))
+
     try:
         for change in changes:
             module = change.module
             done.append(Becoming(module, module.__class__, module.__dict__))
-            module.__class__ = change.cls
-            # Past nn.Module.__setattr__, which looks things up in the attributes it would replace.
-            object.__setattr__(module, "__dict__", change.attributes)
+            _set(change)
     except BaseException:
-        for before in reversed(done):
-            before.module.__class__ = before.cls
-            object.__setattr__(before.module, "__dict__", before.attributes)
+        undo()
         raise
+    return undo
+
+
+def _set(change: Becoming) -> None:
+    change.module.__class__ = change.cls
+    # Past nn.Module.__setattr__, which looks things up in the attributes it would replace.
+    object.__setattr__(change.module, "__dict__", change.attributes)
 
 
 def recast(module: nn.Module, cls: type[nn.Module], without: Iterable[str] = ()) -> Becoming:

@@ -11,6 +11,7 @@ arguments, add one entry to `_STEMS`. gammabeta's own classes are found by torch
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,10 @@ NORMS = (
     nn.RMSNorm,
 )
 """What is a normalization layer of torch's, subclasses included."""
+
+
+class OneValueGroupError(ValueError):
+    """The layer asked for would normalize single values: its output would be β for any input."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,8 @@ def build(
         to: a name in `FAMILIES`.
         groups: G, for ``"group"``.
         exact: whether a ``groups`` that does not divide C is an error; else the largest divisor
-            of C below it is used.
+            of C below it is used. A group never has a single channel: where it would, the
+            largest divisor with two channels or more per group is used.
         dims: spatial dims of the input, where the class to build depends on them and ``norm``
             does not say.
         options: more arguments of the new class.
@@ -160,6 +166,7 @@ def build(
         ``norm`` has them.
 
     Raises:
+        OneValueGroupError: the new layer would normalize single values.
         ValueError: ``norm`` has no such successor; the message says why and what has.
         TypeError: an option that the new class does not have.
     """
@@ -172,6 +179,11 @@ def build(
                 f"normalizes the last dims, {list(norm.shape)}, and a {to} norm normalizes dim 1, "
                 "the channels; to='layer' and to='rms' fit"
             )
+        if math.prod(norm.shape) == 1:
+            raise OneValueGroupError(
+                f"normalizes {list(norm.shape)}, a single value, of which a {to} norm keeps nothing"
+                " but its sign at most"
+            )
         cls = TWINS[nn.LayerNorm] if to == "layer" else TWINS[nn.RMSNorm]
         arguments |= {"normalized_shape": norm.shape, "elementwise_affine": norm.weight}
     elif to == "rms":
@@ -180,10 +192,20 @@ def build(
             "and to='group' fit"
         )
     elif to in ("group", "layer"):
+        if norm.channels == 1:
+            raise OneValueGroupError(
+                f"has 1 channel, so that a {to} norm has a single value to normalize where the "
+                "input has one position, and gives β for any input"
+            )
         cls = TWINS[nn.GroupNorm]
         number = 1 if to == "layer" else _groups(norm.channels or 0, groups, exact)
         arguments |= {"num_groups": number, "num_channels": norm.channels, "affine": norm.weight}
     else:
+        if to == "instance" and norm.family != "instance" and norm.dims == 1 and dims != 1:
+            raise OneValueGroupError(
+                "may get input without positions, (N, C), where an instance norm has a single "
+                "value to normalize; dims=1 says that its input is (N, C, L)"
+            )
         cls = _of_dims(to, norm.dims if norm.dims is not None else dims)
         arguments |= {"num_features": norm.channels, "affine": norm.weight}
     if to != "rms":
@@ -206,6 +228,10 @@ def _check_options(cls: Type, options: dict[str, Any]) -> None:
             raise TypeError(f"{option}= cannot be given: the parameters are the old layer's")
         if option not in free:
             raise TypeError(f"{option!r} is no argument of {cls.__name__}; it has {free}")
+        value = options[option]
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if option in ("eps", "momentum") and not number and value is not None:
+            raise TypeError(f"{option}={value!r} is of type {type(value).__name__}; give a number")
 
 
 def _of_dims(family: str, dims: int | None) -> Type:
@@ -220,11 +246,9 @@ def _of_dims(family: str, dims: int | None) -> Type:
 
 
 def _groups(channels: int, groups: int, exact: bool) -> int:
-    """The number of groups for ``channels`` channels."""
-    if channels % groups == 0:
-        return groups
-    fit = next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
-    if exact:
+    """The number of groups for ``channels`` channels, two at least; no group has only one."""
+    fit = next(g for g in range(min(groups, channels // 2), 0, -1) if channels % g == 0)
+    if channels % groups and exact:
         raise ValueError(
             f"has {channels} channels, no multiple of groups={groups}; groups={fit} fits, and "
             "exact=False takes the largest number that fits, layer by layer"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from gammabeta.table import table
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,7 @@ class Change:
         before, after: its classes, as `label` names them.
         lost: what could not be carried over.
         notes: what else a person should know.
+        adjusted: what was asked for and could not be done as it was asked.
     """
 
     names: tuple[str, ...]
@@ -26,6 +32,7 @@ class Change:
     after: str
     lost: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    adjusted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Conversion:
                     change.before,
                     change.after,
                     "; ".join(change.lost),
-                    "; ".join(change.notes),
+                    "; ".join(change.adjusted + change.notes),
                 )
                 for change in self.changes
             ]
@@ -89,8 +96,10 @@ class Conversion:
         return "\n".join(lines)
 
     def summary(self) -> str:
-        """What was lost and left, in one line; empty if nothing was."""
-        parts = [f"{what} ({number} of {len(self.changes)})" for what, number in self.lost.items()]
+        """What was lost, adjusted and left, in one line; empty if nothing was."""
+        counted = self.lost
+        counted.update(what for change in self.changes for what in change.adjusted)
+        parts = [f"{what} ({number} of {len(self.changes)})" for what, number in counted.items()]
         parts += [f"{_names(one.names)} left as it is: {one.reason}" for one in self.left[:3]]
         if len(self.left) > 3:
             parts.append(f"and {len(self.left) - 3} more left")
@@ -110,3 +119,20 @@ def label(cls: type[nn.Module]) -> str:
 
 def _names(names: tuple[str, ...]) -> str:
     return " = ".join(name or "(model)" for name in names)
+
+
+Report = Callable[[Conversion], object]
+"""What a person gives to be called with what was changed."""
+
+
+def tell(conversion: Conversion, report: Report | None, warning: str) -> None:
+    """Give the report to whom it is for; without one, warn if there is something to say.
+
+    To be called before anything is changed: a report may raise, and a warning too.
+    """
+    if report is not None:
+        report(conversion)
+        return
+    _log.info("%s", conversion)
+    if warning:
+        warnings.warn(f"{warning} (report=print shows every layer)", UserWarning, stacklevel=3)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from gammabeta.conversion.become import Becoming, succeed
-from gammabeta.conversion.families import FAMILIES, build, describe, family_of
+from gammabeta.conversion.families import (
+    FAMILIES,
+    NORMS,
+    OneValueGroupError,
+    build,
+    describe,
+    family_of,
+)
 from gammabeta.conversion.report import Change, Conversion, Left, label
 from gammabeta.statistics.freeze import is_frozen
+from gammabeta.statistics.scripted import is_scripted, original_name
 
 
 def places(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Module]]:
@@ -38,9 +48,38 @@ def reason_left(module: nn.Module, cls: type[nn.Module]) -> str:
     """Why a normalization layer whose class is ``cls`` is left alone."""
     if "forward" in module.__dict__:
         return "its forward was replaced on the object"
+    if any(map(is_lazy, module.parameters(recurse=False))):
+        return f"{cls.__name__} has not seen a batch; call the model on one first"
     if cls.__module__.startswith("torch.nn.modules."):
         return f"gammabeta has no {cls.__name__}"
+    if not issubclass(cls, NORMS):
+        return f"{cls.__name__} is no subclass of torch's layers"
+    forward = str(getattr(getattr(cls, "forward", None), "__module__", ""))
+    if not forward.startswith(("torch.nn.modules.", "gammabeta.layers.")):
+        return f"{cls.__name__} is a subclass with a forward of its own"
     return f"{cls.__name__} is a subclass, which may do anything"
+
+
+def looks_like_a_norm(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether ``module`` is a normalization layer of torch's, or by its name one of another kind.
+
+    Example:
+        >>> looks_like_a_norm(nn.LocalResponseNorm(2), nn.LocalResponseNorm)
+        True
+    """
+    if isinstance(module, NORMS):
+        return True
+    named = re.search(r"Norm(?!al|ed)", cls.__name__) is not None
+    a_helper = cls.__module__.startswith("torch.") and not cls.__module__.startswith("torch.nn.mod")
+    return named and not a_helper and not is_scripted(module) and not module._modules
+
+
+def left_compiled(names: tuple[str, ...], module: nn.Module, kinds: Iterable[type]) -> list[Left]:
+    """How a layer of one of ``kinds`` that `torch.jit` has compiled is reported; else nothing."""
+    if not is_scripted(module) or original_name(module) not in {cls.__name__ for cls in kinds}:
+        return []
+    reason = "torch.jit has compiled it; convert the model before it is scripted or traced"
+    return [Left(names, f"compiled {original_name(module)}", reason)]
 
 
 def plan_swaps(
@@ -58,12 +97,16 @@ def plan_swaps(
                 if family is not None and family not in families:
                     reason = f"its family is {family!r}; of= names the families to swap"
                 conversion.left.append(Left(names, label(cls), reason))
+            conversion.left += left_compiled(names, module, kinds)
             continue
         if is_frozen(module):
             raise ValueError(f"layer {names[0]!r} is frozen, to keep its statistics; unfreeze() it")
         norm = describe(module, family)
         try:
             new = build(norm, to, **arguments)
+        except OneValueGroupError as error:
+            conversion.left.append(Left(names, label(cls), f"it {error}"))
+            continue
         except ValueError as error:
             raise ValueError(f"layer {names[0]!r} ({cls.__name__}) {error}") from None
         old = cls(1, 1) if family == "group" else cls(1)
@@ -74,13 +117,17 @@ def plan_swaps(
                 " it first"
             )
         changes.append(succeed(module, old, new))
-        lost, notes = _lost(module, old, new), _notes(module, new, to, arguments["groups"])
-        conversion.changes.append(Change(names, label(cls), label(type(new)), lost, notes))
+        groups = arguments["groups"]
+        lost, notes = _lost(module, old, new), _notes(module, new, to, groups)
+        adjusted = _adjusted(norm.channels, new, to, groups)
+        conversion.changes.append(
+            Change(names, label(cls), label(type(new)), lost, notes, adjusted)
+        )
     if not changes:
         have = {family_of(module) for _, module in places(model)} - {None}
         raise ValueError(
-            f"model={type(model).__name__} has no layer of the family {' or '.join(families)} to "
-            f"swap (it has: {', '.join(map(str, sorted(map(str, have)))) or 'none'})"
+            f"model={type(model).__name__} has no layer of the family {' or '.join(families)} "
+            f"that can be swapped (it has: {', '.join(map(str, sorted(map(str, have)))) or 'none'})"
             + "".join(f"; {conversion.summary()}" for _ in conversion.left[:1])
         )
     _slow_paths(model, changes, conversion)
@@ -134,6 +181,13 @@ def _notes(module: nn.Module, new: Any, to: str, groups: int) -> tuple[str, ...]
         notes.append(f"momentum {after}, was {before}")
     if to == "layer" and isinstance(new, nn.GroupNorm):
         notes.append("layer norm over channels and positions")
-    if to == "group" and new.num_groups != groups:
+    if to == "group" and new.num_groups != groups and new.num_channels % groups:
         notes.append(f"{new.num_groups} groups")
     return tuple(notes)
+
+
+def _adjusted(channels: int | None, new: Any, to: str, groups: int) -> tuple[str, ...]:
+    """What of ``groups`` could not be as asked, although it divides the channels."""
+    if to != "group" or channels != groups:
+        return ()
+    return (f"{new.num_groups} groups, as {groups} would have one channel each",)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+_MOST = 2**63 - 1
+"""The last step that a record can hold."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +20,10 @@ class Cadence:
         early: how many first steps are all frames.
         ratio: of each later frame's step to the one before it, above 1; inf for none later.
         last: a step that is a frame in any case, such as the last of the run; None for none.
+
+    Raises:
+        ValueError: a number out of range.
+        TypeError: ``early`` or ``last`` is no whole number, or ``ratio`` no number.
 
     The default keeps 131 frames of 400 steps and 338 of 100,000.
 
@@ -28,13 +38,28 @@ class Cadence:
     last: int | None = None
 
     def __post_init__(self) -> None:
-        if self.early < 0:
+        if _whole("early", self.early) < 0:
             raise ValueError(f"early={self.early} must be at least 0")
+        if not isinstance(self.ratio, Real):
+            raise TypeError(f"ratio={self.ratio!r} must be a number above 1")
         if not self.ratio > 1:
             raise ValueError(f"ratio={self.ratio} must be above 1")
+        if sys.float_info.max < self.ratio < math.inf:
+            raise ValueError("ratio is too large; give math.inf for no later frame")
+        if self.last is not None:
+            _whole("last", self.last)
 
     def due(self, step: int) -> bool:
-        """Whether step ``step`` (the first is 1) becomes a frame."""
+        """Whether step ``step`` (the first is 1) becomes a frame; steps below 1 do not.
+
+        Raises:
+            ValueError: ``step`` is too large to be recorded.
+            TypeError: ``step`` is no whole number.
+        """
+        if not 1 <= _whole("step", step) <= _MOST:
+            if step < 1:
+                return False
+            raise ValueError(f"step must be at most {_MOST}, the last that a record can hold")
         if step <= self.early or step == self.last:
             return True
         if math.isinf(self.ratio):
@@ -46,3 +71,10 @@ class Cadence:
         return any(
             step - 1 < start * self.ratio**near <= step for near in (k - 1, k, k + 1) if near >= 1
         )
+
+
+def _whole(name: str, value: Any) -> int:
+    """``value``, if it is a whole number."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} must be a whole number")
+    return int(value)

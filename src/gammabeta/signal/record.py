@@ -58,17 +58,50 @@ class RecordError(ValueError):
     """A record that cannot be written or read; the message says why and what would do."""
 
 
+class RecordExistsError(RecordError):
+    """The file that a new record should create exists."""
+
+
+def file_path(argument: str, value: str | os.PathLike[str]) -> Path:
+    """Return ``value`` as a path, with ``~`` as the home folder.
+
+    Args:
+        argument: what the person calls it, for the message.
+        value: what the person gave.
+
+    Raises:
+        RecordError: it names no file, or its ``~`` no home folder.
+        TypeError: it is no path.
+
+    Example:
+        >>> file_path("path", "~/runs").is_absolute()
+        True
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{argument} is a {type(value).__name__}; give the path of a file")
+    text = os.fspath(value)
+    if not text or "\0" in text:
+        raise RecordError(f"{argument}={text!r} names no file; give one, such as runs/first")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as e:
+        raise RecordError(f"{argument}={text!r} names no home folder; give the whole path") from e
+
+
 def record_path(path: str | os.PathLike[str]) -> Path:
     """Return ``path`` as the file of a record: ``.sqlite`` is added unless it ends so already.
 
+    A leading ``~`` is the home folder.
+
     Raises:
         RecordError: it names no file.
+        TypeError: it is no path.
 
     Example:
         >>> record_path("runs/v1.5").name
         'v1.5.sqlite'
     """
-    path = Path(path)
+    path = file_path("path", path)
     if not path.name:
         raise RecordError(f"'{path}' names no file; give one, such as runs/first{SUFFIX}")
     return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
@@ -83,8 +116,9 @@ class Record:
         settings: what the run was started with; anything JSON can hold.
 
     Raises:
-        RecordError: the file exists, or cannot be created.
-        TypeError: ``settings`` hold what JSON cannot.
+        RecordExistsError: the file exists.
+        RecordError: it cannot be created.
+        TypeError: an argument of the wrong type, or ``settings`` hold what JSON cannot.
 
     Writing happens in a background thread. An error there (a full disk, say) ends the recording,
     not the training: it is kept in `error`, and later writes are dropped.
@@ -98,9 +132,13 @@ class Record:
     ) -> None:
         self.path = record_path(path)
         self.error: Exception | None = None
+        if not isinstance(title, str):
+            raise TypeError(f"title is a {type(title).__name__}; give text")
+        if not isinstance(settings, (Mapping, type(None))):
+            raise TypeError(f"settings is a {type(settings).__name__}; give a dict")
         try:
             json.dumps(dict(settings or {}))
-        except (TypeError, ValueError) as e:
+        except (TypeError, ValueError, RecursionError) as e:
             raise TypeError(
                 f"settings cannot be kept as JSON: {e}; give text, numbers, lists and dicts"
             ) from e
@@ -109,10 +147,13 @@ class Record:
             # Exclusive creation: two runs started at once cannot take the same file.
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileExistsError as e:
+            if self.path.exists():
+                raise RecordExistsError(
+                    f"{self.path} exists; give another path, or move it away (nothing was "
+                    "overwritten)"
+                ) from e
             raise RecordError(
-                f"{self.path} exists; give another path, or move it away (nothing was overwritten)"
-                if self.path.exists()
-                else f"{self.path} cannot be created: a folder on its way is a file"
+                f"{self.path} cannot be created: a folder on its way is a file"
             ) from e
         except OSError as e:
             raise RecordError(f"{self.path} cannot be created: {e.strerror or e}") from e
@@ -153,7 +194,13 @@ class Record:
         return tuple(self._arms)
 
     def arm(self, name: str) -> int:
-        """Return the id of the arm called ``name``, adding it the first time."""
+        """Return the id of the arm called ``name``, adding it the first time.
+
+        Raises:
+            TypeError: ``name`` is no text.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"arm is a {type(name).__name__}; give a name, such as 'model'")
         with self._lock:
             if name not in self._arms:
                 self._arms[name] = len(self._arms)

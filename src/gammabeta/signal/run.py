@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gammabeta.signal.record import APPLICATION_ID, FORMAT_VERSION, RecordError
+from gammabeta.signal.record import APPLICATION_ID, FORMAT_VERSION, RecordError, file_path
 from gammabeta.signal.summary import Summary
 
 _SIGNALS = """
@@ -24,6 +24,14 @@ SELECT probe, count, mean, std, p15, p50, p85, minimum, maximum, histogram, unde
   zeros, saturated, dead, gradient
 FROM signal WHERE frame = ? ORDER BY probe
 """
+
+# What the columns hold: SQLite itself does not see to it.
+_NUMBER = (int, float, type(None))
+_ARM = (int, str)
+_PROBE = (int, int, int, str, str, (str, type(None)))
+_SCALAR = (int, int, int, str, _NUMBER)
+_FRAME = (int, int, int, _NUMBER)
+_SIGNAL = (int, int, *(_NUMBER,) * 7, object, int, int, int, int, *(_NUMBER,) * 3)
 
 
 @dataclass(frozen=True)
@@ -64,10 +72,11 @@ class Run:
     """A run's record, open for reading. Close it, or use it as a context manager.
 
     Args:
-        path: the file.
+        path: the file; a leading ``~`` is the home folder.
 
     Raises:
         RecordError: no such file, not a record, cut short, locked, or from a newer gammabeta.
+        TypeError: ``path`` is no path.
 
     Example:
         >>> with Run("runs/demo.sqlite") as run:  # doctest: +SKIP
@@ -75,11 +84,13 @@ class Run:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = file_path("path", path)
         if self.path.is_dir():
             raise RecordError(f"{self.path} is a folder; give the .sqlite file of a run")
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             raise RecordError(f"{self.path} does not exist; give the .sqlite file of a run")
+        if not self.path.is_file():  # a FIFO would be waited for
+            raise RecordError(f"{self.path} is not a regular file; give the .sqlite file of a run")
         self._connection = self._open()
         try:
             self._check()
@@ -158,11 +169,18 @@ class Run:
         except (sqlite3.DatabaseError, UnicodeDecodeError) as e:
             raise self._readable(e) from e
 
+    def _table(self, kinds: tuple[Any, ...], sql: str, *values: Any) -> list[Any]:
+        rows = self._rows(sql, *values)
+        for row in rows:
+            if not all(map(isinstance, row, kinds)):
+                raise RecordError(f"{self.path} is damaged: it holds a value of the wrong type")
+        return rows
+
     def _read_meta(self) -> dict[str, Any]:
         rows = self._rows("SELECT key, value FROM meta")
         try:
             return {key: json.loads(value) for key, value in rows}
-        except (TypeError, ValueError) as e:
+        except (TypeError, ValueError, RecursionError) as e:
             raise RecordError(f"{self.path} is damaged: its description cannot be read") from e
 
     @property
@@ -173,7 +191,10 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What the run was started with."""
-        return dict(self.meta.get("settings", {}))
+        settings = self.meta.get("settings", {})
+        if not isinstance(settings, dict):
+            raise RecordError(f"{self.path} is damaged: its settings are no dict")
+        return dict(settings)
 
     def status(self) -> str:
         """``"running"``, ``"finished"``, ``"interrupted"``, ``"failed"``, or ``"killed"``.
@@ -184,32 +205,37 @@ class Run:
         status = str(self.meta.get("status", "finished"))
         if status != "running" or self.meta.get("host") != platform.node():
             return status
-        return status if _alive(int(self.meta.get("pid", 0))) else "killed"
+        pid = self.meta.get("pid", 0)
+        return status if isinstance(pid, int) and _alive(pid) else "killed"
 
     def arms(self) -> dict[int, str]:
         """Arm id → name."""
-        return dict(self._rows("SELECT id, name FROM arm ORDER BY id"))
+        return dict(self._table(_ARM, "SELECT id, name FROM arm ORDER BY id"))
 
     def probes(self) -> list[Probe]:
         """Every place measured so far."""
         return [
             Probe(*row)
-            for row in self._rows("SELECT id, arm, layer, name, stage, activation FROM probe")
+            for row in self._table(
+                _PROBE, "SELECT id, arm, layer, name, stage, activation FROM probe"
+            )
         ]
 
     def scalars(self, after: int = 0) -> list[Scalar]:
         """Scalars recorded after the one with id ``after``, oldest first."""
-        rows = self._rows(
-            "SELECT id, arm, step, name, value FROM scalar WHERE id > ? ORDER BY id", after
+        rows = self._table(
+            _SCALAR, "SELECT id, arm, step, name, value FROM scalar WHERE id > ? ORDER BY id", after
         )
         return [Scalar(i, a, s, n, math.nan if v is None else v) for i, a, s, n, v in rows]
 
     def frames(self, after: int = 0, most: int = -1) -> Iterator[Frame]:
         """Frames recorded after the one with id ``after``, oldest first, at most ``most``."""
-        for id_, arm, step, seconds in self._rows(
-            "SELECT id, arm, step, seconds FROM frame WHERE id > ? ORDER BY id LIMIT ?", after, most
+        for id_, arm, step, seconds in self._table(
+            _FRAME,
+            "SELECT id, arm, step, seconds FROM frame WHERE id > ? ORDER BY id LIMIT ?",
+            *(after, most),
         ):
-            rows = self._rows(_SIGNALS, id_)
+            rows = self._table(_SIGNAL, _SIGNALS, id_)
             yield Frame(id_, arm, step, seconds, {row[0]: self._summary(row[1:]) for row in rows})
 
     def _summary(self, row: tuple[Any, ...]) -> Summary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 import warnings
@@ -11,6 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,8 +39,8 @@ def watch(
         model: any module; its linears, convolutions, normalizations and activations are found
             where they are modules called in ``forward``. Nothing in it is changed: hooks are
             added, and removed when the watch closes.
-        record: the file to create (``"runs/first"`` is ``runs/first.sqlite``), or a `Record`
-            that several watches share, one arm each.
+        record: the file to create (``"runs/first"`` is ``runs/first.sqlite``, ``~`` the home
+            folder), or a `Record` that several watches share, one arm each.
         arm: name of this model's column, such as ``"with batch norm"``.
         cadence: which steps become frames.
         title: what the page calls the run; for a new record.
@@ -50,7 +52,7 @@ def watch(
     Raises:
         RecordError: the file exists or cannot be created.
         ValueError: the shared record already has an arm of that name.
-        TypeError: ``model`` is no module.
+        TypeError: ``model`` is no module, or another argument is of the wrong type.
 
     Numerics:
         Only forward passes in training mode are measured, the first of each step. x̂ is computed
@@ -73,6 +75,15 @@ def watch(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+    for name, value, kinds, remedy in (
+        ("record", record, (Record, str, os.PathLike), "give a path or a gammabeta.Record"),
+        ("arm", arm, str, "give a name, such as 'model'"),
+        ("cadence", cadence, (Cadence, type(None)), "give a gammabeta.Cadence"),
+        ("title", title, str, "give text"),
+        ("settings", settings, (Mapping, type(None)), "give a dict"),
+    ):
+        if not isinstance(value, kinds):
+            raise TypeError(f"{name} is a {type(value).__name__}; {remedy}")
     owned = not isinstance(record, Record)
     if not isinstance(record, Record):
         record = Record(record, title or type(model).__name__, settings)
@@ -126,7 +137,10 @@ class Watch:
             **scalars: more numbers of this step, such as ``accuracy``, drawn as curves.
 
         Raises:
-            ValueError: one of them is not one number.
+            ValueError: one of them is not one number, or too large for a float.
+            TypeError: one of them is no number.
+
+        Infinite numbers and NaN are recorded like others.
         """
         numbers = dict(scalars) if loss is None else {"loss": loss, **scalars}
         values = {name: _number(name, value) for name, value in numbers.items()}
@@ -246,15 +260,24 @@ def _order(passed: Capture) -> dict[str, int]:
     return {layer.name: row for row, layer in enumerate(layers, 1)}
 
 
-def _number(name: str, value: Tensor | float) -> float:
+def _number(name: str, value: Any) -> float:
     """``value`` as a float."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
+    if isinstance(value, (Tensor, np.ndarray)):
+        if math.prod(value.shape) != 1:
             raise ValueError(
                 f"{name} has shape {tuple(value.shape)}; give one number, its mean say"
             )
-        value = value.detach()
-    return float(value)
+        if isinstance(value, Tensor) and value.is_meta:
+            raise ValueError(f"{name} is on the meta device and has no value; leave it out")
+        value = value.item()
+    if not isinstance(value, (str, bytes, bytearray)):  # float("1") would do
+        try:
+            return float(value)
+        except OverflowError as e:
+            raise ValueError(f"{name} is too large for a float; give math.inf instead") from e
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name} is a {type(value).__name__}; give one number, such as loss.item()")
 
 
 def _inert() -> Watch:

@@ -5,44 +5,30 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import is_lazy
+from torch import nn
 
 from gammabeta.layers.guard import NonFiniteBatchError
-from gammabeta.layers.renorm import _BatchRenorm
 from gammabeta.names import known
-from gammabeta.statistics.estimators import (
-    METHODS,
-    Algorithm2,
-    Estimator,
-    MovingAverage,
-    Pooled,
+from gammabeta.statistics.arguments import (
+    check_batches,
+    check_bool,
+    check_callable,
+    check_module,
+    is_whole,
 )
+from gammabeta.statistics.contents import Contents
+from gammabeta.statistics.estimators import METHODS
 from gammabeta.statistics.feed import Feed
-from gammabeta.statistics.freeze import is_frozen
-from gammabeta.statistics.measuring import eagerly, measuring
-from gammabeta.statistics.moments import Moments
+from gammabeta.statistics.measuring import Measured, OneValueError, eagerly, measuring
 from gammabeta.statistics.preserve import preserved
 from gammabeta.statistics.progress import track
 from gammabeta.statistics.report import Calibration, LayerChange
-
-_FRESH: dict[str, Callable[[], Estimator]] = {"algorithm2": Algorithm2, "pooled": Pooled}
-
-
-@dataclass
-class _Target:
-    """A batch norm to be calibrated."""
-
-    layer: _BatchNorm
-    mean: Tensor  # its running_mean and running_var
-    var: Tensor
-    estimator: Estimator
+from gammabeta.statistics.targets import Target, lend, select
+from gammabeta.statistics.undo import undo_all
 
 
 @torch.no_grad()
@@ -54,6 +40,7 @@ def calibrate(
     forward: Callable[[Any], object] | None = None,
     others: str = "eval",
     nonfinite: str = "raise",
+    small: str = "raise",
     limit: int | None = None,
     progress: bool | None = None,
 ) -> Calibration:
@@ -72,7 +59,9 @@ def calibrate(
             either mode. A batch norm is left alone, and normalizes by its running statistics, if
             `gammabeta.freeze` holds it, if it is in ``eval()`` inside a model in ``train()``, or
             if it does not track statistics. So are running statistics of other kinds: an instance
-            norm's, and `RecurrentBatchNormLSTM`'s, which says how to get the population's.
+            norm's; `RecurrentBatchNormLSTM`'s, which says how to get the population's; and those
+            of parts that `torch.jit` has compiled, which cannot be measured. A subclass with a
+            ``forward`` of its own is measured where it calls batch norm.
         batches: tensors; tuples or lists, whose first item is the input; mappings of keyword
             arguments; with ``forward``, anything. Best the training data, at the batch size and
             with the augmentation of training. Tensors are moved to the model's device.
@@ -84,6 +73,8 @@ def calibrate(
             training only.
         nonfinite: what to do with a batch that gives a batch norm a NaN or an infinity:
             ``"raise"``, or ``"skip"`` it for all layers and count it.
+        small: what to do with a batch that gives a batch norm one value per channel, which has no
+            variance, such as a last batch of one example: ``"raise"`` or ``"skip"``, likewise.
         limit: number of batches after which to stop; None for all.
         progress: None for a bar on stderr if it is a terminal and the work takes longer than two
             seconds; True for a bar in any case; False for none.
@@ -92,11 +83,13 @@ def calibrate(
         What changed; ``print`` shows it as a table.
 
     Raises:
-        ValueError: a name that is not known; ``limit`` below 1; no batch norm to calibrate; no
-            batches; a batch norm that no batch reached; a lazy module that has not seen a batch.
+        ValueError: a name that is not known; ``limit`` no whole number of 1 or more; no batch
+            norm to calibrate; no batches; a batch norm that no batch reached; a batch that gives
+            one value per channel; a batch norm with a ``forward`` of its own of which it is not
+            known what it normalizes; a lazy module that has not seen a batch.
         NonFiniteBatchError: a batch that is not finite; a statistic too large for the layer's
             dtype. It is a ValueError, too.
-        TypeError: a batch is of a type that needs ``forward``, or ``batches`` is one tensor.
+        TypeError: an argument of a wrong type; a batch of a type that needs ``forward``.
 
     Numerics:
         Float64 throughout, rounded once, to the dtype of the layer's buffers. A layer called
@@ -123,41 +116,50 @@ def calibrate(
         layer  batches  values  mean shift, rms     max  var ratio, median    min    max
         0            2       4           3.50 σ  3.50 σ              ×5.00  ×5.00  ×5.00
     """
+    check_module(model)
+    check_batches(batches)
     known("method", method, METHODS)
+    check_callable("forward", forward, "a function that is called with each batch")
     known("others", others, ("eval", "train"))
     known("nonfinite", nonfinite, ("raise", "skip"))
-    if limit is not None and (not isinstance(limit, SupportsIndex) or limit < 1):
+    known("small", small, ("raise", "skip"))
+    check_bool("progress", progress, also=None)
+    if limit is not None and not is_whole(limit, 1):
         raise ValueError(
             f"limit={limit!r} must be at least 1, a whole number, or None for all batches"
         )
-    if isinstance(batches, (Tensor, str, bytes, Mapping)):
-        raise TypeError(
-            f"batches is one {type(batches).__name__}; it must be an iterable of batches, such as "
-            "a DataLoader or [batch]"
-        )
-    targets, kept = _targets(model, method)
-    pending: list[tuple[str, Moments]] = []
-    skipped: list[int] = []
-    count = 0
+    found = select(model, method)
+    targets = found.targets
     layers = {name: target.layer for name, target in targets.items()}
-    with preserved(model), measuring(layers, pending), eagerly():
-        _set_modes(model, targets, others)
+    nonfinite_ones: list[int] = []
+    small_ones: list[int] = []
+    count = 0
+    with preserved(model), measuring(layers, found.untracked) as measured, eagerly():
+        lend(model, targets, others)
         feed = forward or Feed(model)
         total = _total(batches, limit)
         with closing(track(islice(batches, limit), "calibrating", total, show=progress)) as items:
             for index, batch in enumerate(items):
                 count += 1
-                pending.clear()
-                feed(batch)
-                if _finite(index, pending, nonfinite):
-                    for name, batch_moments in pending:
-                        targets[name].estimator.add(batch_moments)
+                if not _large(index, batch, feed, measured, small):
+                    small_ones.append(index)
+                elif not _finite(index, measured, nonfinite):
+                    nonfinite_ones.append(index)
                 else:
-                    skipped.append(index)
-    _check_seen(targets, count, skipped)
+                    for name, moments in measured.batches:
+                        targets[name].estimator.add(moments)
+    _check_seen(targets, count, nonfinite_ones, small_ones)
     changes = {name: _change(name, target) for name, target in targets.items()}
     _write(targets, changes, method)
-    return Calibration(method, count - len(skipped), tuple(skipped), changes, tuple(kept))
+    skipped = tuple(sorted(nonfinite_ones + small_ones))
+    return Calibration(
+        method=method,
+        batches=count - len(skipped),
+        skipped=skipped,
+        layers=changes,
+        kept=tuple(found.kept),
+        small=tuple(small_ones),
+    )
 
 
 def _total(batches: Iterable[Any], limit: int | None) -> int | None:
@@ -168,77 +170,55 @@ def _total(batches: Iterable[Any], limit: int | None) -> int | None:
     return hint if limit is None else min(limit, hint)
 
 
-def _targets(model: nn.Module, method: str) -> tuple[dict[str, _Target], list[str]]:
-    """The batch norms to calibrate, and the names of those left alone."""
-    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+def _large(
+    index: int, batch: Any, feed: Callable[[Any], object], measured: Measured, small: str
+) -> bool:
+    """Run the model on a batch; whether no layer got one value per channel of it."""
+    measured.clear()
+    try:
+        feed(batch)
+    except Exception:
+        if measured.failure is None:
+            raise
+    if measured.failure is None:
+        return True
+    # Raised inside the forward pass, where the model may have caught or replaced it.
+    if not isinstance(measured.failure, OneValueError):
+        raise measured.failure
+    if small == "raise":
         raise ValueError(
-            "model has a lazy module that has not seen a batch; call the model on one first"
-        )
-    targets, kept = {}, []
-    for name, layer in model.named_modules():
-        mean, var = getattr(layer, "running_mean", None), getattr(layer, "running_var", None)
-        if mean is None or var is None:
-            continue
-        by_hand = model.training and not layer.training
-        set_here = isinstance(layer, _BatchNorm) and layer.track_running_stats
-        if is_frozen(layer) or by_hand or not set_here:
-            kept.append(name)
-            continue
-        estimator: Estimator
-        if method == "moving_average":
-            seen = layer.num_batches_tracked
-            estimator = MovingAverage(mean, var, layer.momentum, 0 if seen is None else int(seen))
-        else:
-            estimator = _FRESH[method]()
-        targets[name] = _Target(layer, mean, var, estimator)
-    if not targets:
-        left = " but those left alone (frozen, in eval(), untracked or of another kind): "
-        raise ValueError(
-            f"model={type(model).__name__} has no batch norm with running statistics"
-            + (left + ", ".join(name or "the model itself" for name in kept) if kept else "")
-        )
-    return targets, kept
+            f"batch {index + 1}: {measured.failure}, whose variance says nothing; leave such a "
+            "batch out with drop_last=True in the DataLoader, or with small='skip'"
+        ) from None
+    return False
 
 
-def _set_modes(model: nn.Module, targets: Mapping[str, _Target], others: str) -> None:
-    """Training mode for the targets, ``others`` for the rest.
-
-    The attribute is set, not ``train()`` called: what a person's ``train()`` does besides cannot
-    be undone.
-    """
-    chosen = {target.layer for target in targets.values()}
-    as_it_is = others == "train" and model.training
-    for module in model.modules():
-        if module in chosen:
-            module.training = True
-            if isinstance(module, _BatchRenorm):  # it would go by the statistics to be replaced
-                module.__dict__.update(r_max=1.0, d_max=0.0)
-        elif isinstance(module, _BatchNorm) and module.running_mean is not None:
-            module.training = False
-        elif not as_it_is:
-            module.training = others == "train"
-        if hasattr(module, "on_nonfinite"):  # gammabeta's guard: here calibrate itself decides
-            module.__dict__["on_nonfinite"] = "accept"
-
-
-def _finite(index: int, pending: list[tuple[str, Moments]], nonfinite: str) -> bool:
+def _finite(index: int, measured: Measured, nonfinite: str) -> bool:
     """Whether all that was measured of a batch is finite; if not, raise if that is asked for."""
-    for name, measured in pending:
-        if not measured.finite:
+    for name, moments in measured.batches:
+        if not moments.finite:
             if nonfinite == "raise":
                 raise NonFiniteBatchError(
-                    f"batch {index} (the first is 0) gives layer {name!r} a NaN or an infinity; "
+                    f"batch {index + 1} gives layer {name!r} a NaN or an infinity; "
                     "nonfinite='skip' leaves such batches out"
                 )
             return False
     return True
 
 
-def _check_seen(targets: Mapping[str, _Target], count: int, skipped: list[int]) -> None:
+def _check_seen(
+    targets: Mapping[str, Target], count: int, nonfinite: list[int], small: list[int]
+) -> None:
     if not count:
         raise ValueError("batches is empty; an iterator may have been used up before")
-    if len(skipped) == count:
+    if len(nonfinite) == count:
         raise NonFiniteBatchError(f"all {count} batches give some layer a NaN or an infinity")
+    if len(nonfinite) + len(small) == count:
+        rest = f", and the other {len(nonfinite)} a NaN or an infinity" if nonfinite else ""
+        raise ValueError(
+            f"{len(small)} of {count} batches give some layer one value per channel{rest}; give "
+            "larger batches"
+        )
     unseen = [name for name, target in targets.items() if not target.estimator.batches]
     if unseen:
         raise ValueError(
@@ -247,7 +227,7 @@ def _check_seen(targets: Mapping[str, _Target], count: int, skipped: list[int]) 
         )
 
 
-def _change(name: str, target: _Target) -> LayerChange:
+def _change(name: str, target: Target) -> LayerChange:
     """What the layer's statistics are to become; raise if its dtype cannot hold them."""
     mean, var = target.estimator.estimate()
     for what, estimate, buffer in (
@@ -271,23 +251,22 @@ def _change(name: str, target: _Target) -> LayerChange:
     )
 
 
-def _write(targets: Mapping[str, _Target], changes: Mapping[str, LayerChange], method: str) -> None:
+def _write(targets: Mapping[str, Target], changes: Mapping[str, LayerChange], method: str) -> None:
     """Write all or nothing."""
-    seen = [target.layer.num_batches_tracked for target in targets.values()]
-    before = [None if tensor is None else tensor.clone() for tensor in seen]
+    buffers = (b for t in targets.values() for b in (t.mean, t.var, t.tracked) if b is not None)
+    before = [Contents(buffer) for buffer in buffers]
     try:
-        for (name, target), tracked in zip(targets.items(), seen, strict=True):
-            target.mean.copy_(changes[name].mean)
-            target.var.copy_(changes[name].var)
-            if tracked is not None:
-                if method == "moving_average":
-                    tracked.add_(target.estimator.batches)
-                else:
-                    tracked.clamp_(min=target.estimator.batches)
+        for name, target in targets.items():
+            with torch.inference_mode(target.mean.is_inference()):
+                target.mean.copy_(changes[name].mean)
+            with torch.inference_mode(target.var.is_inference()):
+                target.var.copy_(changes[name].var)
+            if target.tracked is not None:
+                with torch.inference_mode(target.tracked.is_inference()):
+                    if method == "moving_average":
+                        target.tracked.add_(target.estimator.batches)
+                    else:
+                        target.tracked.clamp_(min=target.estimator.batches)
     except BaseException:  # an interrupt between two layers
-        for (name, target), tracked, old in zip(targets.items(), seen, before, strict=True):
-            target.mean.copy_(changes[name].mean_before)
-            target.var.copy_(changes[name].var_before)
-            if tracked is not None and old is not None:
-                tracked.copy_(old)
+        undo_all(contents.restore for contents in before)
         raise

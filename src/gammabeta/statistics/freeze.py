@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta.layers.timestep import TimestepBatchNorm
+from gammabeta.statistics.arguments import check_bool, check_module
+from gammabeta.statistics.contents import Contents
+from gammabeta.statistics.scripted import is_scripted_batch_norm, original_name
+from gammabeta.statistics.undo import undo_all
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -23,12 +30,18 @@ class _Hold:
         layer: the frozen layer.
         mode: the mode the layer would be in, were it not frozen.
         requires_grad: for each parameter frozen, whether it required a gradient before.
+        affine: whether γ and β are frozen.
+        own: the attributes of the layer that the stand-ins replaced.
     """
+
+    affine: bool = True  # in files saved before there was the choice
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
         self.mode = layer.training
         self.requires_grad: dict[str, bool] = {}
+        self.affine = False
+        self.own = {name: layer.__dict__[name] for name in _HELD if name in layer.__dict__}
 
     def __call__(self, mode: bool = True) -> nn.Module:
         """What ``layer.train(mode)`` does while frozen."""
@@ -38,12 +51,51 @@ class _Hold:
         return self.layer
 
 
+class _NoReset:
+    """Stands in for a frozen layer's ``reset_running_stats``: changes nothing."""
+
+    def __call__(self) -> None:
+        """What ``layer.reset_running_stats()`` does while frozen."""
+
+
+class _NoResetParameters:
+    """Stands in for a frozen layer's ``reset_parameters``: resets what is not frozen.
+
+    Attributes:
+        hold: what else is known of the frozen layer.
+    """
+
+    def __init__(self, hold: _Hold) -> None:
+        self.hold = hold
+
+    def __call__(self) -> None:
+        """What ``layer.reset_parameters()`` does while frozen."""
+        if self.hold.affine:
+            return
+        layer: Any = self.hold.layer
+        statistics = [Contents(buffer) for buffer in layer.buffers(recurse=False)]
+        own: Callable[[], object] | None = self.hold.own.get("reset_parameters")
+        try:
+            if own is None:
+                type(layer).reset_parameters(layer)
+            else:
+                own()
+        finally:
+            undo_all(contents.restore for contents in statistics)
+
+
+_HELD = ("train", "reset_running_stats", "reset_parameters")
+_STAND_INS = (_Hold, _NoReset, _NoResetParameters)
+
+
 def freeze(model: _Module, *, affine: bool = True) -> _Module:
     """Freeze every batch norm of ``model``: its statistics and its γ and β stay as they are.
 
     A frozen layer is in evaluation mode, also after ``model.train()``: it normalizes by its
-    running statistics, which no batch changes. Its parameters require no gradient. Nothing else
-    of the model changes, no value is touched, and `unfreeze` undoes it exactly.
+    running statistics, which no batch changes. ``reset_running_stats()`` has no effect on it, so
+    that `torch.optim.swa_utils.update_bn` leaves it as it is; nor has ``reset_parameters()``,
+    except on γ and β where ``affine=False``. Its parameters require no gradient. Nothing else of
+    the model changes, no value is touched, and `unfreeze` undoes it exactly.
 
     It works on torch's batch norms (``SyncBatchNorm`` too), gammabeta's, those inside
     `RecurrentBatchNormLSTM`, and subclasses of any. A frozen model can be copied, pickled, and
@@ -57,13 +109,16 @@ def freeze(model: _Module, *, affine: bool = True) -> _Module:
         ``model``.
 
     Raises:
-        ValueError: ``model`` has no batch norm, or one without running statistics, which has
-            nothing to normalize by in evaluation but the batch. Then no layer was frozen.
+        TypeError: ``model`` is no module, or ``affine`` no bool.
+        ValueError: ``model`` has no batch norm; one without running statistics, which has nothing
+            to normalize by in evaluation but the batch; or one that `torch.jit` has compiled,
+            which cannot be held. Whatever is raised, no layer was frozen.
 
     Numerics:
         A gradient left on γ or β is dropped: an optimizer moves a parameter that has a gradient,
-        whether or not it requires one. Setting ``layer.training`` or ``requires_grad`` by hand
-        is not held off.
+        whether or not it requires one. Not prevented: setting ``layer.training`` or
+        ``requires_grad`` by hand, assigning another tensor to a buffer or writing into it, and
+        replacing the layer, as ``SyncBatchNorm.convert_sync_batchnorm`` does.
 
     Source:
         Common practice where batches are too small for their statistics, as in detection and
@@ -76,11 +131,18 @@ def freeze(model: _Module, *, affine: bool = True) -> _Module:
         >>> unfreeze(model)[1].training, model[1].weight.requires_grad
         (True, True)
     """
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, (_BatchNorm, TimestepBatchNorm))
-    }
+    check_module(model)
+    check_bool("affine", affine)
+    layers: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (_BatchNorm, TimestepBatchNorm)):
+            layers[name] = module
+        elif is_scripted_batch_norm(module):
+            raise ValueError(
+                f"layer {name!r} is a {original_name(module)} that torch.jit has compiled, and "
+                "freeze() cannot hold it; freeze the model before it is scripted or traced, or "
+                "freeze() its other parts one by one"
+            )
     if not layers:
         raise ValueError(f"model={type(model).__name__} has no batch norm to freeze")
     for name, layer in layers.items():
@@ -89,19 +151,47 @@ def freeze(model: _Module, *, affine: bool = True) -> _Module:
                 f"layer {name!r} keeps no running statistics (track_running_stats=False), so it "
                 "has nothing to be frozen to; it needs track_running_stats=True and training"
             )
-    for layer in layers.values():
-        hold = _hold(layer)
-        if hold is None:
-            hold = _Hold(layer)
-            # Past nn.Module.__setattr__, which is for parameters, buffers and modules.
-            layer.__dict__["train"] = hold
-            layer.training = False
-        if affine:
-            for name, parameter in layer.named_parameters():
-                hold.requires_grad.setdefault(name, parameter.requires_grad)
-                parameter.requires_grad_(False)
-                parameter.grad = None
+    undo: list[Callable[[], object]] = []
+    try:
+        for layer in layers.values():
+            _freeze_layer(layer, affine, undo)
+    except BaseException:
+        undo_all(reversed(undo))
+        raise
     return model
+
+
+def _freeze_layer(layer: Any, affine: bool, undo: list[Callable[[], object]]) -> None:
+    """Freeze one layer; what undoes it is appended to ``undo``, step by step."""
+    hold = _hold(layer)
+    if hold is None:
+        hold = _Hold(layer)
+        undo.append(partial(_release, layer, hold))
+        # Past nn.Module.__setattr__, which is for parameters, buffers and modules.
+        layer.__dict__["train"] = hold
+        layer.__dict__["reset_running_stats"] = _NoReset()
+        if hasattr(layer, "reset_parameters"):
+            layer.__dict__["reset_parameters"] = _NoResetParameters(hold)
+        layer.training = False
+    if affine:
+        undo.append(partial(setattr, hold, "affine", hold.affine))
+        hold.affine = True
+        for name, parameter in layer.named_parameters():
+            undo.append(partial(setattr, parameter, "grad", parameter.grad))
+            undo.append(partial(_require, parameter, parameter.requires_grad))
+            hold.requires_grad.setdefault(name, parameter.requires_grad)
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+
+def _release(layer: nn.Module, hold: _Hold) -> None:
+    """Take the stand-ins off, and put back what they replaced and the mode last asked for."""
+    own = getattr(hold, "own", {})  # missing in files saved by older versions
+    for name in _HELD:
+        if isinstance(layer.__dict__.get(name), _STAND_INS):
+            del layer.__dict__[name]
+            layer.__dict__.update({name: own[name]} if name in own else {})
+    layer.training = hold.mode
 
 
 def unfreeze(model: _Module) -> _Module:
@@ -115,25 +205,40 @@ def unfreeze(model: _Module) -> _Module:
         ``model``. A layer is in the mode that ``model.train()`` or ``model.eval()`` last asked
         of it, as if it had never been frozen.
 
+    Raises:
+        TypeError: ``model`` is no module.
+
     Example:
         >>> model = freeze(nn.Sequential(nn.BatchNorm1d(8)).train())
         >>> unfreeze(model.eval())[0].training
         False
     """
+    check_module(model)
+    undo_all(_unfreezing(model))
+    return model
+
+
+def _unfreezing(model: nn.Module) -> Iterator[Callable[[], object]]:
+    """The steps that undo `freeze`."""
     before: dict[nn.Parameter, bool] = {}
     for layer in model.modules():
         hold = _hold(layer)
         if hold is None:
             continue
-        del layer.__dict__["train"]
-        layer.training = hold.mode
+        yield partial(_release, layer, hold)
         for name, parameter in layer.named_parameters():
             if name in hold.requires_grad:
                 # Of layers that share a parameter, only the first frozen saw it as it was.
                 before[parameter] = before.get(parameter, False) or hold.requires_grad[name]
     for parameter, requires_grad in before.items():
+        if parameter.requires_grad != requires_grad:
+            yield partial(_require, parameter, requires_grad)
+
+
+def _require(parameter: nn.Parameter, requires_grad: bool) -> None:
+    """Set ``requires_grad``, also of a parameter made under `torch.inference_mode`."""
+    with torch.inference_mode(parameter.is_inference()):
         parameter.requires_grad_(requires_grad)
-    return model
 
 
 def is_frozen(layer: nn.Module) -> bool:

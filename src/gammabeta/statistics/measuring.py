@@ -1,4 +1,4 @@
-"""Measure what layers are called with, while a model runs."""
+"""Measure what layers normalize, while a model runs."""
 
 from __future__ import annotations
 
@@ -6,55 +6,197 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta.statistics.moments import Moments, moments
+from gammabeta.statistics.normalized import Recorded, Watch, has_own_forward
+from gammabeta.statistics.undo import undo_all
+
+_SAYS_ONE_VALUE = ("1 value per channel", "one value per feature")
+"""What torch's and gammabeta's layers say where they get one value per channel."""
+
+
+class OneValueError(ValueError):
+    """A layer was given one value per channel, which has no variance."""
+
+
+@dataclass
+class Measured:
+    """What `measuring` found in a forward pass.
+
+    Attributes:
+        batches: name of the layer and moments, for each mini-batch that a layer normalized.
+        failure: what it raised inside the forward pass, or None. It is noted here too, because
+            the model may catch it or raise something else in its place.
+    """
+
+    batches: list[tuple[str, Moments]] = field(default_factory=list)
+    failure: ValueError | None = None
+
+    def clear(self) -> None:
+        """Forget everything, before the next forward pass."""
+        self.batches.clear()
+        self.failure = None
 
 
 @contextmanager
 def measuring(
-    layers: Mapping[str, nn.Module], measured: list[tuple[str, Moments]]
-) -> Iterator[None]:
-    """Append to ``measured`` a name and moments for each mini-batch that one of ``layers`` gets.
+    layers: Mapping[str, _BatchNorm], watched: Mapping[str, _BatchNorm] | None = None
+) -> Iterator[Measured]:
+    """Measure each mini-batch that one of ``layers`` normalizes.
 
     A layer called twice in a forward pass gives two entries. What activation checkpointing
-    computes again in a backward pass gives none.
+    computes again in a backward pass gives none. A layer whose ``forward`` is not torch's or
+    gammabeta's may normalize something else than its input; `Watch` finds out what.
+
+    Args:
+        layers: by name; in training mode, and with running statistics.
+        watched: more layers that normalize by the mini-batch, for `OneValueError` only.
+
+    Raises:
+        OneValueError: inside the forward pass, before a layer that got one value per channel runs.
+        ValueError: inside the forward pass, where it cannot be known what a layer normalizes.
 
     Example:
         >>> import torch
-        >>> layer, measured = nn.BatchNorm1d(1), []
-        >>> with measuring({"bn": layer}, measured):
+        >>> layer = nn.BatchNorm1d(1)
+        >>> with measuring({"bn": layer}) as measured:
         ...     y = layer(torch.tensor([[1.0], [3.0]]))
-        >>> [(name, moments.mean.item(), moments.var.item()) for name, moments in measured]
+        >>> [(name, m.mean.item(), m.var.item()) for name, m in measured.batches]
         [('bn', 2.0, 1.0)]
     """
-
-    def measure(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if torch._C._current_graph_task_id() != -1:
-                return  # inside a backward pass: checkpointing computes what was measured again
-            for x in _mini_batches(layer, args, kwargs):
-                if isinstance(x, Tensor) and x.dim() >= 2 and x.numel():
-                    measured.append((name, moments(x)))
-
-        return hook
-
-    handles = []
+    measured = Measured()
+    undo: list[Callable[[], object]] = []
     try:
-        for name, layer in layers.items():
-            # The last pre-hook sees the input as the layer does.
-            handle = layer.register_forward_pre_hook(measure(name), with_kwargs=True)
-            handles.append(handle)
+        for name, layer in {**(watched or {}), **layers}.items():
+            observer = _Observer(name, layer, measured, keeps=name in layers)
+            if has_own_forward(layer):
+                undo.append(partial(_put_back, layer, layer.__dict__.get("forward")))
+                layer.__dict__["forward"] = partial(observer.forward, layer.forward)
+            else:
+                # The last pre-hook sees the input as the layer does.
+                handle = layer.register_forward_pre_hook(observer.before, with_kwargs=True)
+                undo.append(handle.remove)
         with warnings.catch_warnings():
             # Reentrant checkpointing warns that nothing requires a gradient; nothing should.
             warnings.filterwarnings("ignore", "None of the inputs have requires_grad=True")
-            yield
+            yield measured
     finally:
-        for handle in handles:
-            handle.remove()
+        undo_all(reversed(undo))
+
+
+def _put_back(layer: nn.Module, own: object) -> None:
+    """Give ``layer`` its ``forward`` back: ``own`` on the object, or the one of its class."""
+    if own is None:
+        layer.__dict__.pop("forward", None)
+    else:
+        layer.__dict__["forward"] = own
+
+
+class _Observer:
+    """Measures one layer."""
+
+    def __init__(self, name: str, layer: _BatchNorm, measured: Measured, keeps: bool) -> None:
+        self._who = f"layer {name!r} ({type(layer).__name__})"
+        self._name, self._layer, self._measured, self._keeps = name, layer, measured, keeps
+
+    def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The pre-hook of a layer that normalizes what it is called with."""
+        if _recomputes():
+            return
+        for x in _mini_batches(layer, args, kwargs):
+            self._take(x)
+
+    def forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Stands in for a ``forward`` of which only watching tells what it normalizes."""
+        if _recomputes():
+            return forward(*args, **kwargs)
+        seen: list[bool] = []
+
+        def take(x: Tensor, by_batch: bool) -> None:
+            seen.append(by_batch)
+            if by_batch:
+                self._take(x)
+
+        recorded = Recorded(self._layer) if self._keeps else None
+        try:
+            with Watch(self._layer, take):
+                y = forward(*args, **kwargs)
+        except ValueError as error:
+            if self._measured.failure is None and any(s in str(error) for s in _SAYS_ONE_VALUE):
+                self._fail(OneValueError(f"{self._who} got one value per channel"), error)
+            raise
+        if self._keeps and seen and not any(seen):
+            self._fail(
+                ValueError(
+                    f"{self._who} normalizes by its running statistics in train() too, so no "
+                    "mini-batch can be measured; freeze() it to leave it as it is"
+                )
+            )
+        if recorded is not None and not seen:
+            self._confirm(recorded, args, kwargs)
+        return y
+
+    def _confirm(self, recorded: Recorded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Measure the input of the call if the layer's own statistics agree; else raise."""
+        (x,) = _input(args, kwargs)
+        if isinstance(x, Tensor) and not x.numel():
+            return
+        if isinstance(x, Tensor) and x.dim() >= 2 and x.is_floating_point():
+            measured = moments(x)
+            if recorded.confirms(measured):
+                self._measured.batches.append((self._name, measured))
+                return
+        self._fail(
+            ValueError(
+                f"{self._who} has a forward of its own, and it is not known what it normalizes: "
+                "its running statistics did not become those of its input; give the class a method "
+                "mini_batches, called as forward is, that returns the tensors (N, C, ...) that are "
+                "normalized, or freeze() the layer to leave it as it is"
+            )
+        )
+
+    def _take(self, x: object) -> None:
+        """Measure one mini-batch."""
+        if not isinstance(x, Tensor) or x.dim() < 2 or not x.numel():
+            return
+        if x.numel() == x.shape[1] and not _synchronizes(self._layer):
+            self._fail(OneValueError(f"{self._who} got one value per channel"))
+        if not self._keeps:
+            return
+        mean = self._layer.running_mean
+        channels = x.shape[1] if mean is None else len(mean)
+        if x.shape[1] != channels:
+            self._fail(
+                ValueError(
+                    f"{self._who} has {channels} channels, and a mini-batch of shape "
+                    f"{tuple(x.shape)} has {x.shape[1]} at dim 1"
+                )
+            )
+        self._measured.batches.append((self._name, moments(x)))
+
+    def _fail(self, error: ValueError, cause: Exception | None = None) -> None:
+        if self._measured.failure is None:
+            self._measured.failure = error
+        raise error from cause
+
+
+def _synchronizes(layer: nn.Module) -> bool:
+    """Whether other processes add their values to those that ``layer`` is given here."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    synchronizes = distributed and isinstance(layer, nn.SyncBatchNorm)
+    return synchronizes and torch.distributed.get_world_size() > 1
+
+
+def _recomputes() -> bool:
+    """Whether this is inside a backward pass: checkpointing computes what was measured again."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def _mini_batches(
@@ -65,10 +207,14 @@ def _mini_batches(
     A layer that cuts its input, or leaves values out of it, says what it normalizes in a method
     ``mini_batches``, called as ``forward`` is, that returns tensors (N, C) or (N, C, ...).
     """
-    own = getattr(layer, "mini_batches", None)
-    if own is not None:
-        cut: Iterable[object] = own(*args, **kwargs)
-        return cut
+    own: Any = getattr(layer, "mini_batches", None)
+    if own is None:
+        return _input(args, kwargs)
+    cut: Iterable[object] = own(*args, **kwargs)
+    return cut
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[object]:
     return [args[0] if args else kwargs.get("input", kwargs.get("x"))]
 
 

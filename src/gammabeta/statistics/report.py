@@ -61,9 +61,11 @@ class Calibration:
     Attributes:
         method: the estimator's name.
         batches: batches used.
-        skipped: indices of non-finite batches left out.
+        skipped: indices, from 0, of the batches left out.
         layers: by name, what changed.
         kept: names of the layers whose running statistics were left alone.
+        small: those of ``skipped`` that gave a layer one value per channel; the others gave one a
+            NaN or an infinity.
     """
 
     method: str
@@ -71,6 +73,7 @@ class Calibration:
     skipped: tuple[int, ...]
     layers: Mapping[str, LayerChange]
     kept: tuple[str, ...]
+    small: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -93,10 +96,13 @@ class Calibration:
                 ]
             )
         lines.append(table(_HEADS, rows))
-        if self.skipped:
-            lines.append(f"skipped, not finite: batch {', '.join(map(str, self.skipped))}")
+        nonfinite = [index for index in self.skipped if index not in self.small]
+        for why, indices in (("not finite", nonfinite), ("one value per channel", self.small)):
+            if indices:
+                numbers = ", ".join(str(index + 1) for index in indices)
+                lines.append(f"skipped, {why}: batch {numbers}")
         if self.kept:
-            lines.append(f"left alone: {', '.join(self.kept)}")
+            lines.append(f"left alone: {', '.join(name or '(model)' for name in self.kept)}")
         return "\n".join(lines)
 
 

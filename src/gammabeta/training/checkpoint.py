@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import pickle
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,36 @@ DIVERGED = f"diverged{SUFFIX}"
 _STEP = "step-"
 _SEAL = b"gammabeta sha256 "
 _SEALED = len(_SEAL) + 64
-_NEEDED = ("plan", "recipe", "data", "step", "model", "optimizer", "ranks")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_NEEDED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "plan": ("a dict", _is_dict),
+    "recipe": ("a dict", _is_dict),
+    "data": ("a dict", _is_dict),
+    "step": ("a number of steps", _is_count),
+    "best": (
+        "an accuracy and its step",
+        lambda v: (
+            isinstance(v, list) and len(v) == 2 and isinstance(v[0], float) and _is_count(v[1])
+        ),
+    ),
+    "diverged": ("a step or None", lambda v: v is None or _is_count(v)),
+    "model": ("a dict", _is_dict),
+    "optimizer": ("a dict", _is_dict),
+    "ranks": (
+        "a list with a dict for each rank",
+        lambda v: isinstance(v, list) and bool(v) and all(map(_is_dict, v)),
+    ),
+}
+"""What a checkpoint has to hold: name → what it must be, and whether it is."""
 
 
 class CheckpointError(ValueError):
@@ -120,6 +149,15 @@ def last_good(folder: Path, but: Path | None = None) -> Path | None:
     return None
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have a `CheckpointError` about what the checkpoint at ``path`` holds name that file."""
+    try:
+        yield
+    except CheckpointError as e:
+        raise CheckpointError(f"{path}: {e}") from e
+
+
 def prune(last: Path, keep: int) -> None:
     """Delete all but the ``keep`` newest checkpoints of steps, of those up to ``last``.
 
@@ -132,6 +170,8 @@ def prune(last: Path, keep: int) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a FIFO would be waited for
+        raise CheckpointError(f"{path} cannot be read: it is not a regular file")
     try:
         raw = path.read_bytes()
     except OSError as e:
@@ -143,19 +183,35 @@ def _read(path: Path) -> dict[str, Any]:
         )
     try:
         state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as e:
+    except Exception as e:  # what is no checkpoint raises anything
         raise CheckpointError(f"{path} is no checkpoint of gammabeta's") from e
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not (isinstance(state, dict) and str(state.get("format")) == FORMAT):
         raise CheckpointError(f"{path} is no checkpoint of gammabeta's")
-    if state.get("version") != VERSION:
+    version = state.get("version")
+    if type(version) is not int or version != VERSION:
         raise CheckpointError(
-            f"{path} is a checkpoint of version {state.get('version')}; this gammabeta reads "
-            f"version {VERSION}"
+            f"{path} is a checkpoint of version {brief(version)}; this gammabeta reads version "
+            f"{VERSION}"
         )
     missing = [name for name in _NEEDED if name not in state]
     if missing:
         raise CheckpointError(f"{path} is no whole checkpoint: it lacks {', '.join(missing)}")
+    for name, (needed, holds) in _NEEDED.items():
+        if not holds(state[name]):
+            raise CheckpointError(
+                f"{path} is no whole checkpoint: {name}={brief(state[name])} must be {needed}"
+            )
     return state
+
+
+def brief(value: Any) -> str:
+    """Return ``value`` as a message can show it: in one line, not too long.
+
+    Example:
+        >>> brief("x"), brief(list(range(1000))), brief(float("nan"))
+        ("'x'", '[0, 1, 2, 3, 4, 5, ...]', 'nan')
+    """
+    return " ".join(reprlib.repr(value).split())
 
 
 def _seal(file: io.BytesIO) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta.training import checkpoint
+from gammabeta.training.checkpoint import CheckpointError
 from gammabeta.training.evaluate import Evaluation, evaluate
 from gammabeta.training.images import Arrays, Feed, Images
 from gammabeta.training.network import Standardize, Trainable, build
@@ -48,7 +49,7 @@ class Member:
 
 
 def load_member(
-    place: Path,
+    place: str | Path,
     *,
     device: torch.device | None = None,
     rebuild: Rebuild | None = None,
@@ -62,16 +63,20 @@ def load_member(
         rebuild: makes the recipe of what the checkpoint holds, where it is none of the paper's.
 
     Raises:
-        CheckpointError: it is missing, damaged or somebody else's.
+        CheckpointError: it is missing, damaged or somebody else's, or holds something wrong.
     """
-    path = place
+    path = place = Path(place)
     if place.is_dir() or place.suffix != checkpoint.SUFFIX:
         best = place / checkpoint.BEST
         path = best if best.exists() else checkpoint.newest(place)
     held = checkpoint.read(path)
     recipe, plan = made_by(path, held, rebuild)
-    model = build(recipe, plan, held["data"])
-    load_weights(model, held)
+    with checkpoint.naming(path):
+        try:
+            model = build(recipe, plan, held["data"])
+        except ValueError as e:
+            raise CheckpointError(f"its network cannot be made: {e}") from e
+        load_weights(model, held)
     if device is not None:
         model.to(device)
     return Member(path, model, recipe, plan, held["data"], held["step"])
@@ -131,8 +136,10 @@ def evaluate_members(
         progress: called with the number of images done so far.
 
     Raises:
-        ValueError: the members do not go together, or with the data.
+        ValueError: there are none, or they do not go together, or with the data.
     """
+    if not members:
+        raise ValueError("members is empty; give at least one")
     check(members, images)
     first = members[0]
     device = next(first.model.parameters()).device

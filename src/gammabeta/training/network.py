@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gammabeta.conversion import revert
+from gammabeta.models.inception import LARGEST
+from gammabeta.training.checkpoint import brief
 from gammabeta.training.images import Images
 from gammabeta.training.plan import Plan
 
@@ -63,6 +67,39 @@ def describe(images: Images) -> dict[str, Any]:
         "std": list(images.std),
         "fingerprint": images.fingerprint,
     }
+
+
+def check_data(data: Mapping[str, Any]) -> None:
+    """Raise unless ``data`` is what `describe` gives.
+
+    Raises:
+        ValueError: it is not; the first wrong entry is named.
+    """
+    channels = data.get("channels")
+    checks: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+        ("name", "text", lambda v: isinstance(v, str)),
+        ("classes", "a list of names", _are_names),
+        ("channels", "between 1 and 4096", lambda v: type(v) is int and 1 <= v <= 4096),
+        ("size", f"between 1 and {LARGEST}", lambda v: type(v) is int and 1 <= v <= LARGEST),
+        ("mean", "a number for each channel", lambda v: _are_above(-math.inf, v, channels)),
+        ("std", "a positive number for each channel", lambda v: _are_above(0.0, v, channels)),
+        ("fingerprint", "a whole number", lambda v: type(v) is int),
+    )
+    for name, needed, holds in checks:
+        if not holds(data.get(name)):
+            raise ValueError(f"{name}={brief(data.get(name))} must be {needed}")
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+
+
+def _are_above(least: float, values: Any, count: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(v) in (int, float) and least < v <= sys.float_info.max for v in values)
+    )
 
 
 def build(recipe: Trainable, plan: Plan, data: Mapping[str, Any]) -> nn.Module:

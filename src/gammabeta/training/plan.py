@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from gammabeta.models.inception import LARGEST, WIDEST
 from gammabeta.names import known
 
+_Made = TypeVar("_Made")
+
 PRECISIONS = ("fp32", "bf16")
+DEVICES = ("cpu", "cuda", "auto")
 DISTORTIONS = ("auto", "none", "paper")
 FREE = (
     "steps",
@@ -77,6 +81,7 @@ class Plan:
     watch: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         known("precision", self.precision, PRECISIONS)
         known("distortions", self.distortions, DISTORTIONS)
         for name, least, most in (
@@ -91,11 +96,9 @@ class Plan:
             ("workers", 0, 256),
         ):
             value = getattr(self, name)
-            if not isinstance(value, int):
-                raise ValueError(f"{name}={value!r} must be a whole number")
             if not least <= value <= most:
                 raise ValueError(f"{name}={value} must be between {least} and {most}")
-        if not (math.isfinite(self.width) and 0 < self.width <= WIDEST):
+        if not 0 < self.width <= WIDEST:
             raise ValueError(f"width={self.width} must be a positive number, at most {WIDEST}")
 
     def with_changes(self, **changes: Any) -> Plan:
@@ -111,11 +114,60 @@ class Plan:
         """Return the plan that `as_dict` gave.
 
         Raises:
-            ValueError: ``held`` has a name that a plan has not.
+            ValueError: ``held`` is not that: a name is unknown or missing, or a value wrong.
         """
-        for name in held:
-            known("plan", name, [field.name for field in fields(cls)])
-        return cls(**held)
+        return made(cls, "plan", held)
+
+
+def check_types(made: Any) -> None:
+    """Raise unless each field of a dataclass is of the type it is annotated with.
+
+    Raises:
+        ValueError: one of them is not.
+
+    Example:
+        >>> check_types(Plan())
+    """
+    for field in fields(made):
+        value, (kinds, words) = getattr(made, field.name), _TYPES[str(field.type)]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise ValueError(f"{field.name}={reprlib.repr(value)} must be {words}")
+        if kinds is not int and isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise ValueError(f"{field.name}={reprlib.repr(value)} is too large for a float")
+
+
+_TYPES: dict[str, tuple[Any, str]] = {
+    "str": (str, "text"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "True or False"),
+}
+
+
+def made(kind: type[_Made], what: str, held: Mapping[str, Any]) -> _Made:
+    """Return the dataclass ``kind`` with the fields ``held``, which has to have all of them.
+
+    Args:
+        kind: of dataclass.
+        what: what a person calls it, for the message.
+        held: name → value.
+
+    Raises:
+        ValueError: a name is unknown or missing, or ``kind`` refuses a value.
+
+    Example:
+        >>> made(Plan, "plan", {})
+        Traceback (most recent call last):
+        ...
+        ValueError: plan lacks 'data'
+    """
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for name in held:
+        known(what, name, names)
+    for name in names:
+        if name not in held:
+            raise ValueError(f"{what} lacks {name!r}")
+    return kind(**held)
 
 
 def due(step: int, every: int, last: int) -> bool:

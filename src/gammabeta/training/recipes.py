@@ -18,6 +18,7 @@ from gammabeta.models.inception import INITS, Inception
 from gammabeta.models.inception_parts import ACTIVATIONS, NORMS
 from gammabeta.models.inception_table import TABLE
 from gammabeta.names import known
+from gammabeta.training.plan import check_types
 
 SWITCHES = {
     "rate_factor": "raise the learning rate: a factor, 1 for none",
@@ -103,6 +104,7 @@ class Recipe:
     per_activation: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         known("norm", self.norm, NORMS)
         known("activation", self.activation, ACTIVATIONS)
         known("init", self.init, INITS)
@@ -119,6 +121,8 @@ class Recipe:
         least = 2 if self.norm == "batch" else 1
         if self.batch_size < least:
             raise ValueError(f"batch_size={self.batch_size} must be at least {least}")
+        if self.batch_size > 10**9:
+            raise ValueError(f"batch_size={self.batch_size} must be at most 1,000,000,000")
         if not 0 <= self.per_activation <= len(TABLE):
             raise ValueError(
                 f"per_activation={self.per_activation} must be between 0 and {len(TABLE)}"

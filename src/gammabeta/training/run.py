@@ -10,9 +10,10 @@ from typing import Any
 from gammabeta.names import known
 from gammabeta.training import checkpoint
 from gammabeta.training.checkpoint import CheckpointError
+from gammabeta.training.data import DataError
 from gammabeta.training.engine import Trainer
 from gammabeta.training.images import Images, load_images
-from gammabeta.training.journal import Held
+from gammabeta.training.journal import LOG, Held
 from gammabeta.training.network import Trainable, describe
 from gammabeta.training.plan import FREE, Plan
 from gammabeta.training.progress import Outcome, Progress
@@ -147,6 +148,7 @@ def _begun(
     images: Images | None,
     report: Report | None,
 ) -> Trainer:
+    _check_log(folder)
     found = images or _load(plan)
     # Made before the folder is: what cannot be trained leaves nothing behind.
     trainer = Trainer(recipe, plan, found, all_ranks, folder, report=report)
@@ -174,6 +176,7 @@ def _resumed(
         known("change", name, FREE)
     path = _checkpoint(place)
     folder = path.parent
+    _check_log(folder)
     if all_ranks.first:
         stack.enter_context(Held(folder))
         tidy(folder)
@@ -189,17 +192,30 @@ def _resumed(
         raise ValueError(
             f"steps={plan.steps} is less than the {held['step']} that {path} has taken already"
         )
-    found = images or _load(plan)
-    if describe(found) != held["data"]:
-        raise CheckpointError(
-            f"data={plan.data!r} is not what {path} was trained on; bring back the same files"
-        )
-    return Trainer(recipe, plan, found, all_ranks, folder, resumed=held, report=report)
+    with checkpoint.naming(path):
+        try:
+            found = images or _load(plan)
+            if describe(found) != held["data"]:
+                raise CheckpointError(
+                    f"data={plan.data!r} is not what it was trained on; bring back the same files"
+                )
+            return Trainer(recipe, plan, found, all_ranks, folder, resumed=held, report=report)
+        except (CheckpointError, DataError):
+            raise
+        except ValueError as e:
+            raise CheckpointError(f"the run cannot go on: {e}") from e
 
 
 def _checkpoint(place: Path) -> Path:
     is_file = place.suffix == checkpoint.SUFFIX and not place.is_dir()
     return place if is_file else checkpoint.newest(place)
+
+
+def _check_log(folder: Path) -> None:
+    """A log that is a FIFO would be waited for."""
+    log = folder / LOG
+    if log.exists() and not log.is_file():
+        raise ValueError(f"out={folder} cannot be used: {log} is not a regular file")
 
 
 def _load(plan: Plan) -> Images:

@@ -29,14 +29,34 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(held: dict[str, Any], device: torch.device) -> None:
-    """Set the global random states to what `random_state` gave."""
+    """Set the global random states to what `random_state` gave.
+
+    Raises:
+        Exception: of any kind, if ``held`` is something else; some states may be set by then.
+    """
     version, words, gauss = held["python"]
+    if not isinstance(gauss, (float, type(None))):
+        raise ValueError(f"{gauss!r} is no number that was drawn")
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = held["numpy"]
+    if not 0 <= position <= len(keys):  # NumPy would read beyond them
+        raise ValueError(f"{position} is no place among {len(keys)} words")
     np.random.set_state((name, np.array(keys, np.uint32), position, has_gauss, cached))
     torch.set_rng_state(held["torch"])
     if device.type == "cuda" and "cuda" in held:
         torch.cuda.set_rng_state(held["cuda"], device)
+
+
+def can_be_set(held: Any, device: torch.device) -> bool:
+    """Return whether ``held`` is what `random_state` gave; the states are left as they are."""
+    outside = random_state(device)
+    try:
+        set_random_state(held, device)
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError):
+        return False
+    finally:
+        set_random_state(outside, device)
+    return True
 
 
 def seed_all(*key: int) -> None:

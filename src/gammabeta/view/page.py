@@ -11,7 +11,7 @@ import zlib
 from importlib import resources
 from pathlib import Path
 
-from gammabeta.signal.record import RecordError
+from gammabeta.signal.record import RecordError, file_path
 from gammabeta.signal.run import Run
 from gammabeta.view.payload import snapshot
 from gammabeta.whole import write_whole
@@ -84,7 +84,7 @@ def export(run: Run, path: str | os.PathLike[str], overwrite: bool = False) -> P
 
     Args:
         run: the run.
-        path: of the file.
+        path: of the file; a leading ``~`` is the home folder.
         overwrite: whether an existing file may be replaced.
 
     Returns:
@@ -92,12 +92,18 @@ def export(run: Run, path: str | os.PathLike[str], overwrite: bool = False) -> P
 
     Raises:
         RecordError: the file exists and ``overwrite`` is false, or it cannot be written. An
-            existing file is replaced whole or not at all.
+            existing file is replaced whole or not at all. What is no regular file (a device,
+            a FIFO) is never replaced.
+        TypeError: ``run`` is no run, or ``path`` no path.
     """
-    path = Path(path)
+    if not isinstance(run, Run):
+        raise TypeError(f"run is a {type(run).__name__}; give a gammabeta.Run(path)")
+    path = file_path("path", path)
     try:
         if path.exists() and not overwrite:
             raise RecordError(f"{path} exists; give another path, or move it away")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise RecordError(f"{path} is not a regular file; give another path")
         write_whole(path, exported_page(run))
     except OSError as e:
         raise RecordError(f"{path} cannot be written: {e.strerror or e}") from e

@@ -148,6 +148,21 @@ def _news(path: Path, frame: int, scalar: int) -> tuple[str, payload.Json]:
         return status, payload.increment(run, frame, scalar, most=_FRAMES_A_MESSAGE)
 
 
+def check_port(port: int | None) -> None:
+    """Raise unless ``port`` is one, or None.
+
+    Raises:
+        ValueError: it is out of range.
+        TypeError: it is no whole number.
+    """
+    if port is None:
+        return
+    if not isinstance(port, int):
+        raise TypeError(f"port={port!r} must be a whole number between 0 and 65535")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port={port} must be between 0 and 65535 (0: any free one)")
+
+
 def listen(port: int | None) -> socket.socket:
     """Return a socket bound to the loopback address.
 
@@ -156,9 +171,9 @@ def listen(port: int | None) -> socket.socket:
 
     Raises:
         ValueError: the port is out of range or taken.
+        TypeError: it is no whole number.
     """
-    if port is not None and not 0 <= port <= 65535:
-        raise ValueError(f"port={port} must be between 0 and 65535 (0: any free one)")
+    check_port(port)
     for candidate in (port,) if port is not None else (DEFAULT_PORT, 0):
         bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
