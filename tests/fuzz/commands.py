@@ -137,7 +137,7 @@ def fault(result: Result, changed: bool, seconds: float) -> str:
     if result.code == 2:
         if result.err.count("\n") != 1 or not result.err.startswith("gammabeta: "):
             return f"not one line: {result.err!r}"
-        if len(result.err) > 1000:
+        if len(result.err) > 1100:
             return f"a line of {len(result.err)} characters: {result.err[:200]!r}"
         if any(not c.isprintable() for c in result.err[:-1]):
             return f"control characters: {result.err!r}"

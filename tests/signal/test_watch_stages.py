@@ -421,3 +421,52 @@ def test_a_frozen_batch_norm_uses_its_running_statistics(tmp_path: Path) -> None
         (frame,) = run.frames()
         x_hat = {p.stage: frame.signals[p.id] for p in run.probes()}["normalized"]
     agree(x_hat, (z - 3) / (4 + 1e-5) ** 0.5)
+
+
+class NormAct(nn.BatchNorm2d):
+    def forward(self, x):
+        return torch.relu(super().forward(x))
+
+
+class Doubled(nn.BatchNorm2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_norm_with_an_activation_of_its_own_is_drawn_in_stages(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), NormAct(8), nn.Conv2d(8, 2, 1))
+    with gb.watch(model, tmp_path / "a") as signal:
+        loss = model(torch.randn(8, 3, 8, 8)).square().mean()
+        loss.backward()
+        signal.step(loss=loss)
+    with gb.Run(tmp_path / "a.sqlite") as run:
+        probes = {probe.id: probe for probe in run.probes()}
+        (frame,) = run.frames()
+        stages = {
+            probes[i].stage: summary
+            for i, summary in frame.signals.items()
+            if probes[i].name == "0"
+        }
+        assert next(p.activation for p in probes.values() if p.name == "0") == "relu"
+    # γ = 1 and β = 0: the sum of 8·6·6·8 values of x̂ is zero to rounding.
+    assert abs(stages["affine"].mean) < 1e-5
+    assert stages["affine"].minimum < -1
+    assert stages["activation"].minimum == 0
+
+
+def test_a_norm_that_is_not_known_is_named_once(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Doubled(8), nn.ReLU())
+    signal = gb.watch(model, tmp_path / "a")
+
+    def step() -> None:
+        model(torch.randn(8, 3, 8, 8)).square().mean().backward()
+        signal.step()
+
+    said = "not drawn as normalizations: 1: Doubled has a forward of its own"
+    with pytest.warns(RuntimeWarning, match=said):
+        step()
+    step()  # a second warning would be an error
+    signal.close()
+    with gb.Run(tmp_path / "a.sqlite") as run:
+        assert {probe.stage for probe in run.probes()} == {"z"}

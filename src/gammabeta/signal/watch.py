@@ -189,6 +189,7 @@ class Watch:
             return {}
         if not self._rows:
             self._rows = _order(self._passed)
+            self._say_strangers(self._passed.strangers)
         signals = {}
         for name, layer in self._passed.layers.items():
             if name not in self._rows:
@@ -199,6 +200,12 @@ class Watch:
                 )
                 signals[probe] = replace(summary, gradient=layer.gradients.get(stage))
         return signals
+
+    def _say_strangers(self, strangers: Mapping[str, str]) -> None:
+        """Name the normalization layers that are not drawn as such."""
+        if strangers:
+            named = "; ".join(f"{name or 'the model'}: {why}" for name, why in strangers.items())
+            warnings.warn(f"not drawn as normalizations: {named}", RuntimeWarning, stacklevel=4)
 
     def _begin(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling():  # the model inside a compiled one: see _why_nothing
