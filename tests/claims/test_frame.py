@@ -109,7 +109,7 @@ def test_a_result_is_computed_once(tmp_path: Path) -> None:
         {"scale": 0.5},
         {"key": {"seed": 1}},
     ],
-    ids=str,
+    ids=["version", "claim", "data", "scale", "key"],
 )
 def test_what_decides_a_result_is_part_of_its_name(tmp_path: Path, other: dict[str, Any]) -> None:
     Context(tmp_path).of(made()).run({"seed": 0}, lambda: {"value": 1})

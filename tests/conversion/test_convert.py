@@ -836,3 +836,21 @@ def test_split_layers_survive_torchs_surgery_which_knows_no_activation():
     torch.testing.assert_close(synchronized(x), expected)
     fused = nn.utils.fusion.fuse_conv_bn_eval(model[0], model[1][0])
     torch.testing.assert_close(model[1][1](fused(x)), expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.BatchNorm2d(4), (2, 4, 3, 3)),
+        (nn.InstanceNorm1d(4), (2, 4, 3)),
+        (nn.GroupNorm(2, 4), (2, 4, 3)),
+        (nn.LayerNorm(3), (2, 4, 3)),
+        (nn.RMSNorm(3), (2, 4, 3)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit.*deprecated")
+def test_a_converted_layer_can_be_scripted(layer, shape):
+    x = torch.randn(shape)
+    model = gb.convert(nn.Sequential(layer)).eval()
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x))
+    assert "activation" not in gb.revert(model)[0].__dict__

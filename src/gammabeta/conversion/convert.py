@@ -189,6 +189,8 @@ def _twins(model: nn.Module) -> tuple[list[Becoming], Conversion]:
         ours = TWINS.get(cls)
         if ours is not None and "forward" not in module.__dict__:
             changes.append(recast(module, ours))
+            # On the object too: `torch.jit.script` looks nowhere else.
+            changes[-1].attributes.setdefault("activation", None)
             conversion.changes.append(Change(names, label(cls), label(ours)))
         elif looks_like_a_norm(module, cls) and not is_ours(cls):
             conversion.left.append(Left(names, label(cls), reason_left(module, cls)))

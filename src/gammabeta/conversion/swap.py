@@ -20,6 +20,7 @@ from gammabeta.conversion.families import (
     family_of,
 )
 from gammabeta.conversion.report import Change, Conversion, Left, label
+from gammabeta.layers.traits import has_own_forward
 from gammabeta.statistics.freeze import is_frozen
 from gammabeta.statistics.scripted import is_scripted, original_name
 
@@ -54,8 +55,7 @@ def reason_left(module: nn.Module, cls: type[nn.Module]) -> str:
         return f"gammabeta has no {cls.__name__}"
     if not issubclass(cls, NORMS):
         return f"{cls.__name__} is no subclass of torch's layers"
-    forward = str(getattr(getattr(cls, "forward", None), "__module__", ""))
-    if not forward.startswith(("torch.nn.modules.", "gammabeta.layers.")):
+    if has_own_forward(module):
         return f"{cls.__name__} is a subclass with a forward of its own"
     return f"{cls.__name__} is a subclass, which may do anything"
 

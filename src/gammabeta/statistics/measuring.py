@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta.statistics.moments import Moments, moments
-from gammabeta.statistics.normalized import Recorded, Watch, has_own_forward
+from gammabeta.statistics.normalized import Recorded, Watch, hides_its_input
 from gammabeta.statistics.undo import undo_all
 
 _SAYS_ONE_VALUE = ("1 value per channel", "one value per feature")
@@ -76,7 +76,7 @@ def measuring(
     try:
         for name, layer in {**(watched or {}), **layers}.items():
             observer = _Observer(name, layer, measured, keeps=name in layers)
-            if has_own_forward(layer):
+            if hides_its_input(layer):
                 undo.append(partial(_put_back, layer, layer.__dict__.get("forward")))
                 layer.__dict__["forward"] = partial(observer.forward, layer.forward)
             else:

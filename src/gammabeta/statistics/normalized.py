@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gammabeta.layers.renorm import _BatchRenorm
+from gammabeta.layers.traits import has_own_forward
 from gammabeta.statistics.moments import Moments
 
 _BATCH_NORMS = frozenset(
@@ -32,35 +33,28 @@ _SAFETY = 32
 """Roundings by which a layer's own arithmetic may differ from float64."""
 
 
-def has_own_forward(layer: nn.Module) -> bool:
+def hides_its_input(layer: nn.Module) -> bool:
     """Whether ``layer`` may normalize something other than what it is called with.
 
     It does not if its ``forward`` is torch's or gammabeta's, or if it says in ``mini_batches``,
     defined together with ``forward`` or later, what it normalizes.
 
     Example:
-        >>> class Last(nn.BatchNorm1d):
-        ...     def forward(self, x):
-        ...         return super().forward(x.transpose(1, 2)).transpose(1, 2)
-        >>> has_own_forward(Last(4)), has_own_forward(nn.BatchNorm1d(4))
+        >>> norm = nn.BatchNorm1d(4)
+        >>> norm.forward = lambda x: type(norm).forward(norm, x.transpose(1, 2)).transpose(1, 2)
+        >>> hides_its_input(norm), hides_its_input(nn.BatchNorm1d(4))
         (True, False)
     """
-    depth, forward = _definition(layer, "forward")
-    home = str(getattr(forward, "__module__", ""))
-    if home == "torch.nn.modules.batchnorm" or home.startswith("gammabeta.layers."):
-        return False
     # A subclass that overrides ``forward`` only inherits a ``mini_batches`` that may not fit.
-    return _definition(layer, "mini_batches")[0] > depth
+    return has_own_forward(layer) and _depth(layer, "mini_batches") > _depth(layer, "forward")
 
 
-def _definition(layer: nn.Module, name: str) -> tuple[int, object]:
-    """How far up ``name`` is defined (−1: on the object itself), and what it is there."""
+def _depth(layer: nn.Module, name: str) -> int:
+    """How far up the classes ``name`` is defined; −1 on the object itself."""
     if name in layer.__dict__:
-        return -1, layer.__dict__[name]
-    for depth, cls in enumerate(type(layer).__mro__):
-        if name in vars(cls):
-            return depth, vars(cls)[name]
-    return len(type(layer).__mro__), None
+        return -1
+    classes = type(layer).__mro__
+    return next((i for i, cls in enumerate(classes) if name in vars(cls)), len(classes))
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
