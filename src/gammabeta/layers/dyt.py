@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta.kernels.eager import finish
+from gammabeta.layers.allocated import check_allocated
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 
 
@@ -100,6 +101,7 @@ class DynamicTanh(Epilogue):
         """Return ``activation(γ tanh(α x) + β + residual)``; x: (..., *normalized_shape)."""
         if not isinstance(x, Tensor):
             return without_tensor(self, x, residual)
+        check_allocated(self, input=x, residual=residual)
         if tuple(x.shape[-len(self.normalized_shape) :]) != self.normalized_shape:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; its last dims need to be normalized_shape="

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta.kernels.eager import finish
+from gammabeta.layers.allocated import check_allocated
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 
 
@@ -92,6 +93,7 @@ class FilterResponseNorm2d(Epilogue):
         """Return ``activation(filter_response_norm(x) + residual)``; x: (N, C, H, W)."""
         if not isinstance(x, Tensor):
             return without_tensor(self, x, residual)
+        check_allocated(self, input=x, residual=residual)
         if x.dim() != 4 or x.shape[1] != self.num_features:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; filter response normalization takes (N, C, H, W) "
@@ -159,6 +161,7 @@ class TLU(nn.Module):
         """Return max(x, τ), shaped as x, (N, C, ...), in its dtype."""
         if not isinstance(x, Tensor):
             return without_tensor(self, x)
+        check_allocated(self, input=x)
         if x.dim() < 2 or x.shape[1] != self.num_features:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; TLU takes (N, C, ...) with C = num_features = "

@@ -7,6 +7,7 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor, nn
 
+from gammabeta.layers.allocated import check_allocated
 from gammabeta.layers.batch import _FusedBatchNorm
 from gammabeta.layers.epilogue import check_residual, without_tensor
 
@@ -80,6 +81,7 @@ class _GhostBatchNorm(_FusedBatchNorm):
         """
         if not isinstance(input, Tensor):
             return without_tensor(self, input, residual)
+        check_allocated(self, input=input, residual=residual)
         if not self.training and self.running_mean is not None:
             return super().forward(input, residual)
         # Every check comes before the first virtual batch moves the running statistics.

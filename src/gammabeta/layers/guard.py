@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gammabeta.kernels.served import in_memory
 from gammabeta.layers.commit import commit_statistics
 from gammabeta.names import known
 
@@ -109,6 +110,8 @@ class Guarded(nn.Module):
         mean, var = self.running_mean, self.running_var
         if not updates or mean is None or var is None or not self._on_guard(mean):
             return mean, var
+        counter = self._buffers.get("num_batches_tracked")
+        in_memory(running_mean=mean, running_var=var, num_batches_tracked=counter)
         return mean.clone(), var.clone()
 
     def _on_guard(self, mean: Tensor) -> bool:

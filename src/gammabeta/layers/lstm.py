@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from gammabeta.layers.allocated import check_allocated
 from gammabeta.layers.epilogue import without_tensor
 
 State = tuple[Tensor, Tensor]
@@ -138,6 +139,7 @@ class NormalizedLSTM(nn.Module):
             gates, the state and so the output are float32, where nn.LSTM's are not.
         """
         if isinstance(input, PackedSequence):
+            check_allocated(self, input=input.data)
             # In the packed order, longest first, so that output.data lines up with input.data.
             order, back = input.sorted_indices, input.unsorted_indices
             x, lengths = pad_packed_sequence(PackedSequence(input.data, input.batch_sizes))
@@ -152,6 +154,7 @@ class NormalizedLSTM(nn.Module):
         if not isinstance(input, Tensor):
             traced: tuple[Tensor, State] = without_tensor(self, input, hx)
             return traced
+        check_allocated(self, input=input)
         if input.dim() not in (2, 3):
             raise ValueError(
                 f"input has shape {tuple(input.shape)}; give (T, N, {self.input_size}), or "

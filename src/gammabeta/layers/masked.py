@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta.kernels.eager import finish
+from gammabeta.layers.allocated import check_allocated
 from gammabeta.layers.batch import _FusedBatchNorm
 from gammabeta.layers.epilogue import check_residual, without_tensor
 
@@ -80,6 +81,7 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
             return without_tensor(self, input, mask, residual)
         if mask is None:
             return super().forward(input, residual)
+        check_allocated(self, input=input, mask=mask)
         self._check_input_dim(input)
         check_residual(input, residual)
         self._check_mask(input, mask)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta import kernels
+from gammabeta.layers.allocated import check_allocated
 from gammabeta.layers.batch import _FusedBatchNorm
 from gammabeta.layers.epilogue import check_residual, without_tensor
 
@@ -98,6 +99,7 @@ class _BatchRenorm(_FusedBatchNorm):
         """
         if not isinstance(input, Tensor):
             return without_tensor(self, input, residual)
+        check_allocated(self, input=input, residual=residual)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         check_residual(input, residual)
         self._check_features(input)
