@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -76,6 +76,7 @@ def test_numpy_says_the_same(x: Tensor) -> None:
     torch.testing.assert_close(x, before, rtol=0, atol=0, equal_nan=True)
 
 
+@settings(deadline=None)  # of time: a busy machine is no fault
 @given(
     st.lists(
         st.floats(width=32, allow_nan=True, allow_infinity=True), min_size=1, max_size=40

@@ -132,6 +132,10 @@ FOREIGN = {
     "sealed pickle": sealed(Evil()),
     "sealed state_dict": sealed({"weight": torch.ones(2)}),
     "newer": sealed({**STATE, "format": checkpoint.FORMAT, "version": 99}),
+    "tensor for a format": sealed({**STATE, "format": torch.ones(2)}),
+    "tensor for a version": sealed(
+        {**STATE, "format": checkpoint.FORMAT, "version": torch.ones(2)}
+    ),
     "partial": sealed({"format": checkpoint.FORMAT, "version": checkpoint.VERSION}),
 }
 

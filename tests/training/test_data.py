@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -232,3 +233,9 @@ def test_fashion_mnist() -> None:
     assert float(data.train_x.double().mean()) == pytest.approx(0, abs=1e-4)
     assert float(data.train_x.double().std()) == pytest.approx(1, abs=1e-4)
     assert data.train_y[:5].tolist() == [9, 0, 0, 3, 0]  # an ankle boot first, as in the paper
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train-images-idx3-ubyte.gz")
+    with pytest.raises(DataError, match="is not a regular file"):
+        load("fashion-mnist", tmp_path)

@@ -170,9 +170,9 @@ def prune(last: Path, keep: int) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a FIFO would be waited for
-        raise CheckpointError(f"{path} cannot be read: it is not a regular file")
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a FIFO would be waited for
+            raise CheckpointError(f"{path} cannot be read: it is not a regular file")
         raw = path.read_bytes()
     except OSError as e:
         raise CheckpointError(f"{path} cannot be read: {e.strerror or e}") from e
@@ -185,7 +185,9 @@ def _read(path: Path) -> dict[str, Any]:
         state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as e:  # what is no checkpoint raises anything
         raise CheckpointError(f"{path} is no checkpoint of gammabeta's") from e
-    if not (isinstance(state, dict) and str(state.get("format")) == FORMAT):
+    if not (isinstance(state, dict) and isinstance(written := state.get("format"), str)):
+        raise CheckpointError(f"{path} is no checkpoint of gammabeta's")
+    if written != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of gammabeta's")
     version = state.get("version")
     if type(version) is not int or version != VERSION:

@@ -136,6 +136,8 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
 def _idx_file(root: Path, stem: str, name: str) -> Path:
     for path in (root / f"{stem}.gz", root / stem):
         if path.exists():
+            if not path.is_file():  # a FIFO would be waited for
+                raise DataError(f"{path} is not a regular file; put the data there")
             return path
     debian = ", or (on Debian) apt install dataset-fashion-mnist" if "Fashion" in name else ""
     raise DataError(
