@@ -890,3 +890,16 @@ def test_the_home_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert written == path.parent / "page.html"
     with pytest.raises(RecordError, match="names no home folder"):
         watch(network(), "~nobody-here/first")
+
+
+def test_a_model_on_the_cpu_under_another_default_device(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), gb.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(8, 4)
+    with torch.device("meta"), watch(model, tmp_path / "a") as signal:
+        loss = model(x).square().mean()
+        loss.backward()
+        signal.step(loss=loss)
+    with Run(tmp_path / "a.sqlite") as run:
+        (frame,) = run.frames()
+        assert len(frame.signals) == 4
+        assert all(int(summary.histogram.sum()) > 0 for summary in frame.signals.values())

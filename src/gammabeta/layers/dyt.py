@@ -66,10 +66,10 @@ class DynamicTanh(Epilogue):
         shape = (
             (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         )
-        if not shape or min(shape) < 1:
+        if not shape or not all(isinstance(size, int) and size >= 1 for size in shape):
             raise ValueError(
-                f"normalized_shape={normalized_shape}: give the sizes of the last dims of x, such "
-                "as 64 or (8, 8)"
+                f"normalized_shape={normalized_shape!r}: give the sizes of the last dims of x, "
+                "such as 64 or (8, 8)"
             )
         if not alpha > 0:
             raise ValueError(f"alpha={alpha}: it scales x inside tanh; give above 0, such as 0.5")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gammabeta.kernels.eager import finish
 from gammabeta.layers.allocated import check_allocated
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
+from gammabeta.layers.sizes import check_size
 
 
 class FilterResponseNorm2d(Epilogue):
@@ -64,8 +65,7 @@ class FilterResponseNorm2d(Epilogue):
         activation: str | None = None,
     ) -> None:
         super().__init__()
-        if num_features < 1:
-            raise ValueError(f"num_features={num_features}: give the number of channels, 1 or more")
+        check_size("num_features", num_features, "the number of channels")
         if not eps > 0:
             raise ValueError(f"eps={eps}: it keeps a zero map from dividing by zero; give above 0")
         self.num_features, self.eps = num_features, eps
@@ -147,8 +147,7 @@ class TLU(nn.Module):
         self, num_features: int, device: Any = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
-        if num_features < 1:
-            raise ValueError(f"num_features={num_features}: give the number of channels, 1 or more")
+        check_size("num_features", num_features, "the number of channels")
         self.num_features = num_features
         self.tau = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
         self.reset_parameters()

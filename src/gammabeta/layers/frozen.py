@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta import kernels
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
+from gammabeta.layers.sizes import check_size
 
 _Frozen = TypeVar("_Frozen", bound="FrozenBatchNorm")
 
@@ -42,8 +43,7 @@ class FrozenBatchNorm(Epilogue):
         activation: str | None = None,
     ) -> None:
         super().__init__()
-        if num_features < 1:
-            raise ValueError(f"num_features={num_features}: give the number of channels, 1 or more")
+        check_size("num_features", num_features, "the number of channels")
         self.num_features, self.eps, self.affine = num_features, eps, affine
 
         # Buffers, all five: no optimizer, weight decay or requires_grad_ reaches them, while

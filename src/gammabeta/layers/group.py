@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gammabeta import kernels
 from gammabeta.kernels import eager
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
+from gammabeta.layers.sizes import check_size
 
 
 class GroupNorm(Epilogue, nn.GroupNorm):
@@ -54,6 +55,7 @@ class GroupNorm(Epilogue, nn.GroupNorm):
         bias: bool = True,
         activation: str | None = None,
     ) -> None:
+        _check_groups(num_groups)
         super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
         self._set_activation(activation)
 
@@ -66,6 +68,8 @@ class GroupNorm(Epilogue, nn.GroupNorm):
         if not isinstance(input, Tensor):
             return without_tensor(self, input, residual)
         check_residual(input, residual)
+        if type(self.num_groups) is not int or self.num_groups < 1:
+            _check_groups(self.num_groups)  # an attribute can be set to anything
         return kernels.group_norm(
             input,
             self.num_groups,
@@ -75,3 +79,7 @@ class GroupNorm(Epilogue, nn.GroupNorm):
             activation=self.activation,
             residual=residual,
         )
+
+
+def _check_groups(num_groups: object) -> None:
+    check_size("num_groups", num_groups, "a number that divides num_channels")

@@ -249,6 +249,7 @@ def guard_statistics(model: nn.Module, on_nonfinite: str | None = None) -> list[
 
     Raises:
         ValueError: ``on_nonfinite`` is not known.
+        TypeError: ``model`` is no module.
 
     Example:
         >>> import gammabeta as gb
@@ -258,6 +259,8 @@ def guard_statistics(model: nn.Module, on_nonfinite: str | None = None) -> list[
         >>> model[1].on_nonfinite
         'raise'
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     if on_nonfinite is not None:
         known("on_nonfinite", on_nonfinite, ACTIONS)
     names = []

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from gammabeta.layers.allocated import check_allocated
 from gammabeta.layers.epilogue import without_tensor
+from gammabeta.layers.sizes import check_size
 
 State = tuple[Tensor, Tensor]
 Step = Callable[[Tensor, int], Tensor]
@@ -43,8 +44,7 @@ class NormalizedLSTM(nn.Module):
             ("hidden_size", hidden_size),
             ("num_layers", num_layers),
         ):
-            if size < 1:
-                raise ValueError(f"{name}={size}; give 1 or more")
+            check_size(name, size, "a size")
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout={dropout}: it is a probability; give 0 to 1")
         if dropout > 0 and num_layers == 1:  # a warning, as nn.LSTM's: configurations rely on it

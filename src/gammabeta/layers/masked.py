@@ -124,6 +124,8 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
 
     def _check_mask(self, input: Tensor, mask: Tensor) -> None:
         """Raise unless ``mask`` says of each position of ``input`` whether it is real."""
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"mask is a {type(mask).__name__}; give a bool tensor")
         if mask.dtype != torch.bool:
             raise TypeError(
                 f"mask has dtype {mask.dtype}; give bool, True where input is real, such as "

@@ -23,7 +23,9 @@ BINS = 256
 def edges() -> Tensor:
     """Return the ``BINS + 1`` bin edges in x, float64, ascending from −LIMIT to LIMIT."""
     reach = math.asinh(LIMIT / LINEAR)
-    half = LINEAR * torch.sinh(torch.linspace(0, reach, BINS // 2 + 1, dtype=torch.float64))
+    # On the CPU, whatever the default device is.
+    steps = torch.linspace(0, reach, BINS // 2 + 1, dtype=torch.float64, device="cpu")
+    half = LINEAR * torch.sinh(steps)
     half[-1] = LIMIT
     return torch.cat([-half.flip(0)[:-1], half])  # mirrored, so that 0 is an edge to the last bit
 

@@ -75,7 +75,7 @@ def summarize(x: Tensor) -> Summary:
         values = values[finite]
     if values.numel() == 0:
         nan = math.nan
-        empty = torch.zeros(axis.BINS, dtype=torch.int64)
+        empty = torch.zeros(axis.BINS, dtype=torch.int64, device="cpu")
         return Summary(
             x.numel(), nan, nan, nan, nan, nan, nan, nan, empty, 0, 0, nonfinite, 0, None, None
         )
