@@ -29,7 +29,7 @@ from gammabeta.names import known
 
 app = typer.Typer(
     name="bench",
-    help="Measure the layers beside torch's and others'.",
+    help="Benchmark the layers against PyTorch and other libraries.",
     no_args_is_help=False,
     add_completion=False,
 )
@@ -37,33 +37,46 @@ app = typer.Typer(
 Out = Annotated[
     Path,
     typer.Option(
-        parser=path, help="Folder of the CSV files and pictures; those of old are replaced."
+        parser=path, help="Output folder for CSV files and pictures; existing ones are replaced."
     ),
 ]
 Threads = Annotated[
-    int, typer.Option(parser=whole, metavar="COUNT", help="Of torch, for all that is compared.")
+    int,
+    typer.Option(
+        parser=whole, metavar="COUNT", help="Number of torch threads, the same for every contender."
+    ),
 ]
 Allocator = Annotated[
     str,
     typer.Option(
-        help=f"What becomes of freed memory, for all: {' or '.join(ALLOCATORS)}.", metavar="NAME"
+        help=f"Allocator setting, the same for every contender: {' or '.join(ALLOCATORS)}.",
+        metavar="NAME",
     ),
 ]
 Seconds = Annotated[
     float,
-    typer.Option(parser=number, metavar="NUMBER", help="That the rounds of a case should take."),
+    typer.Option(parser=number, metavar="NUMBER", help="Seconds per case."),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Few cases, few rounds: does it run?")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Run few cases with few rounds, as a smoke test.")
+]
 
 Shapes = Annotated[
     str,
     typer.Option(
-        metavar="NAMES", help=f"Lists of shapes ({', '.join(LISTS)}) or shapes: 32x64x56x56."
+        metavar="NAMES",
+        help=f"Comma-separated shapes such as 32x64x56x56, or lists of them: {', '.join(LISTS)}.",
     ),
 ]
-Ops = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(OPS)}.")]
-Rivals = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(RIVALS)}.")]
-Formats = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(FORMATS)}.")]
+Ops = Annotated[
+    str, typer.Option(metavar="NAMES", help=f"Comma-separated operations: {', '.join(OPS)}.")
+]
+Rivals = Annotated[
+    str, typer.Option(metavar="NAMES", help=f"Comma-separated contenders: {', '.join(RIVALS)}.")
+]
+Formats = Annotated[
+    str, typer.Option(metavar="NAMES", help=f"Comma-separated formats: {', '.join(FORMATS)}.")
+]
 
 Model = Annotated[
     str | None,
@@ -74,12 +87,22 @@ Model = Annotated[
         show_default="8 × conv 3×3",
     ),
 ]
-Batch = Annotated[int, typer.Option(parser=whole, metavar="COUNT", help="Images a step.")]
+Batch = Annotated[int, typer.Option(parser=whole, metavar="COUNT", help="Images per step.")]
 Size = Annotated[
     int, typer.Option(parser=whole, metavar="COUNT", help="Height and width of an image.")
 ]
-DTypes = Annotated[str, typer.Option("--dtype", metavar="NAMES", help="fp32, bf16 (autocast).")]
-Variants = Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(VARIANTS)}.")]
+DTypes = Annotated[
+    str,
+    typer.Option(
+        "--dtype", metavar="NAMES", help="Comma-separated precisions: fp32, bf16 (autocast)."
+    ),
+]
+Variants = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES", help=f"Comma-separated variants of the network: {', '.join(VARIANTS)}."
+    ),
+]
 
 DEFAULT_OUT = Path("runs/bench")
 _PICTURE = "roofline.svg"
@@ -110,7 +133,7 @@ def norm(
     quick: Quick = False,
     out: Out = DEFAULT_OUT,
 ) -> None:
-    """Time of batch norm, forward and backward, in training, on networks' shapes."""
+    """Time batch norm in training, forward and backward, on the shapes of real networks."""
     plan = norm_bench.Plan(
         ["quick"] if quick else names(shapes), names(formats), names(ops), names(rivals)
     )
@@ -140,7 +163,7 @@ def step(
     quick: Quick = False,
     out: Out = DEFAULT_OUT,
 ) -> None:
-    """Time of a network's training step: with ReLU alone, with torch's norms, with ours."""
+    """Time a training step of a network: without norms, with torch's norms, with gammabeta's."""
     dtypes, forms = _dtypes(dtype), step_bench.forms(names(variants))
     training = _training(model, *((8, 16) if quick else (batch, size)))
     console, setting, table = _prepare(out / "step.csv", threads, allocator, seconds)
@@ -163,7 +186,7 @@ def memory(
     quick: Quick = False,
     out: Out = DEFAULT_OUT,
 ) -> None:
-    """Peak of a network's activation memory, forward and backward."""
+    """Measure the peak activation memory of a training step."""
     dtypes, forms = _dtypes(dtype), step_bench.forms(names(variants))
     training = _training(model, *((8, 16) if quick else (batch, size)))
     console, setting, table = _prepare(out / "memory.csv", threads, "default")
@@ -180,7 +203,7 @@ def error(
     quick: Quick = False,
     out: Out = DEFAULT_OUT,
 ) -> None:
-    """Error against float64, ours and torch's, and bits at other numbers of threads."""
+    """Measure the error against float64, and whether results depend on the number of threads."""
     plan = norm_bench.Plan(["quick"] if quick else names(shapes), names(formats))
     console, setting, table = _prepare(out / "error.csv", threads, "reuse")
     cases = error_bench.measure(plan, setting)
@@ -197,7 +220,7 @@ def all_of_them(
     quick: Quick = False,
     out: Out = DEFAULT_OUT,
 ) -> None:
-    """All four, one after the other."""
+    """Run all four benchmarks, one after the other."""
     norm(rivals=rivals, threads=threads, allocator=allocator, quick=quick, out=out)
     step(threads=threads, allocator=allocator, quick=quick, out=out)
     memory(threads=threads, quick=quick, out=out)

@@ -29,7 +29,7 @@ DEFAULT_OUT = Path("runs/demo")
 _FIRST_VISIT_SECONDS = 8.0
 """How long a browser that was opened may take to come, should the run be over before it does."""
 
-_PRESET_HELP = "Settings to start from: " + ", ".join(PRESETS) + "."
+_PRESET_HELP = "Preset with the settings to start from: " + ", ".join(PRESETS) + "."
 
 
 def demo(
@@ -37,51 +37,63 @@ def demo(
         str, typer.Option("--preset", help=_PRESET_HELP, metavar="NAME")
     ] = DEFAULT,
     dataset: Annotated[
-        str | None, typer.Option(help="digits (embedded) or fashion-mnist (local IDX files).")
+        str | None,
+        typer.Option(help="Data set: digits (included) or fashion-mnist (local IDX files)."),
     ] = None,
     data_dir: Annotated[
         Path | None,
-        typer.Option(parser=data_folder, help="Folder of Fashion-MNIST's four IDX files."),
+        typer.Option(parser=data_folder, help="Folder with the four IDX files of Fashion-MNIST."),
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(parser=number, metavar="NUMBER", help="Learning rate, of both arms."),
+        typer.Option(parser=number, metavar="NUMBER", help="Learning rate of both arms."),
     ] = None,
     init_scale: Annotated[
         float | None,
         typer.Option(
-            parser=number, metavar="NUMBER", help="Multiplies the Glorot std of the weights."
+            parser=number,
+            metavar="NUMBER",
+            help="Factor on the Glorot standard deviation of the weights.",
         ),
     ] = None,
-    activation: Annotated[str | None, typer.Option(help="sigmoid, tanh, relu or gelu.")] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="Activation: sigmoid, tanh, relu or gelu.")
+    ] = None,
     depth: Annotated[
         int | None, typer.Option(parser=whole, metavar="COUNT", help="Number of layers.")
     ] = None,
     width: Annotated[
-        int | None, typer.Option(parser=whole, metavar="COUNT", help="Units a layer.")
+        int | None, typer.Option(parser=whole, metavar="COUNT", help="Units per layer.")
     ] = None,
     norm: Annotated[
-        str | None, typer.Option(help="Of the second arm: batch, layer, group or rms.")
+        str | None, typer.Option(help="Norm of the second arm: batch, layer, group or rms.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(parser=whole, metavar="COUNT", help="Examples a mini-batch.")
+        int | None, typer.Option(parser=whole, metavar="COUNT", help="Examples per mini-batch.")
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd, momentum or adam.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Optimizer: sgd, momentum or adam.")] = None,
     bn_momentum: Annotated[
         float | None,
-        typer.Option(parser=number, metavar="NUMBER", help="Of batch norm's running statistics."),
+        typer.Option(
+            parser=number,
+            metavar="NUMBER",
+            help="Momentum of the running statistics of batch norm.",
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(parser=whole, metavar="COUNT", help="Optimizer steps.")
+        int | None, typer.Option(parser=whole, metavar="COUNT", help="Number of optimizer steps.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(parser=whole, metavar="COUNT", help="Of weights and mini-batches.")
+        int | None,
+        typer.Option(
+            parser=whole, metavar="COUNT", help="Random seed for weights and mini-batches."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             parser=path,
-            help="File of the record; the page goes beside it.",
+            help="Record file to create; the page is written beside it.",
             show_default="runs/demo",
         ),
     ] = None,
@@ -90,14 +102,16 @@ def demo(
         typer.Option(
             parser=whole,
             metavar="COUNT",
-            help="Port of the live page; 0 for any free one.",
+            help="Port of the live page; 0 picks a free one.",
             show_default="8501",
         ),
     ] = None,
-    server: Annotated[bool, typer.Option(help="Serve the live page while training.")] = True,
+    server: Annotated[bool, typer.Option(help="Serve a live page while training.")] = True,
     open_browser: Annotated[
         bool | None,
-        typer.Option("--open/--no-open", help="Open a browser.", show_default="if there is one"),
+        typer.Option(
+            "--open/--no-open", help="Open the page in a browser.", show_default="if there is one"
+        ),
     ] = None,
 ) -> None:
     """Train a small stack on real digits with and without batch norm, and watch its signal."""

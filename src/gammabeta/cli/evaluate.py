@@ -26,41 +26,47 @@ def evaluate(
         typer.Argument(
             parser=path,
             metavar="CHECKPOINT…",
-            help="Files, or runs' folders (their best). Several are an ensemble.",
+            help="Checkpoint files or run folders (best checkpoint); several form an ensemble.",
             show_default=False,
         ),
     ],
     crops: Annotated[
-        int, typer.Option(parser=whole, metavar="COUNT", help="Of each image: 1 or 144.")
+        int, typer.Option(parser=whole, metavar="COUNT", help="Crops per image: 1 or 144.")
     ] = 1,
     statistics: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="Of batch norm: moving averages, or the population's (Algorithm 2).",
+            help="Batch norm statistics: moving (moving averages) or population (Algorithm 2).",
         ),
     ] = "moving",
     batches: Annotated[
         int,
-        typer.Option(parser=whole, metavar="COUNT", help="Training batches for the population's."),
+        typer.Option(
+            parser=whole,
+            metavar="COUNT",
+            help="Training batches used to estimate the population statistics.",
+        ),
     ] = CALIBRATION,
     data: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"One of {', '.join(SOURCES)}.",
+            help=f"Data set: {', '.join(SOURCES)}.",
             show_default="that of the first checkpoint",
         ),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(parser=data_folder, help="Folder of the data's files.")
+        Path | None, typer.Option(parser=data_folder, help="Folder with the files of the data set.")
     ] = None,
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
+        bool, typer.Option("--skip-unreadable", help="Skip images that cannot be read.")
     ] = False,
-    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda or auto.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="Device: cpu, cuda or auto.")
+    ] = "auto",
 ) -> None:
-    """Measure trained networks on the test split: top-1 and top-5 error, each and their mean."""
+    """Measure the top-1 and top-5 test error of trained networks and of their ensemble."""
     if crops not in CROPS:
         raise ValueError(f"crops={crops} must be 1 or 144")
     known("statistics", statistics, STATISTICS)

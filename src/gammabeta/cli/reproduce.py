@@ -33,40 +33,50 @@ _WIDE = 110
 
 def reproduce(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[CLAIM]...", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="[CLAIM]...", help="Claims to test; --list names them.", show_default=False
+        ),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every claim.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Run every claim.")] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Shorter protocols: minutes instead of hours.")
+        bool, typer.Option("--quick", help="Use shorter protocols: minutes instead of hours.")
     ] = False,
     listed: Annotated[
-        bool, typer.Option("--list", help="Say what is claimed, how it is tested, what it costs.")
+        bool,
+        typer.Option("--list", help="List the claims, how each is tested, and how long it takes."),
     ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
             parser=path,
-            help="Folder of results, figures and report.",
+            help="Output folder for results, figures and the report.",
             show_default="runs/claims[-quick]",
         ),
     ] = None,
     data: Annotated[
-        str, typer.Option(metavar="NAME", help=f"Images to test on: {', '.join(NAMES)}.")
+        str, typer.Option(metavar="NAME", help=f"Data set: {', '.join(NAMES)}.")
     ] = DATA,
     data_dir: Annotated[
-        Path | None, typer.Option(parser=data_folder, help="Folder of the images' files.")
+        Path | None, typer.Option(parser=data_folder, help="Folder with the files of the data set.")
     ] = None,
     seeds: Annotated[
-        int, typer.Option(parser=whole, metavar="COUNT", help="Runs of every arm.")
+        int, typer.Option(parser=whole, metavar="COUNT", help="Number of seeds per arm.")
     ] = len(SEEDS),
     jobs: Annotated[
         int | None,
         typer.Option(
-            parser=whole, metavar="COUNT", help="Claims at a time.", show_default="one a core"
+            parser=whole,
+            metavar="COUNT",
+            help="Claims to run at the same time.",
+            show_default="one per core",
         ),
     ] = None,
 ) -> None:
-    """Put the claims about batch normalization to the test. Stopped, it goes on where it was."""
+    """Test the claims about batch normalization.
+
+    An interrupted run continues when the same command is given again.
+    """
     chosen = [named(name) for name in dict.fromkeys(names or ())]
     console = Console(highlight=False, soft_wrap=True)
     if listed:

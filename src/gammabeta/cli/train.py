@@ -42,42 +42,46 @@ def _number(help: str, panel: str, default: str | None = None) -> Any:
 def train(
     recipe_name: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}.", show_default=False),
+        typer.Argument(
+            metavar="RECIPE", help=f"Recipe to train: {', '.join(RECIPES)}.", show_default=False
+        ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(parser=path, help="Go on with a run: its folder, or one of its checkpoints."),
+        typer.Option(parser=path, help="Continue a run: its folder or one of its checkpoints."),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"One of {', '.join(SOURCES)}.",
+            help=f"Data set: {', '.join(SOURCES)}.",
             show_default="digits",
             rich_help_panel=_DATA,
         ),
     ] = None,
     data_dir: Annotated[
         Path | None,
-        typer.Option(parser=data_folder, help="Folder of the data's files.", rich_help_panel=_DATA),
+        typer.Option(
+            parser=data_folder, help="Folder with the files of the data set.", rich_help_panel=_DATA
+        ),
     ] = None,
     size: Annotated[
-        int | None, _whole("Height and width given to the network.", _DATA, "the data's own")
+        int | None, _whole("Height and width of the network's input.", _DATA, "the data's own")
     ] = None,
     distortions: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Of the training images: {', '.join(DISTORTIONS)}.",
+            help=f"Distortions of the training images: {', '.join(DISTORTIONS)}.",
             show_default="auto",
             rich_help_panel=_DATA,
         ),
     ] = None,
-    shard: Annotated[int | None, _whole("Examples a shard.", _DATA, "1024")] = None,
+    shard: Annotated[int | None, _whole("Examples per shard.", _DATA, "1024")] = None,
     skip_unreadable: Annotated[
         bool | None,
         typer.Option(
-            "--skip-unreadable", help="Leave out images that cannot be read.", rich_help_panel=_DATA
+            "--skip-unreadable", help="Skip images that cannot be read.", rich_help_panel=_DATA
         ),
     ] = None,
     workers: Annotated[
@@ -85,34 +89,37 @@ def train(
     ] = None,
     base_lr: Annotated[
         float | None,
-        _number("The baseline's learning rate; the recipe multiplies it.", _RECIPE, "0.0015"),
+        _number("Learning rate of the baseline; each recipe multiplies it.", _RECIPE, "0.0015"),
     ] = None,
     batch_size: Annotated[
-        int | None, _whole("Examples a step, of each process.", _RECIPE, "32")
+        int | None, _whole("Examples per step and process.", _RECIPE, "32")
     ] = None,
     lasting: Annotated[
         int | None,
-        _whole("Steps in which the baseline's rate decays as in the paper's 31 million.", _RECIPE),
+        _whole(
+            "Number of steps that stands for the paper's 31 million in the learning rate schedule.",
+            _RECIPE,
+        ),
     ] = None,
     dropout: Annotated[
-        float | None, _number("Before the classifier.", _RECIPE, "the recipe's")
+        float | None, _number("Dropout before the classifier.", _RECIPE, "the recipe's")
     ] = None,
     vary: Annotated[
         int | None,
         _whole(
-            "Train this member of an ensemble, from 0; its seed, too, without --seed.",
+            "Ensemble member (0-based); also used as the seed unless --seed is given.",
             _RECIPE,
             "none",
         ),
     ] = None,
     width: Annotated[
-        float | None, _number("Multiplies the network's channels.", _MODEL, "1")
+        float | None, _number("Factor on the number of channels.", _MODEL, "1")
     ] = None,
     stem: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="separable, plain, small or fine.",
+            help="Stem of the network: separable, plain, small or fine.",
             show_default="by size",
             rich_help_panel=_MODEL,
         ),
@@ -121,7 +128,8 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="As written or as printed.",
+            help="Channel counts: written (the cells of the paper's table) or printed (its output "
+            "column).",
             show_default="written",
             rich_help_panel=_MODEL,
         ),
@@ -129,16 +137,16 @@ def train(
     sync_bn: Annotated[
         bool | None,
         typer.Option(
-            "--sync-bn", help="One mini-batch over all GPUs for batch norm.", rich_help_panel=_MODEL
+            "--sync-bn", help="Synchronize batch norm over all GPUs.", rich_help_panel=_MODEL
         ),
     ] = None,
-    steps: Annotated[int | None, _whole("Optimizer steps in all.", _RUN, "1000")] = None,
-    seed: Annotated[int | None, _whole("Of everything that is drawn.", _RUN, "0")] = None,
+    steps: Annotated[int | None, _whole("Total number of optimizer steps.", _RUN, "1000")] = None,
+    seed: Annotated[int | None, _whole("Random seed.", _RUN, "0")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             parser=path,
-            help="Folder of the run.",
+            help="Output folder of the run.",
             show_default="runs/RECIPE-DATA",
             rich_help_panel=_RUN,
         ),
@@ -146,36 +154,44 @@ def train(
     device: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="cpu, cuda or auto.", show_default="auto", rich_help_panel=_RUN
+            metavar="NAME",
+            help="Device: cpu, cuda or auto.",
+            show_default="auto",
+            rich_help_panel=_RUN,
         ),
     ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"{' or '.join(PRECISIONS)} (autocast).",
+            help=f"Precision: {' or '.join(PRECISIONS)} (autocast).",
             show_default="fp32",
             rich_help_panel=_RUN,
         ),
     ] = None,
     channels_last: Annotated[
         bool | None,
-        typer.Option("--channels-last", help="Keep images in that layout.", rich_help_panel=_RUN),
+        typer.Option(
+            "--channels-last", help="Use the channels_last memory format.", rich_help_panel=_RUN
+        ),
     ] = None,
-    evaluate_every: Annotated[
-        int | None, _whole("Steps between measurements of the accuracy.", _RUN, "200")
-    ] = None,
+    evaluate_every: Annotated[int | None, _whole("Steps between evaluations.", _RUN, "200")] = None,
     checkpoint_every: Annotated[
         int | None, _whole("Steps between checkpoints.", _RUN, "200")
     ] = None,
-    log_every: Annotated[int | None, _whole("Steps between lines of the log.", _RUN, "20")] = None,
-    keep: Annotated[int | None, _whole("Checkpoints kept, beside the best.", _RUN, "3")] = None,
+    log_every: Annotated[int | None, _whole("Steps between log lines.", _RUN, "20")] = None,
+    keep: Annotated[
+        int | None, _whole("Number of checkpoints to keep, besides the best.", _RUN, "3")
+    ] = None,
     watch: Annotated[
         bool | None,
         typer.Option("--watch", help="Record the signal for gammabeta view.", rich_help_panel=_RUN),
     ] = None,
 ) -> None:
-    """Train a recipe of the paper's; also under torchrun. Exit code 3: the loss was not finite."""
+    """Train a network by one of the paper's recipes.
+
+    Also works under torchrun. Exit code 3 means that the loss was not finite.
+    """
     of_plan = {
         "steps": steps,
         "evaluate_every": evaluate_every,

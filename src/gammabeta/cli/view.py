@@ -19,24 +19,26 @@ from gammabeta.view.server import check_port
 def view(
     file: Annotated[
         Path,
-        typer.Argument(parser=path, help="The .sqlite file of a run.", show_default=False),
+        typer.Argument(parser=path, help="Record of a run (.sqlite file).", show_default=False),
     ],
     port: Annotated[
         int | None,
         typer.Option(
             parser=whole,
             metavar="COUNT",
-            help="Port of the page; 0 for any free one.",
+            help="Port of the page; 0 picks a free one.",
             show_default="8501",
         ),
     ] = None,
     open_browser: Annotated[
         bool | None,
-        typer.Option("--open/--no-open", help="Open a browser.", show_default="if there is one"),
+        typer.Option(
+            "--open/--no-open", help="Open the page in a browser.", show_default="if there is one"
+        ),
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(parser=path, help="Write the run as one HTML file instead of serving it."),
+        typer.Option(parser=path, help="Write the run to one HTML file instead of serving it."),
     ] = None,
 ) -> None:
     """Show a recorded run: finished, still running, or left behind by a killed process."""
