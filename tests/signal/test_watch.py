@@ -903,3 +903,21 @@ def test_a_model_on_the_cpu_under_another_default_device(tmp_path: Path) -> None
         (frame,) = run.frames()
         assert len(frame.signals) == 4
         assert all(int(summary.histogram.sum()) > 0 for summary in frame.signals.values())
+
+
+def test_a_module_that_cannot_be_asked_what_it_is_does_not_end_the_training(tmp_path: Path) -> None:
+    class Odd(nn.LayerNorm):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "parameters":
+                raise OSError("not here")
+            return super().__getattribute__(name)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1
+
+    model = nn.Sequential(nn.Linear(4, 4), Odd(4))
+    signal = watch(model, tmp_path / "a")
+    model(torch.randn(2, 4)).sum().backward()
+    with pytest.warns(RuntimeWarning, match="training goes on: 1: not here"):
+        signal.step()
+    signal.close()

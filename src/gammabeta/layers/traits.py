@@ -112,8 +112,8 @@ def _is_home(module: str) -> bool:
 def _found(module: nn.Module) -> Finding | None:
     """What a probe of ``module`` finds, or found of its like."""
     tensors = (*module.parameters(), *module.buffers())
-    if any(is_lazy(t) or t.is_meta for t in tensors):
-        return None  # not yet
+    if any(is_lazy(t) or t.is_meta or type(t) not in (Tensor, nn.Parameter) for t in tensors):
+        return None  # no values yet, or sharded: to draw others could wait for other processes
     key = _settings(module)
     if key is None:
         return probe(module)

@@ -78,8 +78,12 @@ class Capture:
 
     def attach(self, root: nn.Module) -> None:
         """Put hooks on every module that can be measured, but ``root``: see `enter`."""
-        for module in self._names:
-            before, after = self._hooks(module)
+        for module, name in self._names.items():
+            try:
+                before, after = self._hooks(module)
+            except Exception as e:  # of a stranger's module, which is asked what it is
+                self.error = f"{name or type(module).__name__}: {e}"
+                return
             if module is not root and before is not None:
                 hook = module.register_forward_pre_hook(self._safely(before), with_kwargs=True)
                 self._handles.append(hook)
