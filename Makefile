@@ -34,7 +34,7 @@ $(VENV)/bin/python:
 
 # What an installation is made of, beside the Python files that it points to. The kernels of C++
 # take a minute or two to compile; without a compiler they are left out.
-BUILT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/gammabeta/kernels/native/*)
+BUILT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/gammabeta/ops/cpu/native/*)
 
 $(VENV)/.installed: $(VENV)/bin/python $(BUILT)
 	@echo "installing gammabeta (PyTorch is large: this can take minutes the first time)"

@@ -2,7 +2,7 @@
 
 Reads benchmarks/results/*.csv, which `gammabeta bench all --out benchmarks/results` writes, draws
 benchmarks/results/roofline.svg, and writes the block between the two markers of README.md. The
-tests compare both with what is committed (tests/bench/test_figures.py).
+tests compare both with what is committed (tests/lab/bench/test_figures.py).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from gammabeta.bench import error_report, norm_report, roofline, step_report
-from gammabeta.bench.inputs import FORMATS, OPS
-from gammabeta.bench.results import Row, read
-from gammabeta.bench.verdict import Verdict
+from gammabeta.lab.bench import error_report, norm_report, roofline, step_report
+from gammabeta.lab.bench.inputs import FORMATS, OPS
+from gammabeta.lab.bench.results import Row, read
+from gammabeta.lab.bench.verdict import Verdict
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"

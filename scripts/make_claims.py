@@ -2,7 +2,7 @@
 
 FOLDER is what `gammabeta reproduce --all` left; its outcomes and figures go to benchmarks/claims.
 Without it, or after it, docs/claims.md and the score board in README.md are written from those. The
-tests compare them (tests/claims/test_committed.py).
+tests compare them (tests/lab/claims/test_committed.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from make_bench import README, inserted
 
-from gammabeta.claims.registry import claims
-from gammabeta.claims.report import board, markdown, summary
-from gammabeta.claims.results import Result, kept
+from gammabeta.lab.claims.framework.registry import claims
+from gammabeta.lab.claims.framework.report import board, markdown, summary
+from gammabeta.lab.claims.framework.results import Result, kept
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "benchmarks/claims"

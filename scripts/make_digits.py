@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-TARGET = Path(__file__).parents[1] / "src/gammabeta/training/digits/digits.npz"
+TARGET = Path(__file__).parents[1] / "src/gammabeta/lab/data/digits/digits.npz"
 
 
 def main(target: Path = TARGET) -> None:

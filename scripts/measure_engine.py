@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from gammabeta.training import checkpoint
-from gammabeta.training.images import load_images
-from gammabeta.training.network import build, describe
-from gammabeta.training.plan import Plan
-from gammabeta.training.progress import Progress
-from gammabeta.training.recipes import recipe
-from gammabeta.training.run import fit
+from gammabeta.lab.data import load_images
+from gammabeta.lab.train import checkpoint
+from gammabeta.lab.train.network import build, describe
+from gammabeta.lab.train.plan import Plan
+from gammabeta.lab.train.progress import Progress
+from gammabeta.lab.train.recipes import recipe
+from gammabeta.lab.train.run import fit
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ runpy.run_module("gammabeta", run_name="__main__")
 USED = """
 import torch
 import gammabeta as gb
-from gammabeta.kernels import library, use
+from gammabeta.ops import library, use
 
 assert "installed" in gb.__file__, gb.__file__
 assert library.extension is None
@@ -82,7 +82,7 @@ def test_a_source_distribution_holds_what_is_compiled_and_nothing_compiled(sdist
     with tarfile.open(sdist) as archive:
         held = {str(Path(*Path(name).parts[1:])) for name in archive.getnames()}
     ours = {str(path.relative_to(ROOT)) for path in (SRC / "gammabeta").rglob("*.py")}
-    native = SRC / "gammabeta/kernels/native"
+    native = SRC / "gammabeta/ops/cpu/native"
     ours |= {str(path.relative_to(ROOT)) for path in native.iterdir()}
     assert len(ours) > 90
     assert ours | {"CMakeLists.txt", "pyproject.toml", "LICENSE", "README.md"} <= held

@@ -13,11 +13,11 @@ import pytest
 import torch
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from gammabeta.lab.data.flat import load
+from gammabeta.lab.demo.pair import Pair
+from gammabeta.lab.demo.presets import Settings
 from gammabeta.signal import Record, Run
 from gammabeta.signal.summary import summarize
-from gammabeta.training.data import load
-from gammabeta.training.pair import Pair
-from gammabeta.training.presets import Settings
 from gammabeta.view import export
 
 ARGUMENTS = [

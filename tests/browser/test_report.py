@@ -10,8 +10,8 @@ import pytest
 from axe_core_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from gammabeta.claims import report
-from tests.claims.test_report import results
+from gammabeta.lab.claims.framework import report
+from tests.lab.claims.test_report import results
 
 __all__ = ["results"]
 

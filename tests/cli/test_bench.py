@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gammabeta.bench.results import read
+from gammabeta.lab.bench.results import read
 from tests.cli.command import Shell, start
 from tests.cli.records import tree
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from gammabeta.lab.data.flat import FASHION_MNIST
+from gammabeta.lab.demo.presets import PRESETS
 from gammabeta.signal import Record, RecordError
-from gammabeta.training.data import FASHION_MNIST
-from gammabeta.training.presets import PRESETS
 from tests.cli.command import Shell, gammabeta, start
 from tests.cli.records import curve, recorded, shown
 

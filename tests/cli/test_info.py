@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gammabeta.kernels import library
-from gammabeta.training.presets import PRESETS
+from gammabeta.lab.demo.presets import PRESETS
+from gammabeta.ops.cpu import library
 from tests.cli.command import Shell, gammabeta
 
 

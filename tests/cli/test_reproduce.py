@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 
 from gammabeta import cli
-from gammabeta.claims import registry, results
-from gammabeta.claims.claim import DOES_NOT_HOLD, HOLDS, Claim, Number, Outcome
-from gammabeta.claims.context import Context
-from gammabeta.claims.figure import COOL, sheet
 from gammabeta.cli.claim_bars import Bars
 from gammabeta.cli.jobs import _next, side_by_side
+from gammabeta.lab.claims.framework import registry, results
+from gammabeta.lab.claims.framework.claim import DOES_NOT_HOLD, HOLDS, Claim, Number, Outcome
+from gammabeta.lab.claims.framework.context import Context
+from gammabeta.lab.claims.framework.figure import COOL, sheet
 from tests.cli.command import Shell, start
 
 COMPUTED: list[str] = []

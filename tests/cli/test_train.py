@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gammabeta.training import checkpoint
+from gammabeta.lab.train import checkpoint
 from tests.cli.command import Shell, start
 
 TINY = ("--width", 0.0625, "--batch-size", 16, "--log-every", 2, "--evaluate-every", 4)

@@ -44,7 +44,7 @@ def main() -> int:
             (options.only, options.only + 1) if options.only is not None else (0, options.calls)
         )
         return commands.run(options.seed, first, last, time.monotonic() + options.seconds)
-    from gammabeta.kernels import library
+    from gammabeta.ops.cpu import library
 
     wrong = 0
     names = [options.kernels] if options.kernels else list(library.available())
@@ -99,11 +99,11 @@ def drive(options: argparse.Namespace, kernels: str, seconds: float) -> int:
 
 def work(options: argparse.Namespace, first: int, last: int, progress: Path) -> int:
     """Run calls ``first`` to ``last``, noting each before it is made."""
-    from gammabeta.kernels import cpu_family, library
+    from gammabeta.ops.cpu import library, per_example
     from tests.fuzz import layers
 
     library.use(options.kernels)
-    cpu_family.SMALL = {}  # the kernels themselves, however small a tensor is
+    per_example.SMALL = {}  # the kernels themselves, however small a tensor is
     with progress.open("r+") as file:
         for index in range(first, last):
             file.seek(0)

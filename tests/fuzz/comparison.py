@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta.kernels.activations import ACTIVATIONS
+from gammabeta.ops.activations import ACTIVATIONS
 
 ERRORS = (ValueError, TypeError, RuntimeError, NotImplementedError)
 """What a person may be answered with; anything else is an internal error."""

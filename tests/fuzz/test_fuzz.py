@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import gammabeta as gb
-from gammabeta.kernels import library
+from gammabeta.ops.cpu import library
 from tests.fuzz.comparison import Wrong, compare
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from gammabeta.kernels import library
+from gammabeta.ops.cpu import library
 
 
 def agree(ours: Any, theirs: Any) -> None:

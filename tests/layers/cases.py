@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.kernels import reference
+from gammabeta.ops.reference import torch_norms as reference
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.kernels import reference
+from gammabeta.ops.reference import torch_norms as reference
 from tests.layers.agreement import agree
 from tests.layers.cases import CASES, Case
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gammabeta as gb
-from gammabeta.kernels.activations import ACTIVATIONS
+from gammabeta.ops.activations import ACTIVATIONS
 from tests.layers.agreement import agree
 from tests.layers.cases import CASES, Case, dress
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import gammabeta as gb
-from gammabeta.kernels import reference
+from gammabeta.ops.reference import torch_norms as reference
 
 SETTINGS = settings(
     max_examples=120,

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gammabeta.kernels import reference_family
 from gammabeta.layers import TLU, FilterResponseNorm2d
+from gammabeta.ops.reference import other_norms
 
 # Float64 against float64: some tens of values a sum, 1e-15 relative to values of order 1.
 EXACT = {"rtol": 1e-13, "atol": 1e-13}
@@ -50,7 +50,7 @@ def test_hand_computed():
 
 def test_agrees_with_the_formula_and_with_itself_in_evaluation():
     layer, x = layer_with_parameters(), normal(2, 3, 4, 5) * 3 + 1
-    expected = reference_family.filter_response_norm(x, layer.weight, layer.bias)
+    expected = other_norms.filter_response_norm(x, layer.weight, layer.bias)
     torch.testing.assert_close(layer(x), expected, **EXACT)
     assert torch.equal(layer.eval()(x), layer.train()(x))
     assert torch.equal(layer(x[:1]), layer(x)[:1])  # no other example has a part in it
@@ -69,7 +69,7 @@ def test_learned_eps_is_added_by_its_size(learned):
     layer = layer_with_parameters(learned_eps=True)
     nn.init.constant_(layer.eps_l, learned)
     x = normal(2, 3, 1, 1)  # 1×1 maps: what it is for
-    expected = reference_family.filter_response_norm(x, layer.weight, layer.bias, 1e-6 + 0.3)
+    expected = other_norms.filter_response_norm(x, layer.weight, layer.bias, 1e-6 + 0.3)
     torch.testing.assert_close(layer(x), expected, **EXACT)
     layer(x).sum().backward()
     assert float(layer.eps_l.grad.abs()) > 0
@@ -90,7 +90,7 @@ def test_tlu_agrees_with_the_formula():
         unit.tau.copy_(torch.tensor([-0.5, 0.0, 0.7]))
     for shape in ((4, 3), (4, 3, 5), (4, 3, 2, 2)):
         x = normal(*shape)
-        expected = reference_family.thresholded_linear_unit(x, unit.tau)
+        expected = other_norms.thresholded_linear_unit(x, unit.tau)
         torch.testing.assert_close(unit(x), expected, **EXACT)
 
 
@@ -145,7 +145,7 @@ def test_half_inputs_with_float32_parameters(dtype, tolerance):
     x = (normal(2, 3, 4, 4) * 500).to(dtype)
     layer = FilterResponseNorm2d(3)
     y = layer(x)
-    expected = reference_family.filter_response_norm(x.double(), torch.ones(3), torch.zeros(3))
+    expected = other_norms.filter_response_norm(x.double(), torch.ones(3), torch.zeros(3))
     assert y.dtype == dtype
     torch.testing.assert_close(y.double(), expected, rtol=0, atol=tolerance)
     assert TLU(3)(x).dtype == dtype
@@ -238,7 +238,7 @@ def test_agrees_with_the_formula_for_any_shape_and_scale(shape, scale, seed):
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
-    expected = reference_family.filter_response_norm(x, weight, bias)
+    expected = other_norms.filter_response_norm(x, weight, bias)
     torch.testing.assert_close(layer(x), expected, **EXACT)
 
 

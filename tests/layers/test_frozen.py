@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import gammabeta as gb
-from gammabeta.kernels import reference
 from gammabeta.layers import FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d
+from gammabeta.ops.reference import torch_norms as reference
 from tests.layers.agreement import agree
 
 # Float64 against float64, elementwise: a few units in the last place of values of order 10.

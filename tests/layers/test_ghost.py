@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gammabeta.kernels import reference, reference_family
 from gammabeta.layers import (
     GhostBatchNorm1d,
     GhostBatchNorm2d,
@@ -19,6 +18,8 @@ from gammabeta.layers import (
     NonFiniteBatchError,
     NonFiniteBatchWarning,
 )
+from gammabeta.ops.reference import other_norms
+from gammabeta.ops.reference import torch_norms as reference
 from tests.layers.agreement import agree
 
 # Float64 against float64: a few hundred values a sum, some 1e-14 relative to values of order 1.
@@ -51,7 +52,7 @@ def test_normalizes_each_virtual_batch(cls, _, shape):
         layer.weight.copy_(torch.tensor([0.5, -2.0, 1.0]))
         layer.bias.copy_(torch.tensor([1.0, 0.0, -3.0]))
     x = normal(*shape) * torch.arange(1, 7).view(-1, *[1] * (len(shape) - 1))  # unlike parts
-    expected = reference_family.ghost_batch_norm(x, [2, 2, 2], layer.weight, layer.bias)
+    expected = other_norms.ghost_batch_norm(x, [2, 2, 2], layer.weight, layer.bias)
     torch.testing.assert_close(layer(x), expected, **EXACT)
     whole = reference.batch_norm(x, layer.weight, layer.bias)[0]
     assert bool((layer(x) - whole).abs().max() > 0.1)
@@ -128,7 +129,7 @@ def test_uneven_batches_agree_with_the_formula(batch, size, seed):
     layer = GhostBatchNorm1d(2, virtual_batch_size=size, dtype=torch.float64)
     x = normal(batch, 2, seed=seed)
     sizes = layer.virtual_batches(batch)
-    expected = reference_family.ghost_batch_norm(x, sizes, layer.weight, layer.bias)
+    expected = other_norms.ghost_batch_norm(x, sizes, layer.weight, layer.bias)
     # Two values a feature may be 1e-4 apart, and then ε decides: five digits of the difference.
     torch.testing.assert_close(layer(x), expected, rtol=1e-8, atol=1e-8)
 
@@ -189,7 +190,7 @@ def test_half_inputs_with_float32_parameters(dtype, tolerance):
     layer = GhostBatchNorm2d(3, virtual_batch_size=2)
     x = (normal(4, 3, 5, 5) * 2 + 1).to(dtype)
     y = layer(x)
-    expected = reference_family.ghost_batch_norm(
+    expected = other_norms.ghost_batch_norm(
         x.double(), [2, 2], layer.weight.double(), layer.bias.double()
     )
     assert y.dtype == dtype
@@ -207,7 +208,7 @@ def test_channels_last_is_kept():
 def test_residual_is_cut_alike():
     layer = GhostBatchNorm2d(3, virtual_batch_size=2, activation="relu", dtype=torch.float64)
     x, skip = normal(5, 3, 4, 4), normal(5, 3, 4, 4, seed=1)
-    expected = reference_family.ghost_batch_norm(x, [3, 2], layer.weight, layer.bias)
+    expected = other_norms.ghost_batch_norm(x, [3, 2], layer.weight, layer.bias)
     torch.testing.assert_close(layer(x, residual=skip), torch.relu(expected + skip), **EXACT)
     assert "virtual_batch_size=2" in repr(layer)
 

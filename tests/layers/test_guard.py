@@ -10,7 +10,10 @@ from torch import nn
 from torch.testing import assert_close
 
 import gammabeta as gb
-from gammabeta.kernels import cpu, eager, library, reference
+from gammabeta.ops.cpu import batch as cpu
+from gammabeta.ops.cpu import library
+from gammabeta.ops.reference import torch_norms as reference
+from gammabeta.ops.torch import norms as eager
 from tests.layers.agreement import agree
 
 LAYERS = [

@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import gammabeta as gb
-from gammabeta.kernels import reference
+from gammabeta.ops.reference import torch_norms as reference
 
 CASES = [
     (gb.InstanceNorm1d, nn.InstanceNorm1d, (4, 3, 15)),

@@ -16,11 +16,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 import gammabeta as gb
-from gammabeta.bench.peak import peak_bytes
-from gammabeta.kernels import cpu_family, fused, library
-from gammabeta.kernels.activations import ACTIVATIONS
-from gammabeta.kernels.lean import LeanOutput
-from gammabeta.kernels.library import extension as native
+from gammabeta.lab.bench.peak import peak_bytes
+from gammabeta.ops.activations import ACTIVATIONS
+from gammabeta.ops.cpu import autograd, library, per_example
+from gammabeta.ops.cpu.library import extension as native
+from gammabeta.ops.lean import LeanOutput
 
 NATIVE = pytest.param("native", marks=pytest.mark.native)
 
@@ -29,7 +29,7 @@ NATIVE = pytest.param("native", marks=pytest.mark.native)
 def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
     """The native kernels alone: torch's operators keep every output."""
     with library.use(request.param), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_family, "SMALL", {})
+        patch.setattr(per_example, "SMALL", {})
         yield request.param
 
 
@@ -198,13 +198,13 @@ def test_whatever_uses_the_output(use: Use) -> None:
 
 def test_the_output_is_not_kept_and_made_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    again = fused._again
+    again = autograd._again
 
     def counting(*args: object) -> Tensor:
         made.append(1)
         return again(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fused, "_again", counting)
+    monkeypatch.setattr(autograd, "_again", counting)
     block = Block("lean")
     y = block.norm(torch.randn(4, 6, 6, 6, dtype=torch.double))
     z = block.conv(y) + block.other(y) + (y.flatten(1) * y.flatten(1)).sum()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gammabeta.kernels import reference_family
 from gammabeta.layers import MaskedBatchNorm1d, NonFiniteBatchWarning
+from gammabeta.ops.reference import other_norms
 from tests.layers.agreement import agree
 
 # Float64 against float64: tens of values a sum, 1e-15 relative to values of order 1.
@@ -48,7 +48,7 @@ MASK = mask_of(5, 2, 1, 0, size=5)
 
 def test_agrees_with_the_formula():
     layer, x = layer_with_parameters(), normal(4, 3, 5) * 2 + 1
-    expected = reference_family.masked_batch_norm(x, MASK, layer.weight, layer.bias)
+    expected = other_norms.masked_batch_norm(x, MASK, layer.weight, layer.bias)
     torch.testing.assert_close(layer(x, MASK), expected, **EXACT)
     real = x.transpose(1, 2)[MASK]  # (8, 3)
     torch.testing.assert_close(layer.running_mean, 0.1 * real.mean(0), **EXACT)
@@ -211,7 +211,7 @@ def test_state_dict_pickle_and_deepcopy():
 def test_half_inputs_with_float32_parameters(dtype, tolerance):
     layer, x = MaskedBatchNorm1d(3), (normal(4, 3, 5) * 2 + 1).to(dtype)
     y = layer(x, MASK)
-    expected = reference_family.masked_batch_norm(
+    expected = other_norms.masked_batch_norm(
         x.double(), MASK, layer.weight.double(), layer.bias.double()
     )
     assert y.dtype == dtype
@@ -223,7 +223,7 @@ def test_half_inputs_with_float32_parameters(dtype, tolerance):
 def test_mean_far_from_zero():
     x = (normal(8, 1, 16) + 1e6).float()
     mask = mask_of(*range(9, 17), size=16)
-    expected = reference_family.masked_batch_norm(
+    expected = other_norms.masked_batch_norm(
         x.double(), mask, torch.ones(1).double(), torch.zeros(1).double()
     )
     # The float32 input is exact in the reference too; unshifted sums would be off by 0.1.
@@ -278,7 +278,7 @@ def test_agrees_with_the_formula_for_any_lengths(lengths, scale, offset, seed):
     x = normal(len(lengths), 2, 6, seed=seed) * scale + offset
     mask = mask_of(*lengths, size=6)
     layer = MaskedBatchNorm1d(2, dtype=torch.float64)
-    expected = reference_family.masked_batch_norm(x, mask, layer.weight, layer.bias)
+    expected = other_norms.masked_batch_norm(x, mask, layer.weight, layer.bias)
     # A mean of 1e6 scales costs six of the sixteen digits, more where two values nearly agree.
     torch.testing.assert_close(layer(x, mask), expected, rtol=1e-7, atol=1e-7)
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
-from gammabeta.kernels import reference_family
 from gammabeta.layers import LayerNormLSTM, RecurrentBatchNormLSTM
 from gammabeta.layers.timestep import TimestepBatchNorm
+from gammabeta.ops.reference import other_norms
 
 # Float64 against float64 through up to ten timesteps: errors of 1e-16 may grow by 1/√ε = 300
 # where all sequences nearly agree.
@@ -78,7 +78,7 @@ def ln(weight: Tensor, bias: Tensor | float = 0.0):
 def expected_of(lstm: LSTM, normalize, x: Tensor, h: Tensor, c: Tensor, suffix="l0", lengths=None):
     """One direction of the reference LSTM with the weights of ``lstm``."""
     part = lstm.get_submodule
-    return reference_family.lstm(
+    return other_norms.lstm(
         x,
         h,
         c,

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
-from gammabeta.kernels import reference_family
 from gammabeta.layers import (
     NonFiniteBatchError,
     NonFiniteBatchWarning,
     RecurrentBatchNormLSTM,
     guard_statistics,
 )
+from gammabeta.ops.reference import other_norms
 
 # Float64 against float64 through up to ten timesteps: errors of 1e-16 may grow by 1/√ε = 300
 # where all sequences nearly agree.
@@ -92,7 +92,7 @@ def test_hidden_and_cell_statistics_are_those_of_what_they_normalize():
         return step
 
     x, zeros = normal(4, 6, 3), torch.zeros(6, 2, dtype=torch.float64)
-    reference_family.lstm(
+    other_norms.lstm(
         x,
         zeros,
         zeros,
@@ -127,7 +127,7 @@ def test_evaluation_beyond_training_reuses_the_last_trained_timestep():
         return normalize
 
     x, zeros = normal(12, 1, 3, seed=7), torch.zeros(1, 2, dtype=torch.float64)
-    expected = reference_family.lstm(
+    expected = other_norms.lstm(
         x,
         zeros,
         zeros,

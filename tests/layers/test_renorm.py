@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gammabeta.kernels import reference, reference_family
 from gammabeta.layers import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d, NonFiniteBatchWarning
+from gammabeta.ops.reference import other_norms
+from gammabeta.ops.reference import torch_norms as reference
 from tests.layers.agreement import agree
 
 # Float64 against float64: a few hundred values a sum, so some 1e-14 relative to values of order
@@ -52,7 +53,7 @@ def test_follows_algorithm_1_over_several_batches(cls, _, shape):
     for step in range(6):
         # Scales that go up and down, so that r and d are clipped in some batches and not in others.
         x = normal(*shape, seed=step) * (0.3 + 0.6 * step) + 0.4 * step
-        expected, batch_mean, batch_std = reference_family.batch_renorm(
+        expected, batch_mean, batch_std = other_norms.batch_renorm(
             x, mean, std, 1.5, 0.7, layer.weight, layer.bias, layer.eps
         )
         torch.testing.assert_close(layer(x), expected, **EXACT)
@@ -167,7 +168,7 @@ def test_gradients_treat_r_and_d_as_constants():
     mean = layer.running_mean.clone()
     x, v = normal(6, 3).requires_grad_(), normal(6, 3, seed=1)
     ours = layer(x)
-    theirs = reference_family.batch_renorm(x, mean, std, 3.0, 5.0, layer.weight, layer.bias)[0]
+    theirs = other_norms.batch_renorm(x, mean, std, 3.0, 5.0, layer.weight, layer.bias)[0]
     inputs = (x, layer.weight, layer.bias)
     first = [torch.autograd.grad(y, inputs, v, create_graph=True) for y in (ours, theirs)]
     second = [torch.autograd.grad((g[0] ** 2).sum(), (x, layer.weight)) for g in first]
@@ -230,7 +231,7 @@ def test_half_inputs_with_float32_parameters(dtype, tolerance):
     layer = BatchRenorm2d(3, **RELAXED)
     x = (normal(4, 3, 5, 5) * 2 + 1).to(dtype)
     std = torch.full((3,), 1 + layer.eps, dtype=torch.float64).sqrt()
-    expected, mean, _ = reference_family.batch_renorm(
+    expected, mean, _ = other_norms.batch_renorm(
         x.double(), torch.zeros_like(std), std, 3.0, 5.0, torch.ones_like(std), std * 0, layer.eps
     )
     y = layer(x)
@@ -274,7 +275,7 @@ def test_without_affine_or_bias(affine):
     layer.running_mean.fill_(0.5)
     x = normal(6, 2)
     std = torch.full((2,), 1 + layer.eps, dtype=torch.float64).sqrt()
-    expected = reference_family.batch_renorm(x, std * 0 + 0.5, std, 3.0, 5.0, std * 0 + 1, std * 0)
+    expected = other_norms.batch_renorm(x, std * 0 + 0.5, std, 3.0, 5.0, std * 0 + 1, std * 0)
     torch.testing.assert_close(layer(x), expected[0], **EXACT)
 
 
@@ -350,7 +351,7 @@ def test_agrees_with_the_formula_for_any_shape_and_scale(shape, scale, offset, s
     layer = BatchRenorm1d(shape[1], dtype=torch.float64, **RELAXED)
     x = (normal(*shape, seed=seed) * scale + offset).transpose(0, 2).contiguous().transpose(0, 2)
     std = (layer.running_var + layer.eps).sqrt()
-    expected = reference_family.batch_renorm(
+    expected = other_norms.batch_renorm(
         x, layer.running_mean.clone(), std, 3.0, 5.0, layer.weight, layer.bias
     )[0]
     # A mean of 1e6 scales costs six of the sixteen digits.

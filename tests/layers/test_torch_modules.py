@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import gammabeta as gb
-from gammabeta.kernels import library
+from gammabeta.ops.cpu import library
 
 OURS = {
     nn.BatchNorm1d: gb.BatchNorm1d,

@@ -13,8 +13,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.testing import assert_close
 
 import gammabeta as gb
-from gammabeta.kernels import library
-from gammabeta.kernels.activations import ACTIVATIONS
+from gammabeta.ops.activations import ACTIVATIONS
+from gammabeta.ops.cpu import library
 
 # Each: ours, torch's, constructor arguments, keyword arguments, an input.
 LAYERS = [

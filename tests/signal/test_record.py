@@ -13,12 +13,7 @@ from typing import Any
 import pytest
 
 from gammabeta.signal import Record, RecordError, Run
-from gammabeta.signal.record import (
-    APPLICATION_ID,
-    FORMAT_VERSION,
-    RecordExistsError,
-    record_path,
-)
+from gammabeta.signal.record import APPLICATION_ID, FORMAT_VERSION, RecordExistsError, record_path
 from tests.signal.recorded import everything, fill, fill_the_disk, summary
 
 

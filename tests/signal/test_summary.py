@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gammabeta.kernels.activations import ACTIVATIONS
+from gammabeta.ops.activations import ACTIVATIONS
 from gammabeta.signal import axis, summary
 from gammabeta.signal.summary import SATURATION, Summary, saturation, summarize
 

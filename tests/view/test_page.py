@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import gammabeta.view
-from gammabeta import whole
+from gammabeta import atomic_files as whole
 from gammabeta.signal import Record, RecordError, Run
 from gammabeta.view import export, page
 from gammabeta.view.payload import snapshot

@@ -10,21 +10,21 @@ import torch
 import typer
 from rich.console import Console
 
-from gammabeta.bench import error as error_bench
-from gammabeta.bench import error_report, norm_report, roofline, step_report
-from gammabeta.bench import norm as norm_bench
-from gammabeta.bench import step as step_bench
-from gammabeta.bench.allocator import ALLOCATORS, set_allocator
-from gammabeta.bench.inputs import FORMATS, OPS
-from gammabeta.bench.nets import INCEPTIONS
-from gammabeta.bench.results import Row, Setting, Table, here
-from gammabeta.bench.rivals import RIVALS
-from gammabeta.bench.shapes import LISTS, check_size
-from gammabeta.bench.variants import VARIANTS
-from gammabeta.bench.verdict import verdicts_table
 from gammabeta.cli.case_bar import Turns
 from gammabeta.cli.parse import number, path, whole
 from gammabeta.cli.terminal import say
+from gammabeta.lab.bench import error as error_bench
+from gammabeta.lab.bench import error_report, norm_report, roofline, step_report
+from gammabeta.lab.bench import norm as norm_bench
+from gammabeta.lab.bench import step as step_bench
+from gammabeta.lab.bench.allocator import ALLOCATORS, set_allocator
+from gammabeta.lab.bench.inputs import FORMATS, OPS
+from gammabeta.lab.bench.nets import INCEPTIONS
+from gammabeta.lab.bench.results import Row, Setting, Table, here
+from gammabeta.lab.bench.rivals import RIVALS
+from gammabeta.lab.bench.shapes import LISTS, check_size
+from gammabeta.lab.bench.variants import VARIANTS
+from gammabeta.lab.bench.verdict import verdicts_table
 from gammabeta.names import known
 
 app = typer.Typer(

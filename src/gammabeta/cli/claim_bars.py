@@ -32,7 +32,7 @@ class Bars:
 
 
 class Runs:
-    """Shows which arm and seed is under way; a `gammabeta.claims.context.Progress`."""
+    """Shows which arm and seed is running; implements `framework.context.Progress`."""
 
     def __init__(self, console: Console, bars: Progress, title: str) -> None:
         self._console, self._bars, self._title = console, bars, title

@@ -17,11 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gammabeta.cli import browser, demo_board
 from gammabeta.cli.parse import data_folder, number, path, whole
 from gammabeta.cli.terminal import say
+from gammabeta.lab.data.flat import Dataset, load
+from gammabeta.lab.demo.pair import Pair
+from gammabeta.lab.demo.presets import DEFAULT, PRESETS, preset
 from gammabeta.signal.record import Record, RecordError, RecordExistsError, record_path
 from gammabeta.signal.run import Run
-from gammabeta.training.data import Dataset, load
-from gammabeta.training.pair import Pair
-from gammabeta.training.presets import DEFAULT, PRESETS, preset
 from gammabeta.view import Server, export
 from gammabeta.view.server import check_port
 

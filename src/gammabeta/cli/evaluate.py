@@ -10,14 +10,14 @@ from rich.console import Console
 
 from gammabeta.cli.parse import data_folder, path, whole
 from gammabeta.cli.terminal import say
+from gammabeta.lab.data import SOURCES, Stream, load_images
+from gammabeta.lab.data.flat import DataError
+from gammabeta.lab.train.checkpoint import BEST, CheckpointError
+from gammabeta.lab.train.evaluate.evaluate import CROPS, STATISTICS
+from gammabeta.lab.train.members import CALIBRATION, check, evaluate_members, load_member
+from gammabeta.lab.train.network import describe
+from gammabeta.lab.train.ranks import ranks
 from gammabeta.names import known
-from gammabeta.training.checkpoint import BEST, CheckpointError
-from gammabeta.training.data import DataError
-from gammabeta.training.evaluate.evaluate import CROPS, STATISTICS
-from gammabeta.training.images import SOURCES, Stream, load_images
-from gammabeta.training.members import CALIBRATION, check, evaluate_members, load_member
-from gammabeta.training.network import describe
-from gammabeta.training.ranks import ranks
 
 
 def evaluate(

@@ -9,8 +9,8 @@ import sys
 import torch
 
 import gammabeta
-from gammabeta.kernels import library, openmp
-from gammabeta.training.data import FASHION_MNIST
+from gammabeta.lab.data.flat import FASHION_MNIST
+from gammabeta.ops.cpu import library, openmp
 
 
 def info() -> None:

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from gammabeta.claims import results
-from gammabeta.claims.claim import Claim, Outcome
-from gammabeta.claims.context import Context
-from gammabeta.claims.registry import claim as named
 from gammabeta.cli.claim_bars import Bars
+from gammabeta.lab.claims.framework import results
+from gammabeta.lab.claims.framework.claim import Claim, Outcome
+from gammabeta.lab.claims.framework.context import Context
+from gammabeta.lab.claims.framework.registry import claim as named
 
 MOST = 4
 """Claims at a time unless more are asked for: each has the images in memory, half a gigabyte."""

@@ -12,17 +12,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gammabeta.claims import report, results
-from gammabeta.claims.claim import DOES_NOT_HOLD, HOLDS, UNDER_THIS_PROTOCOL, Claim
-from gammabeta.claims.context import DATA, SEEDS, Context
-from gammabeta.claims.figure import need_matplotlib
-from gammabeta.claims.images import NAMES
-from gammabeta.claims.registry import claim as named
-from gammabeta.claims.registry import claims
 from gammabeta.cli.claim_bars import Bars
 from gammabeta.cli.jobs import Done, put_to_the_test, side_by_side, usual
 from gammabeta.cli.parse import data_folder, path, whole
 from gammabeta.cli.terminal import say
+from gammabeta.lab.claims.framework import report, results
+from gammabeta.lab.claims.framework.claim import DOES_NOT_HOLD, HOLDS, UNDER_THIS_PROTOCOL, Claim
+from gammabeta.lab.claims.framework.context import DATA, SEEDS, Context
+from gammabeta.lab.claims.framework.figure import need_matplotlib
+from gammabeta.lab.claims.framework.images import NAMES
+from gammabeta.lab.claims.framework.registry import claim as named
+from gammabeta.lab.claims.framework.registry import claims
 from gammabeta.names import known
 
 DEFAULT_OUT = Path("runs/claims")

@@ -13,12 +13,12 @@ import typer
 from rich.console import Console
 
 from gammabeta.cli.train_board import Board
-from gammabeta.training import run as runs
-from gammabeta.training.engine import Trainer
-from gammabeta.training.plan import Plan
-from gammabeta.training.progress import Outcome
-from gammabeta.training.ranks import RankError, ranks
-from gammabeta.training.recipes import Recipe
+from gammabeta.lab.train import run as runs
+from gammabeta.lab.train.engine import Trainer
+from gammabeta.lab.train.plan import Plan
+from gammabeta.lab.train.progress import Outcome
+from gammabeta.lab.train.ranks import RankError, ranks
+from gammabeta.lab.train.recipes import Recipe
 
 DIVERGED = 3
 """The exit code of a run whose loss was not finite."""

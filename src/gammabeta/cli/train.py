@@ -9,11 +9,11 @@ import typer
 
 from gammabeta.cli.parse import data_folder, number, path, whole
 from gammabeta.cli.running import go, said_once
-from gammabeta.training import run as runs
-from gammabeta.training.images import SOURCES
-from gammabeta.training.plan import DISTORTIONS, FREE, PRECISIONS, Plan
-from gammabeta.training.recipes import RECIPES, Recipe, recipe
-from gammabeta.training.vary import vary as varied
+from gammabeta.lab.data import SOURCES
+from gammabeta.lab.train import run as runs
+from gammabeta.lab.train.plan import DISTORTIONS, FREE, PRECISIONS, Plan
+from gammabeta.lab.train.recipes import RECIPES, Recipe, recipe
+from gammabeta.lab.train.vary import vary as varied
 
 DEFAULT_OUT = Path("runs")
 _RECIPE, _DATA, _MODEL, _RUN = "The recipe", "The data", "The network", "The run"

@@ -7,8 +7,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from gammabeta.cli.terminal import say
-from gammabeta.training.engine import Trainer
-from gammabeta.training.progress import Outcome, Progress
+from gammabeta.lab.train.engine import Trainer
+from gammabeta.lab.train.progress import Outcome, Progress
 
 
 class Board:

@@ -13,10 +13,10 @@ from gammabeta.conversion.become import become, recast, split
 from gammabeta.conversion.families import NORMS, TWINS
 from gammabeta.conversion.report import Change, Conversion, Left, Report, label, tell
 from gammabeta.conversion.swap import is_ours, places
-from gammabeta.kernels.activations import MODULES
 from gammabeta.layers.epilogue import Epilogue
 from gammabeta.layers.lstm import NormalizedLSTM
 from gammabeta.names import known
+from gammabeta.ops.activations import MODULES
 from gammabeta.statistics.arguments import check_callable, check_module
 from gammabeta.statistics.freeze import is_frozen
 

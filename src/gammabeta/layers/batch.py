@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gammabeta import kernels
-from gammabeta.kernels import eager
+from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.guard import Guarded
 from gammabeta.layers.lean import Lean
+from gammabeta.ops.torch import norms as eager
 
 
 def _of(held: dict[str, Any], name: str, layer: nn.Module) -> Any:
@@ -49,7 +49,7 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
         batches = _of(tracked, "num_batches_tracked", self)
         updates = self.training and self.track_running_stats
         if updates and batches is not None:
-            done = kernels.cpu.batch_norm(
+            done = ops.cpu.batch_norm(
                 input,
                 _of(tracked, "running_mean", self),
                 _of(tracked, "running_var", self),
@@ -74,7 +74,7 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
         # Untracked buffers are neither updated in training nor read: torch's own rule.
         read = not self.training or self.track_running_stats
         mean, var = self._statistics(updates)
-        y = kernels.batch_norm(
+        y = ops.batch_norm(
             input,
             mean if read else None,
             var if read else None,

@@ -6,14 +6,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from gammabeta.kernels.activations import known_activation
+from gammabeta.ops.activations import known_activation
 
 
 class Epilogue(nn.Module):
     """Adds ``activation=`` to a ``torch.nn`` normalization layer; mixed in before torch's class.
 
     Attributes:
-        activation: a name in `gammabeta.kernels.activations.ACTIVATIONS`, or None.
+        activation: a name in `gammabeta.ops.activations.ACTIVATIONS`, or None.
     """
 
     activation: str | None = None

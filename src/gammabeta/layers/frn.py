@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta.kernels.eager import finish
 from gammabeta.layers.allocated import check_allocated
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.sizes import check_size
+from gammabeta.ops.torch.norms import finish
 
 
 class FilterResponseNorm2d(Epilogue):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gammabeta import kernels
+from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.sizes import check_size
 
@@ -99,7 +99,7 @@ class FrozenBatchNorm(Epilogue):
                 f"{dims} dims with C = num_features = {self.num_features}"
             )
         check_residual(input, residual)
-        return kernels.batch_norm(
+        return ops.batch_norm(
             input,
             self.running_mean,
             self.running_var,

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta import kernels
-from gammabeta.kernels import eager
+from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.sizes import check_size
+from gammabeta.ops.torch import norms as eager
 
 
 class GroupNorm(Epilogue, nn.GroupNorm):
@@ -70,7 +70,7 @@ class GroupNorm(Epilogue, nn.GroupNorm):
         check_residual(input, residual)
         if type(self.num_groups) is not int or self.num_groups < 1:
             _check_groups(self.num_groups)  # an attribute can be set to anything
-        return kernels.group_norm(
+        return ops.group_norm(
             input,
             self.num_groups,
             self.weight,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from gammabeta import kernels
-from gammabeta.kernels import eager
+from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.guard import Guarded
+from gammabeta.ops.torch import norms as eager
 
 
 class _FusedForward(Guarded, Epilogue, _InstanceNorm):
@@ -52,7 +52,7 @@ class _FusedForward(Guarded, Epilogue, _InstanceNorm):
         if batch.size(0) == 0:
             # No example, no statistics. torch's instance norm indexes γ out of range here; its
             # batch norm gives the empty output, and zero gradients.
-            return kernels.batch_norm(
+            return ops.batch_norm(
                 batch,
                 None,
                 None,
@@ -66,7 +66,7 @@ class _FusedForward(Guarded, Epilogue, _InstanceNorm):
             )
         updates = own and self.running_mean is not None
         mean, var = self._statistics(updates)
-        y = kernels.instance_norm(
+        y = ops.instance_norm(
             batch,
             mean,
             var,

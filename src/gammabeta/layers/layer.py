@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta import kernels
-from gammabeta.kernels import eager
+from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
+from gammabeta.ops.torch import norms as eager
 
 
 class LayerNorm(Epilogue, nn.LayerNorm):
@@ -71,7 +71,7 @@ class LayerNorm(Epilogue, nn.LayerNorm):
         if not isinstance(input, Tensor):
             return without_tensor(self, input, residual)
         check_residual(input, residual)
-        return kernels.layer_norm(
+        return ops.layer_norm(
             input,
             self.normalized_shape,
             self.weight,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gammabeta.kernels.eager import finish
 from gammabeta.layers.allocated import check_allocated
 from gammabeta.layers.batch import _FusedBatchNorm
 from gammabeta.layers.epilogue import check_residual, without_tensor
+from gammabeta.ops.torch.norms import finish
 
 
 class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):

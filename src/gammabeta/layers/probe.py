@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from gammabeta.kernels.activations import ACTIVATIONS
+from gammabeta.ops.activations import ACTIVATIONS
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CLOSE = {torch.float64: 1e-9, torch.float32: 2e-5}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta import kernels
+from gammabeta import ops
 from gammabeta.layers.allocated import check_allocated
 from gammabeta.layers.batch import _FusedBatchNorm
 from gammabeta.layers.epilogue import check_residual, without_tensor
@@ -105,7 +105,7 @@ class _BatchRenorm(_FusedBatchNorm):
         self._check_features(input)
         per_feature = input.numel() // max(self.num_features, 1)
         if not self.training or per_feature == 0:  # an empty batch has nothing to average
-            return kernels.batch_norm(
+            return ops.batch_norm(
                 input,
                 self.running_mean,
                 self.running_var,
@@ -127,7 +127,7 @@ class _BatchRenorm(_FusedBatchNorm):
         weight = r if self.weight is None else self.weight * r
         bias = d if self.weight is None else self.weight * d
         dtype = self._averages()[0].dtype
-        y = kernels.batch_norm(
+        y = ops.batch_norm(
             input,
             None,
             None,

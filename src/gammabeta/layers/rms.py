@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta import kernels
-from gammabeta.kernels import eager
+from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
+from gammabeta.ops.torch import norms as eager
 
 
 class RMSNorm(Epilogue, nn.RMSNorm):
@@ -62,7 +62,7 @@ class RMSNorm(Epilogue, nn.RMSNorm):
         if not isinstance(x, Tensor):
             return without_tensor(self, x, residual)
         check_residual(x, residual)
-        return kernels.rms_norm(
+        return ops.rms_norm(
             x,
             self.normalized_shape,
             self.weight,

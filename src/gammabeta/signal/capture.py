@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gammabeta.kernels.activations import MODULES
 from gammabeta.layers.standardized import standardized
 from gammabeta.layers.traits import channel_dim, traits
+from gammabeta.ops.activations import MODULES
 from gammabeta.signal.summary import Summary, saturation, summarize
 
 STAGES = ("z", "normalized", "affine", "activation")

@@ -11,10 +11,10 @@ import zlib
 from importlib import resources
 from pathlib import Path
 
+from gammabeta.atomic_files import write_whole
 from gammabeta.signal.record import RecordError, file_path
 from gammabeta.signal.run import Run
 from gammabeta.view.payload import snapshot
-from gammabeta.whole import write_whole
 
 _STATIC = resources.files(__package__).joinpath("static")
 _TYPES = {".js": "text/javascript", ".css": "text/css"}

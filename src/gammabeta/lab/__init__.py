@@ -1,0 +1,1 @@
+"""The laboratory: the paper's networks and claims, trained and measured with the library."""

@@ -1,0 +1,1 @@
+"""The demonstration: two stacks trained side by side, with and without a norm."""

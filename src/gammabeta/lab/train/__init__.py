@@ -1,0 +1,1 @@
+"""The training engine: recipes, checkpoints that resume bit by bit, evaluation."""

@@ -1,0 +1,344 @@
+"""The training engine: a plain PyTorch loop, killed anywhere, goes on as if it had not been.
+
+On one machine or, under ``torchrun``, on many processes with `DistributedDataParallel`. What the
+loop needs is in `state`, what it keeps in `snapshot`, `checkpoint` and `journal`; this is the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gammabeta.lab.data import Batch, Images
+from gammabeta.lab.train import checkpoint, snapshot
+from gammabeta.lab.train.journal import Journal
+from gammabeta.lab.train.network import Standardize, Trainable, build, describe
+from gammabeta.lab.train.plan import Plan, due
+from gammabeta.lab.train.progress import Outcome, Progress, Since
+from gammabeta.lab.train.ranks import Ranks
+from gammabeta.lab.train.state import (
+    averaged_buffers,
+    random_state,
+    seed_all,
+    set_random_state,
+    synchronized,
+    warmed_up,
+)
+from gammabeta.lab.train.supply import feed_of, held_out
+from gammabeta.layers import NonFiniteBatchWarning
+from gammabeta.signal import Cadence, Watch, watch
+
+FLUSH = 20
+"""Steps between two looks at the losses where looking makes a GPU or other ranks wait."""
+
+
+class Trainer:
+    """A run: the network, its optimizer, its place in the data.
+
+    Args:
+        recipe: what to train, and how.
+        plan: everything else that decides the run.
+        images: what to train on.
+        ranks: this process among others.
+        folder: of the run; this process must hold it (`gammabeta.lab.train.journal.Held`).
+        resumed: what `checkpoint.read` gave, to go on from there.
+        report: called with the progress, on the first rank.
+
+    Raises:
+        ValueError: the plan does not suit the data, the device or the number of ranks.
+
+    The global random states (torch, Python, NumPy) are seeded for the run, and as they were after
+    `run`.
+    """
+
+    def __init__(
+        self,
+        recipe: Trainable,
+        plan: Plan,
+        images: Images,
+        ranks: Ranks,
+        folder: Path,
+        *,
+        resumed: dict[str, Any] | None = None,
+        report: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.recipe, self.plan, self.images, self.ranks = recipe, plan, images, ranks
+        self.folder = folder
+        self.outcome = Outcome()
+        self.stop = False
+        """Set it, from a signal handler say, to end the run at the next look at the losses."""
+        self.notes: list[str] = []
+        """What a person should know of this run, a line each."""
+        self._report = report or (lambda _: None)
+        self._data = describe(images)
+        self._feed = feed_of(recipe, plan, images, ranks)
+        model = build(recipe, plan, self._data).to(ranks.device)
+        if plan.sync_bn:
+            model = synchronized(model, ranks)
+        self.model: nn.Module = model
+        self.optimizer = recipe.optimizer(model)
+        self._ready = Standardize(self._data, ranks.device, plan.channels_last)
+        self._flush = 1 if ranks.count == 1 and ranks.device.type == "cpu" else FLUSH
+        self._position: dict[str, int] = {}
+        self._random: dict[str, Any] | None = None
+        self._losses: list[Tensor] = []
+        self._since = Since()
+        self._kept = math.nan
+        """Accuracy of the best checkpoint that is there, maybe of a step that is to come again."""
+        if resumed is not None:
+            best = folder / checkpoint.BEST
+            with contextlib.suppress(checkpoint.CheckpointError):
+                self._kept = checkpoint.read(best)["best"][0] if best.exists() else math.nan
+            found = snapshot.put_back(resumed, self._parts(), ranks)
+            self._random, self._position, note = found
+            if note:
+                self.notes.append(note)
+            steps = f"{self.outcome.step} of {plan.steps}"
+            self.notes.append(
+                f"resumed after step {steps}"
+                if self.outcome.step < plan.steps
+                else f"finished before: {steps} steps; more --steps go on"
+            )
+
+    def run(self) -> Outcome:
+        """Train until the last step, or until the loss is not finite.
+
+        Raises:
+            CheckpointError: one could not be written. Those before are intact.
+        """
+        outside = random_state(self.ranks.device)
+        if self._random is None:
+            seed_all(self.plan.seed, self.ranks.rank, self.outcome.step)
+        else:
+            set_random_state(self._random, self.ranks.device)
+        batches = self._feed.batches(self._position)
+        try:
+            with self._journal() as journal, self._watched() as signal, _quiet_layers():
+                self._loop(batches, journal, signal)
+        finally:
+            with contextlib.suppress(AttributeError):  # an iterator need not have it
+                batches.close()  # type: ignore[attr-defined]
+            set_random_state(outside, self.ranks.device)
+        return self.outcome
+
+    def _loop(
+        self, batches: Iterator[Batch], journal: Journal | None, signal: Watch | None
+    ) -> None:
+        plan, outcome = self.plan, self.outcome
+        network = self._distributed()
+        self.model.train()
+        if outcome.step == 0:  # from here on the run can be killed, and a full disk is known of
+            first = self._save(checkpoint.path_of(self.folder, 0))
+            if self.ranks.first:
+                checkpoint.read(first)  # a recipe could hold what cannot be read again
+        self._since.begin()
+        while outcome.step < plan.steps:
+            step = outcome.step + 1
+            loss = self._step(network, next(batches), step)
+            outcome.step = step
+            if signal is not None:
+                signal.step(loss=loss, learning_rate=self.recipe.learning_rate(step - 1))
+            evaluating = due(step, plan.evaluate_every, plan.steps)
+            saving = due(step, plan.checkpoint_every, plan.steps)
+            logging = due(step, plan.log_every, plan.steps)
+            if not (evaluating or saving or logging or step % self._flush == 0):
+                continue
+            finite = self._look()
+            if not finite:
+                self._diverge(journal)
+                return
+            stopping = outcome.stopped
+            accuracy = self._measure(step) if evaluating else None
+            saved = None
+            # The best first: killed between the two, a resumed run comes here again.
+            if accuracy is not None and outcome.best_step == step and not self._kept > accuracy:
+                self._save(self.folder / checkpoint.BEST)
+            if saving or stopping:
+                saved = self._save(checkpoint.path_of(self.folder, step))
+            if (evaluating or saving or logging or stopping) and self.ranks.first:
+                self._tell(journal, accuracy, saved)
+            self._since.again()
+            if stopping:
+                return
+
+    def _step(self, network: nn.Module, batch: Batch, step: int) -> Tensor:
+        """Take one optimizer step; return its loss, still on the device."""
+        x = self._ready(batch.x)
+        y = batch.y.to(self.ranks.device, non_blocking=True)
+        rate = self.recipe.learning_rate(step - 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._precision():
+            loss = F.cross_entropy(network(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self._position = batch.after
+        loss = loss.detach()
+        self._losses.append(loss)
+        self._since.images += len(batch.y) * self.ranks.count
+        return loss
+
+    def _look(self) -> bool:
+        """Fetch the losses since the last look; False if one was not finite, on any rank."""
+        losses = torch.stack(self._losses).tolist()
+        self._losses.clear()
+        *sums, stops = self.ranks.sum([*losses, float(self.stop)])
+        means = [total / self.ranks.count for total in sums]
+        for number, mean in enumerate(means, self.outcome.step - len(means) + 1):
+            if not math.isfinite(mean):
+                self.outcome.diverged = number
+                return False
+        self._since.losses += means
+        self.outcome.stopped = stops > 0 and self.outcome.step < self.plan.steps
+        return True
+
+    def _measure(self, step: int) -> float:
+        """Return the accuracy on the test split, in evaluation mode."""
+        self._since.pause()
+        right, seen = 0.0, 0.0
+        self.model.eval()
+        try:
+            with torch.no_grad(), averaged_buffers(self.model, self.ranks), self._precision():
+                for x, y in held_out(self.images, self.ranks):
+                    scores = self.model(self._ready(x))
+                    right += float((scores.argmax(1) == y.to(self.ranks.device)).sum())
+                    seen += len(y)
+        finally:
+            self.model.train()
+        right, seen = self.ranks.sum([right, seen])
+        accuracy = right / seen
+        outcome = self.outcome
+        outcome.accuracies[step] = accuracy
+        if not accuracy <= outcome.best:  # the first: best is NaN
+            outcome.best, outcome.best_step = accuracy, step
+        return accuracy
+
+    def _tell(self, journal: Journal | None, accuracy: float | None, saved: Path | None) -> None:
+        step, since = self.outcome.step, self._since
+        speed, each = since.speed()
+        progress = Progress(
+            step,
+            self.plan.steps,
+            since.loss(),
+            self.recipe.learning_rate(step - 1),
+            speed,
+            (self.plan.steps - step) * each,
+            accuracy,
+            None if math.isnan(self.outcome.best) else self.outcome.best,
+            saved,
+        )
+        if journal is not None:
+            row: dict[str, Any] = {
+                "step": step,
+                "loss": progress.loss,
+                "learning_rate": progress.learning_rate,
+                "images_per_second": round(speed, 1),
+            }
+            journal.add(**row, **({} if accuracy is None else {"accuracy": accuracy}))
+        self._report(progress)
+        since.reset()
+
+    def _diverge(self, journal: Journal | None) -> None:
+        """Keep the state that a person may want to look at, and say at which step it was."""
+        self._save(self.folder / checkpoint.DIVERGED)
+        if journal is not None:
+            journal.add(step=self.outcome.diverged, loss=math.nan, diverged=True)
+
+    def _save(self, path: Path) -> Path:
+        """Write a checkpoint of all ranks; on every rank, or none, it succeeds."""
+        self._since.pause()
+        own = snapshot.own(self.model, self.ranks.device, self._position)
+        held = self.ranks.gather(own)
+        problem: checkpoint.CheckpointError | None = None
+        with averaged_buffers(self.model, self.ranks):
+            if self.ranks.first:
+                try:
+                    whole = snapshot.whole(self._parts(), self.plan, self.recipe, self._data, held)
+                    checkpoint.write(path, whole)
+                    if path.name not in (checkpoint.BEST, checkpoint.DIVERGED):
+                        checkpoint.prune(path, self.plan.keep)
+                except checkpoint.CheckpointError as e:
+                    problem = e
+        self.ranks.agree(problem)
+        if path.name != checkpoint.BEST:
+            self.outcome.checkpoint = path
+        return path
+
+    def _parts(self) -> snapshot.Parts:
+        return snapshot.Parts(self.model, self.optimizer, self.outcome)
+
+    def _distributed(self) -> nn.Module:
+        """The network as it is called in training."""
+        if self.ranks.count == 1:
+            return self.model
+        # Each rank keeps running statistics of its own mini-batches, as the paper's workers did;
+        # they are averaged where they are used.
+        size, channels = self._data["size"], self._data["channels"]
+        zeros = torch.zeros(2, channels, size, size, dtype=torch.uint8)
+        with self._precision(), warmed_up(self.model, self.ranks.device):
+            network = DistributedDataParallel(self.model, forward_sync_buffers=False)
+            for _ in range(2):
+                network(self._ready(zeros)).sum().backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        return network
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self.plan.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.ranks.device.type, torch.bfloat16)
+
+    @contextlib.contextmanager
+    def _journal(self) -> Iterator[Journal | None]:
+        if not self.ranks.first:
+            yield None
+            return
+        journal = Journal(self.folder, self.outcome.step)
+        try:
+            yield journal
+        finally:
+            journal.close()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[Watch | None]:
+        if not (self.plan.watch and self.ranks.first):
+            yield None
+            return
+        began = self.outcome.step
+        name = "signal" if began == 0 else f"signal-from-{began}"
+        with watch(
+            self.model,
+            _free(self.folder, name),
+            arm=self.recipe.name,
+            cadence=Cadence(last=self.plan.steps),
+            title=f"{self.recipe.name} · {self.images.name}",
+            settings={**self.plan.as_dict(), "recipe": self.recipe.name},
+        ) as signal:
+            signal.steps = began
+            yield signal
+
+
+@contextlib.contextmanager
+def _quiet_layers() -> Iterator[None]:
+    """A run that diverges is reported by the engine, not by its layers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NonFiniteBatchWarning)
+        yield
+
+
+def _free(folder: Path, name: str) -> Path:
+    """A record's name that is not in use: a run may be resumed at the same step more than once."""
+    count, path = 1, folder / name
+    while path.with_name(path.name + ".sqlite").exists():
+        count += 1
+        path = folder / f"{name}-{count}"
+    return path

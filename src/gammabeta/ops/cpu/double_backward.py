@@ -1,0 +1,70 @@
+"""The backward pass in torch's own operators: for its derivative, and for transforms of it.
+
+A native backward pass has no graph. Where somebody asks for one (``create_graph=True``) or sends
+many gradients through it at once (``is_grads_batched=True``), the layer is computed again from what
+was saved, and torch differentiates that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from gammabeta.ops.torch.norms import finish
+
+
+def norm_gradients(
+    norm: Callable[[Tensor, Tensor | None, Tensor | None], Tensor],
+    g: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mask: Tensor | None,
+    needs: Sequence[bool],
+    activation: str | None,
+) -> list[Tensor | None]:
+    """Return the gradients of x, weight, bias and residual that are needed; the others are None.
+
+    Args:
+        norm: in torch's operators, of x, weight and bias.
+        g: the gradient of the output.
+        x: as the layer got it.
+        weight: or None.
+        bias: or None.
+        residual: like x, where the activation's slope depends on it; else None.
+        mask: like x, what a ReLU after a residual let through; then ``activation`` is None.
+        needs: which of the four gradients.
+        activation: a name in `ACTIVATIONS`, or None.
+    """
+    masked = g if mask is None else g * mask
+    gradients = gradients_of(
+        lambda: finish(norm(x, weight, bias), activation, residual),
+        (x, weight, bias, residual),
+        masked,
+        needs,
+    )
+    if needs[3] and residual is None:
+        gradients[3] = masked
+    return gradients
+
+
+def gradients_of(
+    layer: Callable[[], Tensor], inputs: Sequence[Tensor | None], g: Tensor, needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """Differentiate ``layer``, with a graph if gradients are enabled; unneeded ones are None."""
+    create_graph = torch.is_grad_enabled()
+    wanted = [i for i, t in enumerate(inputs) if t is not None and needs[i]]
+    found: list[Tensor | None] = [None] * len(inputs)
+    if not wanted:
+        return found
+    with torch.enable_grad():
+        y = layer()
+    gradients = torch.autograd.grad(
+        y, [t for i in wanted if (t := inputs[i]) is not None], g, create_graph=create_graph
+    )
+    for i, gradient in zip(wanted, gradients, strict=True):
+        found[i] = gradient
+    return found

@@ -1,0 +1,200 @@
+"""What the native kernels take, and how they get it: plain CPU tensors, outside of transforms.
+
+Everybody who has to see torch's own operators gets them: `torch.compile`, `torch.func`, tracing,
+forward-mode derivatives, dispatch modes and tensor subclasses.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from gammabeta.ops.activations import ACTIVATIONS, known_activation
+from gammabeta.ops.lean import LeanOutput, is_open
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+CODES: dict[str | None, int] = {None: 0, **{name: i for i, name in enumerate(ACTIVATIONS, 1)}}
+NAMES = {code: name for name, code in CODES.items()}
+RELU = CODES["relu"]
+MOST = sys.float_info.max
+PLAIN = frozenset({Tensor, Parameter, LeanOutput})
+
+_transform = torch._C._functorch.peek_interpreter_stack
+_batched = torch._C._functorch.is_legacy_batchedtensor  # ``is_grads_batched=True``
+_is_compiling = torch.compiler.is_compiling
+_tracing_state = torch._C._get_tracing_state
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+
+
+class NoMemoryError(Exception):
+    """A tensor has no values at its address."""
+
+
+def refuse_freed(**tensors: Tensor | None) -> None:
+    """Raise for what has lost its memory; a tensor of zeros, which never had any, is torch's.
+
+    Torch raises too, but reads from nowhere where the tensor is a part of the freed storage.
+
+    Raises:
+        RuntimeError: the storage of one of ``tensors`` was freed; it is called by its keyword.
+    """
+    for name, t in tensors.items():
+        if (
+            t is None
+            or t.layout is not torch.strided
+            or not t.numel()
+            or t._is_zerotensor()
+            or t.untyped_storage().data_ptr()
+        ):
+            continue
+        raise RuntimeError(
+            f"{name} has shape {tuple(t.shape)}, but its storage was freed and holds no values; "
+            "where parameters are sharded, gather them before the layer is called"
+        )
+
+
+def in_memory(**tensors: Tensor | None) -> None:
+    """Raise for a plain CPU tensor whose storage was freed, before torch's operators read it.
+
+    Some of them do not look, and end the process.
+
+    Raises:
+        RuntimeError: the storage of one of ``tensors`` was freed.
+    """
+    if _is_compiling() or _transform() is not None or _dispatch_modes():
+        return
+    for t in tensors.values():
+        if t is None or type(t) not in PLAIN or not t.is_cpu or t.layout is not torch.strided:
+            continue
+        if not t.data_ptr() or t.storage_offset():
+            refuse_freed(**tensors)
+            return
+
+
+def serves(x: Tensor) -> bool:
+    """Whether ``x`` is a plain CPU tensor, and nobody has to see torch's operators."""
+    return (
+        type(x) in PLAIN
+        and not is_open(x)
+        and x.is_cpu
+        and x.dtype in TYPES
+        and x.layout is torch.strided
+        and not x.is_nested
+        and not _is_compiling()
+        and _tracing_state() is None
+        and _transform() is None
+        and not _dispatch_modes()
+        and forward_ad._current_level < 0
+        and not x.is_neg()
+    )
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Whether ``a`` can go element for element with ``b``, which is served."""
+    return (
+        type(a) in PLAIN
+        and a.dtype is b.dtype
+        and a.is_cpu
+        and a.layout is torch.strided
+        and not a.is_nested
+        and a.shape == b.shape
+        and not a.is_neg()
+    )
+
+
+def code_of(activation: str | None) -> int:
+    """Return the binding's number of ``activation``.
+
+    Raises:
+        ValueError: it is not known; an attribute of a layer can be set to anything.
+    """
+    try:
+        return CODES[activation]
+    except (KeyError, TypeError):
+        return CODES[known_activation(activation)]
+
+
+def are_finite(*values: Any) -> bool:
+    """Whether ``values``, ε or a momentum, are finite numbers; the rest is torch's to answer."""
+    return all(type(v) in (float, int) and -MOST < v < MOST for v in values)
+
+
+def takes_gradient(g: Tensor) -> bool:
+    """Whether the gradient ``g`` has values at its address, and nobody asks for a graph."""
+    return (
+        not torch.is_grad_enabled()
+        and type(g) in PLAIN
+        and _transform() is None
+        and not _batched(g)
+        and g.layout is torch.strided
+        and not g.is_neg()
+    )
+
+
+def common_type(
+    x: Tensor, one: Tensor | None, other: Tensor | None, shape: Sequence[int]
+) -> int | None:
+    """Return the binding's number of the parameters' type, None where they are not as expected."""
+    some = one if one is not None else other
+    if some is None:
+        return TYPES[x.dtype]
+    if type(some) not in PLAIN:
+        return None
+    dtype = some.dtype
+    if dtype is not x.dtype and (dtype is not torch.float32 or x.dtype is torch.float64):
+        return None
+    for p in (one, other):
+        if p is not None and not (
+            type(p) in PLAIN
+            and p.is_cpu
+            and p.dtype is dtype
+            and p.layout is torch.strided
+            and p.shape == shape
+            and p.is_contiguous()
+            and not p.is_neg()
+        ):
+            return None
+    return TYPES[dtype]
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of (N, C, ...) lie side by side, and nothing between."""
+    dims = x.dim()
+    if dims == 4:
+        return x.is_contiguous(memory_format=torch.channels_last)
+    if dims == 5:
+        return x.is_contiguous(memory_format=torch.channels_last_3d)
+    return x.transpose(1, -1).is_contiguous() if dims == 3 else False
+
+
+def like(a: Tensor, x: Tensor) -> Tensor:
+    """Return ``a`` with the strides of the dense ``x``."""
+    if a.stride() == x.stride():
+        return a
+    addresses(a)  # torch would copy from a freed storage
+    return torch.empty_like(x).copy_(a)
+
+
+def addresses(*tensors: Tensor | None) -> list[int]:
+    """Where the values of each tensor are, 0 for None.
+
+    Raises:
+        NoMemoryError: they are nowhere: a storage was freed, or never filled.
+    """
+    found = []
+    for t in tensors:
+        if t is None:
+            found.append(0)
+            continue
+        at = t.data_ptr()
+        # Of a part of a freed storage, torch gives the offset as the address.
+        if not at or (t.storage_offset() and not t.untyped_storage().data_ptr()):
+            raise NoMemoryError
+        found.append(at)
+    return found

@@ -1,1 +1,0 @@
-"""Training: data, the pair of arms, presets."""
