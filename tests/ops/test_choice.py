@@ -110,7 +110,7 @@ def test_what_info_says() -> None:
 
 @pytest.mark.parametrize("name", library.available())
 def test_the_environment_variable(name: str) -> None:
-    code = "import gammabeta; from gammabeta.ops import library; print(library.in_use())"
+    code = "import gammabeta; from gammabeta.ops.cpu import library; print(library.in_use())"
     assert python(code, GAMMABETA_KERNELS=name).stdout == f"{name}\n"
 
 
@@ -160,5 +160,5 @@ def test_openmp_libraries_are_counted(tmp_path: Path) -> None:
 @native
 @needs_native
 def test_one_openmp_library_for_torch_and_the_extension() -> None:
-    code = "from gammabeta.ops import openmp; print(len(openmp.loaded() or [0]))"
+    code = "from gammabeta.ops.cpu import openmp; print(len(openmp.loaded() or [0]))"
     assert python(code).stdout == "1\n"

@@ -20,7 +20,7 @@ from gammabeta.lab.claims.framework.claim import (
 )
 from gammabeta.lab.claims.framework.figure import BAD, WARM, inlined, label, labels, sheet
 from gammabeta.lab.claims.framework.results import Result
-from tests.lab.claims.test_frame import made
+from tests.lab.claims.test_framework import made
 
 ROOT = Path(__file__).parents[3]
 
