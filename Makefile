@@ -1,7 +1,8 @@
 # Fresh machine: python3 and make are all these need.
 #   make demo             install, train the four-layer stack with and without batch norm, show it
 #   make demo ARGS="..."  the same with options of `gammabeta demo`
-#   make test             install, lint, check types, run every test; JOBS=1 for one at a time
+#   make test             install, lint, check types, run the tests; JOBS=1 for one at a time
+#   make test-all         the same with the long sweeps: every instruction set, sanitizers, fuzzing
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,12 +11,15 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 ARGS ?=
 JOBS ?= auto
 
-.PHONY: demo test lint types clean
+.PHONY: demo test test-all lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gammabeta demo $(ARGS)
 
 test: $(VENV)/.installed-test lint types
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not sweep"
+
+test-all: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 lint: $(VENV)/.installed-test

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from torch import nn
 
 from gammabeta import layers
+from tests.forked import run_program
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs/layers"
@@ -26,14 +24,22 @@ BLOCKS = [
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_the_python_in_the_documents_runs(block: str, tmp_path: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
-        cwd=tmp_path,
-        env={**os.environ, "MPLBACKEND": "agg"},
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr
+    status, printed = run_program(block, tmp_path)
+    assert status == 0, printed
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ("raise KeyError('x')", "KeyError: 'x'"),
+        ("import warnings; warnings.warn('old')", "UserWarning: old"),
+        ("import os; print('so far', flush=True); os.abort()", "so far"),
+    ],
+)
+def test_a_block_that_fails_is_seen(block: str, said: str, tmp_path: Path) -> None:
+    status, printed = run_program(block, tmp_path)
+    assert status != 0
+    assert said in printed
 
 
 def test_the_readme_quotes_the_committed_run() -> None:

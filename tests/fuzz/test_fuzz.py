@@ -1,4 +1,7 @@
-"""A minute of the fuzzer, by a seed that was run to 10,000 calls; and the faults it has to find."""
+"""Some seconds of the fuzzer, or a minute in the sweep; and the faults it has to find.
+
+The seed was run to 10,000 calls.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,16 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize(("what", "seconds"), [("layers", 40), ("commands", 20)])
-def test_a_minute(what: str, seconds: int) -> None:
+@pytest.mark.parametrize(
+    ("what", "seconds"),
+    [
+        ("layers", 8),
+        ("commands", 6),
+        pytest.param("layers", 40, marks=pytest.mark.sweep),
+        pytest.param("commands", 20, marks=pytest.mark.sweep),
+    ],
+)
+def test_random_calls(what: str, seconds: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", what, "--seed", "0", "--seconds", str(seconds)],
         cwd=ROOT,

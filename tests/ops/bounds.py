@@ -1,12 +1,13 @@
 """Runs every kernel on sizes of every kind: what `test_native_bounds` and the sanitizers look at.
 
 A program, so that a crash is its own:
-``python -m tests.ops.bounds GUARD [--threads] [LIBRARY]``.
+``python -m tests.ops.bounds GUARD [--threads] [--best] [LIBRARY]``.
 
 GUARD is where a page stands that may not be touched, beside every tensor the kernels get: "after",
 "before", or "none" where a sanitizer watches instead. The kernels' workspace has the exact size in
-each case, and ends at such a page. With ``--threads`` fewer sizes run on 1 to 256 threads. LIBRARY
-is a built extension other than the installed one.
+each case, and ends at such a page. With ``--threads`` fewer sizes run on 1 to 256 threads; with
+``--best`` only the best instruction set of this machine runs. LIBRARY is a built extension other
+than the installed one.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def cases(threads: bool) -> Iterator[tuple[int, tuple[int, int, int], str, bool]
 def main(guard: str, *rest: str) -> None:
     threads = "--threads" in rest
     for path in rest:
-        if path != "--threads":
+        if not path.startswith("--"):
             load(path)
     from gammabeta.ops.cpu import library, per_example
 
@@ -143,7 +144,8 @@ def main(guard: str, *rest: str) -> None:
             assert all(bool(t.isfinite().all()) for t in (y, *found) if t is not None)
 
     calls = 0
-    for name in library.available()[1:]:
+    names = library.available()[-1:] if "--best" in rest else library.available()[1:]
+    for name in names:
         library.use(name)
         for number, size, kind, last in cases(threads):
             if threads:
@@ -154,7 +156,7 @@ def main(guard: str, *rest: str) -> None:
                 run(kind, size, last, dtype)
                 calls += len(TAILS)
             _maps.clear()
-    print(f"{calls} calls, {', '.join(library.available()[1:])}")
+    print(f"{calls} calls, {', '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def test_another_default_device(name: str) -> None:
     }[name]
     code = f"""
 import torch, gammabeta as gb
-from gammabeta.ops import per_example
+from gammabeta.ops.cpu import per_example
 per_example.SMALL = {{}}
 def run():
     layer = gb.{made}

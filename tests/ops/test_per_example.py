@@ -400,7 +400,8 @@ def test_gradcheck(name: str, activation: str | None, residual: bool) -> None:
 
     batched = name != "group-last"  # there torch's own group norm cannot
     assert torch.autograd.gradcheck(f, problem.leaves(), check_batched_grad=batched)
-    assert torch.autograd.gradgradcheck(f, problem.leaves())
+    # By random projections: the whole matrix of second derivatives takes seconds a case.
+    assert torch.autograd.gradgradcheck(f, problem.leaves(), fast_mode=True)
 
 
 def test_only_what_is_asked_for() -> None:

@@ -157,6 +157,13 @@ def refused(path: Path, name: str, read: Any, *args: Any, **options: Any) -> Non
     assert len(said) < 1000
 
 
+def chosen(place: tuple[Any, ...]) -> list[Any]:
+    """Four of the wrong values, beginning at another one for each place: reading takes 0.1 s."""
+    values = FIELDS[place]
+    first = list(FIELDS).index(place)
+    return [values[(first + i) % len(values)] for i in range(min(4, len(values)))]
+
+
 @pytest.mark.parametrize("place", FIELDS, ids=lambda place: ".".join(map(str, place)))
 def test_a_sealed_checkpoint_with_a_wrong_value(
     place: tuple[Any, ...], held: dict[str, Any], tmp_path: Path
@@ -167,7 +174,7 @@ def test_a_sealed_checkpoint_with_a_wrong_value(
         name = "optimizer"  # torch does not name what in it is wrong
     if place[0] == "ranks" and len(place) > 1:
         name = "random" if "random" in place else name
-    for value in FIELDS[place]:
+    for value in chosen(place):
         checkpoint.write(path, with_value(held, place, value))
         refused(path, name, resume, path, steps=3)
         if place[0] not in ("optimizer", "ranks"):
