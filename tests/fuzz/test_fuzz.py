@@ -58,7 +58,7 @@ class Off(gb.BatchNorm1d):
             y = y * (1 + 1e-4)
         if self.fault == "buffer":
             with torch.no_grad():
-                self.running_mean.add_(1e-3)
+                self.running_mean.data.add_(1e-3)
         if self.fault == "dtype":
             y = y.double()
         if self.fault == "nan":

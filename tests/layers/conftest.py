@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gammabeta.ops.cpu import library, per_example
+from gammabeta.ops.cpu import library, support
 
 
 @pytest.fixture(
@@ -19,5 +19,5 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "native" and library.extension is None:
         pytest.skip(f"the extension was not built: {library.missing}")
     with pytest.MonkeyPatch.context() as patch, library.use(request.param):
-        patch.setattr(per_example, "SMALL", {})  # natively, small inputs are too
+        patch.setattr(support, "SMALL", {})  # natively, small inputs are too
         yield request.param

@@ -13,7 +13,7 @@ import gammabeta as gb
 from gammabeta.ops.cpu import batch as cpu
 from gammabeta.ops.cpu import library
 from gammabeta.ops.reference import torch_norms as reference
-from gammabeta.ops.torch import norms as eager
+from gammabeta.ops.torch import norms
 from tests.layers.agreement import agree
 
 LAYERS = [
@@ -283,7 +283,7 @@ def test_a_forward_that_raises_midway_changes_nothing(monkeypatch):
     def breaks(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(eager, "finish", breaks)
+    monkeypatch.setattr(norms, "finish", breaks)
     monkeypatch.setattr(cpu, "addresses", breaks)  # when the native kernel is about to be called
     for layer in (gb.BatchNorm1d(3), gb.InstanceNorm1d(3, track_running_stats=True)):
         before = copy.deepcopy(layer.state_dict())

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 import gammabeta as gb
 from gammabeta.lab.bench.peak import peak_bytes
 from gammabeta.ops.activations import ACTIVATIONS
-from gammabeta.ops.cpu import autograd, library, per_example
+from gammabeta.ops.cpu import autograd, library, support
 from gammabeta.ops.cpu.library import extension as native
 from gammabeta.ops.lean import LeanOutput
 
@@ -29,7 +29,7 @@ NATIVE = pytest.param("native", marks=pytest.mark.native)
 def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
     """The native kernels alone: torch's operators keep every output."""
     with library.use(request.param), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(per_example, "SMALL", {})
+        patch.setattr(support, "SMALL", {})
         yield request.param
 
 

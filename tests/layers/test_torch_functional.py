@@ -11,15 +11,15 @@ from onnx.backend.test.case import node as onnx_node
 from torch.testing import assert_close
 from torch.testing._internal.common_methods_invocations import op_db
 
-from gammabeta import ops
 from gammabeta.ops.reference import torch_norms as reference
+from tests.ops import calls
 
 NORMS = {
-    "nn.functional.batch_norm": (F.batch_norm, ops.batch_norm),
-    "nn.functional.layer_norm": (F.layer_norm, ops.layer_norm),
-    "nn.functional.group_norm": (F.group_norm, ops.group_norm),
-    "nn.functional.instance_norm": (F.instance_norm, ops.instance_norm),
-    "nn.functional.rms_norm": (F.rms_norm, ops.rms_norm),
+    "nn.functional.batch_norm": (F.batch_norm, calls.batch_norm),
+    "nn.functional.layer_norm": (F.layer_norm, calls.layer_norm),
+    "nn.functional.group_norm": (F.group_norm, calls.group_norm),
+    "nn.functional.instance_norm": (F.instance_norm, calls.instance_norm),
+    "nn.functional.rms_norm": (F.rms_norm, calls.rms_norm),
 }
 WITH_ERRORS = ["nn.functional.group_norm", "nn.functional.rms_norm"]
 OPS = {op.name: op for op in op_db if op.name in NORMS and not op.variant_test_name}
@@ -127,7 +127,7 @@ def test_onnx_batch_normalization(attributes, inputs, outputs):
     training = bool(attributes.get("training_mode", 0))
     old = attributes.get("momentum", 0.9)
     running_mean, running_var = mean.clone(), var.clone()
-    y = ops.batch_norm(
+    y = calls.batch_norm(
         x,
         running_mean,
         running_var,
@@ -154,7 +154,7 @@ def test_onnx_batch_normalization(attributes, inputs, outputs):
 )
 def test_onnx_instance_normalization(attributes, inputs, outputs):
     x, weight, bias = inputs
-    y = ops.instance_norm(
+    y = calls.instance_norm(
         x,
         None,
         None,
@@ -172,7 +172,7 @@ def test_onnx_instance_normalization(attributes, inputs, outputs):
 )
 def test_onnx_group_normalization(attributes, inputs, outputs):
     x, weight, bias = inputs
-    y = ops.group_norm(
+    y = calls.group_norm(
         x, attributes["num_groups"], weight, bias, eps=attributes.get("epsilon", 1e-5)
     )
     assert_close(y, outputs[0], **tolerance(outputs))
@@ -184,7 +184,7 @@ def test_onnx_group_normalization(attributes, inputs, outputs):
 def test_onnx_layer_normalization(attributes, inputs, outputs):
     x, weight, bias = inputs
     shape = x.shape[attributes.get("axis", -1) % x.dim() :]
-    y = ops.layer_norm(x, shape, weight, bias, eps=attributes.get("epsilon", 1e-5))
+    y = calls.layer_norm(x, shape, weight, bias, eps=attributes.get("epsilon", 1e-5))
     assert_close(y, outputs[0], **tolerance(outputs))
 
 
@@ -194,7 +194,7 @@ def test_onnx_layer_normalization(attributes, inputs, outputs):
 def test_onnx_rms_normalization(attributes, inputs, outputs):
     x, weight = inputs
     shape = x.shape[attributes.get("axis", -1) % x.dim() :]
-    y = ops.rms_norm(x, shape, weight, eps=attributes.get("epsilon", 1e-5))
+    y = calls.rms_norm(x, shape, weight, eps=attributes.get("epsilon", 1e-5))
     assert_close(y, outputs[0], **tolerance(outputs))
 
 

@@ -67,24 +67,24 @@ def load(path: str) -> None:
 
 
 def call(kind: str, x: Tensor, weight: Tensor, bias: Tensor, running: Any, **after: Any) -> Tensor:
-    from gammabeta import ops
+    from tests.ops import calls
 
     c = x.shape[1]
     if kind.startswith("batch"):
         training = kind == "batch"
-        return ops.batch_norm(
+        return calls.batch_norm(
             x, *running, weight, bias, training=training, momentum=0.1, eps=1e-5, **after
         )
     if kind == "group":
         groups = next(g for g in (4, 3, 2, 1) if c % g == 0)
-        return ops.group_norm(x, groups, weight, bias, eps=1e-5, **after)
+        return calls.group_norm(x, groups, weight, bias, eps=1e-5, **after)
     if kind == "instance":
-        return ops.instance_norm(
+        return calls.instance_norm(
             x, None, None, weight, bias, use_input_stats=True, momentum=0.1, eps=1e-5, **after
         )
     if kind == "rms":
-        return ops.rms_norm(x, x.shape[1:], weight, eps=1e-5, **after)
-    return ops.layer_norm(x, x.shape[1:], weight, bias, eps=1e-5, **after)
+        return calls.rms_norm(x, x.shape[1:], weight, eps=1e-5, **after)
+    return calls.layer_norm(x, x.shape[1:], weight, bias, eps=1e-5, **after)
 
 
 def cases(threads: bool) -> Iterator[tuple[int, tuple[int, int, int], str, bool]]:
@@ -104,10 +104,10 @@ def main(guard: str, *rest: str) -> None:
     for path in rest:
         if not path.startswith("--"):
             load(path)
-    from gammabeta.ops.cpu import library, per_example
+    from gammabeta.ops.cpu import library, support
 
     library.extension.exact_workspace(True)
-    per_example.SMALL = {}  # however small, the kernels compute it
+    support.SMALL = {}  # however small, the kernels compute it
 
     def place(t: Tensor) -> Tensor:
         return t if guard == "none" else guarded(t, guard).copy_(t)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gammabeta.ops.cpu import library
+from gammabeta.ops.cpu import library, support
 
 SETS = [name for name in library.NAMES if name not in (library.TORCH, library.BEST)]
 
@@ -37,3 +37,9 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
             yield "torch"
     else:
         yield from _use(request.param)
+
+
+@pytest.fixture(autouse=True)
+def however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels compute what by default is too small for them."""
+    monkeypatch.setattr(support, "SMALL", {})

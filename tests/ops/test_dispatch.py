@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +10,10 @@ from torch import Tensor
 
 import gammabeta as gb
 from gammabeta import ops
+from gammabeta.ops import registry
 from gammabeta.ops.activations import ACTIVATIONS, MODULES, activate, known_activation
 from gammabeta.ops.reference import torch_norms as reference
+from tests.ops import calls
 
 WRITTEN_OUT: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
@@ -60,21 +61,21 @@ def test_all_four_against_the_reference(activation: str | None, with_residual: b
     after = {"activation": activation, "residual": residual}
     pairs = [
         (
-            ops.batch_norm(
+            calls.batch_norm(
                 x, None, None, weight, bias, training=True, momentum=0.1, eps=0.01, **after
             ),
             reference.batch_norm(x, weight, bias, 0.01)[0],
         ),
         (
-            ops.layer_norm(x, (5,), row_weight, row_bias, eps=0.01, **after),
+            calls.layer_norm(x, (5,), row_weight, row_bias, eps=0.01, **after),
             reference.layer_norm(x, 1, row_weight, row_bias, 0.01)[0],
         ),
         (
-            ops.group_norm(x, 3, weight, bias, eps=0.01, **after),
+            calls.group_norm(x, 3, weight, bias, eps=0.01, **after),
             reference.group_norm(x, 3, weight, bias, 0.01),
         ),
         (
-            ops.rms_norm(x, (5,), row_weight, eps=0.01, **after),
+            calls.rms_norm(x, (5,), row_weight, eps=0.01, **after),
             reference.rms_norm(x, 1, row_weight, 0.01),
         ),
     ]
@@ -87,7 +88,7 @@ def test_all_four_against_the_reference(activation: str | None, with_residual: b
 def test_batch_norm_in_evaluation_reads_the_statistics_and_leaves_them() -> None:
     x, mean, var = drawn(4, 6), drawn(6, seed=1), drawn(6, seed=2).square()
     before = mean.clone(), var.clone()
-    y = ops.batch_norm(x, mean, var, None, None, training=False, momentum=0.1, eps=0.01)
+    y = calls.batch_norm(x, mean, var, None, None, training=False, momentum=0.1, eps=0.01)
     expected = reference.batch_norm_inference(x, mean, var, eps=0.01)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
     assert torch.equal(mean, before[0])
@@ -99,39 +100,36 @@ def test_batch_norm_in_training_moves_the_statistics_by_momentum() -> None:
     mean, var = drawn(6, seed=1), drawn(6, seed=2).square()
     expected_mean = 0.75 * mean + 0.25 * x.mean((0, 2))
     expected_var = 0.75 * var + 0.25 * x.var((0, 2), correction=1)  # unbiased, as torch keeps it
-    ops.batch_norm(x, mean, var, None, None, training=True, momentum=0.25, eps=1e-5)
+    calls.batch_norm(x, mean, var, None, None, training=True, momentum=0.25, eps=1e-5)
     torch.testing.assert_close(mean, expected_mean, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(var, expected_var, rtol=1e-12, atol=1e-12)
 
 
 def test_rms_norm_without_eps_uses_the_machine_epsilon_of_the_arithmetic() -> None:
     x = drawn(3, 5) * 1e-8  # mean(x²) ~ 1e-15: of the order of float64's epsilon
-    y = ops.rms_norm(x, (5,), None, eps=None)
+    y = calls.rms_norm(x, (5,), None, eps=None)
     expected = reference.rms_norm(x, 1, eps=torch.finfo(torch.float64).eps)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
     # bfloat16 is computed in float32, and so is its epsilon; outputs round to 2⁻⁹ relative.
     x = (drawn(3, 5) * 1e-4).bfloat16()
-    y = ops.rms_norm(x, (5,), None, eps=None)
+    y = calls.rms_norm(x, (5,), None, eps=None)
     expected = reference.rms_norm(x.double(), 1, eps=torch.finfo(torch.float32).eps)
     torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=0)
 
 
-def test_layers_go_through_the_dispatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the native kernels do not serve goes to one place: `eager`."""
-    called = []
+def test_layers_go_through_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that is put first is asked first, by every layer."""
+    asked = []
 
-    def fake(name: str) -> Callable[..., Tensor]:
-        def kernel(x: Tensor, *rest: object) -> Tensor:
-            called.append(name)
-            return x
+    class Backend:
+        @staticmethod
+        def forward(call: ops.Call) -> Tensor:
+            asked.append(call.kind)
+            return call.x
 
-        return kernel
-
-    names = ("batch_norm", "layer_norm", "group_norm", "rms_norm")
-    path = SimpleNamespace(**{name: fake(name) for name in names})
-    monkeypatch.setattr(ops, "eager", path)
+    monkeypatch.setattr(registry, "ORDER", (Backend, *registry.ORDER))
     x = torch.randn(3, 4)
     with ops.use("torch"):
         for layer in (gb.BatchNorm1d(4), gb.LayerNorm(4), gb.GroupNorm(2, 4), gb.RMSNorm(4)):
             assert layer(x) is x
-    assert called == list(names)
+    assert asked == ["batch", "layer", "group", "rms"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.ops.cpu import library, per_example
+from gammabeta.ops.cpu import library, support
 
 pytestmark = pytest.mark.native
 
@@ -33,7 +33,7 @@ def all_of_it(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The kernels, also for tensors that are too small for them to pay."""
     if library.extension is None:
         pytest.skip("the native kernels were not built")
-    monkeypatch.setattr(per_example, "SMALL", {})
+    monkeypatch.setattr(support, "SMALL", {})
     with library.use("native"):
         yield
 
@@ -181,8 +181,8 @@ def test_another_default_device(name: str) -> None:
     }[name]
     code = f"""
 import torch, gammabeta as gb
-from gammabeta.ops.cpu import per_example
-per_example.SMALL = {{}}
+from gammabeta.ops.cpu import support
+support.SMALL = {{}}
 def run():
     layer = gb.{made}
     x = torch.ones({LAYERS[name][1]}, device="cpu").cumsum(0).requires_grad_()

@@ -8,6 +8,7 @@ its own type. Gradients are sums of such terms, so they are held to the size of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gammabeta import ops
+from gammabeta.ops import cpu
 from gammabeta.ops.activations import ACTIVATIONS, activate
-from gammabeta.ops.cpu import autograd, library, per_example
+from gammabeta.ops.cpu import autograd, library, support
 from gammabeta.ops.cpu.library import extension as native
 from gammabeta.ops.reference import torch_norms as reference
+from tests.ops import calls
 
 pytestmark = [
     pytest.mark.native,
@@ -61,7 +64,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 @pytest.fixture(autouse=True)
 def all_of_it(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small inputs too; the instruction set and the threads as they were."""
-    monkeypatch.setattr(per_example, "SMALL", {})
+    monkeypatch.setattr(support, "SMALL", {})
     threads = torch.get_num_threads()
     with library.use("native"):
         yield
@@ -108,16 +111,13 @@ class Problem:
         return [leaf for leaf in all_of_them if leaf is not None]
 
     def native(self) -> Tensor:
-        x, after = self.x, (self.activation, self.residual)
-        parameters = self.weight, self.bias
-        if self.kind == "layer":
-            y = per_example.layer_norm(x, x.shape[-1:], *parameters, 1e-5, *after)
-        elif self.kind == "rms":
-            y = per_example.rms_norm(x, x.shape[-1:], self.weight, 1e-5, *after)
-        elif self.kind == "instance":
-            y = per_example.instance_norm(x, None, None, *parameters, True, 1e-5, *after)
-        else:
-            y = per_example.group_norm(x, self.kind, *parameters, 1e-5, *after)
+        after = {"activation": self.activation, "residual": self.residual}
+        if self.row:
+            after["normalized_shape"] = self.x.shape[-1:]
+        elif self.kind != "instance":
+            after["num_groups"] = self.kind
+        kind = "group" if isinstance(self.kind, int) else self.kind
+        y = cpu.forward(ops.Call(kind, self.x, self.weight, self.bias, **after))
         assert y is not None, "the native kernels did not serve"
         return y
 
@@ -214,13 +214,13 @@ BIG = {
 
 def norm_of(kind: str, x: Tensor, weight: Tensor, bias: Tensor, **after: object) -> Tensor:
     if kind == "layer":
-        return ops.layer_norm(x, x.shape[-1:], weight, bias, eps=1e-5, **after)
+        return calls.layer_norm(x, x.shape[-1:], weight, bias, eps=1e-5, **after)
     if kind.startswith("group"):
-        return ops.group_norm(x, 3, weight, bias, eps=1e-5, **after)
+        return calls.group_norm(x, 3, weight, bias, eps=1e-5, **after)
     if kind == "instance":
         after |= {"use_input_stats": True, "momentum": 0.0, "eps": 1e-5}
-        return ops.instance_norm(x, None, None, weight, bias, **after)
-    return ops.rms_norm(x, x.shape[-1:], weight, eps=1e-5, **after)
+        return calls.instance_norm(x, None, None, weight, bias, **after)
+    return calls.rms_norm(x, x.shape[-1:], weight, eps=1e-5, **after)
 
 
 @pytest.mark.parametrize("kind", BIG)
@@ -267,9 +267,9 @@ def test_strided_misaligned_and_expanded(kind: str) -> None:
 
 def test_two_normalized_dims() -> None:
     x, weight, bias = drawn(3, 4, 5), drawn(4, 5, seed=1), drawn(4, 5, seed=2)
-    y = per_example.layer_norm(x, [4, 5], weight, bias, 1e-5, None, None)
+    y = cpu.forward(ops.Call("layer", x, weight, bias, normalized_shape=[4, 5]))
     torch.testing.assert_close(y, reference.layer_norm(x, 2, weight, bias)[0])
-    y = per_example.rms_norm(x, [4, 5], weight, 1e-5, None, None)
+    y = cpu.forward(ops.Call("rms", x, weight, normalized_shape=[4, 5]))
     torch.testing.assert_close(y, reference.rms_norm(x, 2, weight))
 
 
@@ -281,7 +281,7 @@ def test_two_normalized_dims() -> None:
 def test_a_mean_of_a_million_deviations(instructions: str, width: int) -> None:
     library.use(instructions)
     x = (1e4 + 0.01 * drawn(4, width)).float()
-    y = ops.layer_norm(x, (width,), None, None, eps=0.0)
+    y = calls.layer_norm(x, (width,), None, None, eps=0.0)
     expected = reference.layer_norm(x.double(), 1, eps=0.0)[0]
     # What x holds is exact: only x̂'s own roundings remain, not 10⁶ of them.
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
@@ -294,7 +294,7 @@ def test_groups_with_a_mean_of_a_million_deviations(instructions: str, last: boo
     x = (1e4 + 0.01 * drawn(3, 6, 20, 21)).float()
     if last:
         x = x.contiguous(memory_format=torch.channels_last)
-    y = per_example.group_norm(x, 2, None, None, 0.0, None, None)
+    y = cpu.forward(ops.Call("group", x, num_groups=2, eps=0.0))
     assert y is not None
     expected = reference.group_norm(x.double(), 2, eps=0.0)
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
@@ -305,27 +305,29 @@ def test_extreme_groups(last: bool) -> None:
     x = drawn(3, 6, 8, 9)
     layout = torch.channels_last if last else torch.contiguous_format
     for size in (1e30, 1e-30):
-        y = ops.group_norm(
+        y = calls.group_norm(
             (size * x).float().contiguous(memory_format=layout), 2, None, None, eps=0.0
         )
         torch.testing.assert_close(y, reference.group_norm(size * x, 2, eps=0.0).float())
     bias = drawn(6).float()
-    y = ops.group_norm(
+    y = calls.group_norm(
         torch.full((3, 6, 8, 9), 1234.567).contiguous(memory_format=layout), 2, None, bias, eps=1e-5
     )
     assert torch.equal(y, bias.view(6, 1, 1).expand_as(y))
     x[0, 0, 3, 3], x[1, 5, 3, 3] = torch.inf, torch.nan
-    y = ops.group_norm(x.contiguous(memory_format=layout), 2, None, None, eps=1e-5)
+    y = calls.group_norm(x.contiguous(memory_format=layout), 2, None, None, eps=1e-5)
     torch.testing.assert_close(y, F.group_norm(x, 2), equal_nan=True)
     torch.testing.assert_close(y.isnan(), F.group_norm(x, 2).isnan())
 
 
 def test_instance_norm_of_the_population_is_batch_norm_in_evaluation() -> None:
     x, mean, var = drawn(3, 5, 9), drawn(5, seed=1), drawn(5, seed=2).square()
-    y = per_example.instance_norm(x, mean, var, None, None, False, 1e-5, "relu", x)
+    running = {"running_mean": mean, "running_var": var}
+    call = ops.Call("instance", x, activation="relu", residual=x, training=False, **running)
+    y = cpu.forward(call)
     expected = reference.batch_norm_inference(x, mean, var)
     torch.testing.assert_close(y, (expected + x).relu())
-    assert per_example.instance_norm(x, mean, var, None, None, True, 1e-5, None, None) is None
+    assert cpu.forward(ops.Call("instance", x, **running)) is None
 
 
 @pytest.mark.parametrize("instructions", SETS)
@@ -334,33 +336,33 @@ def test_a_row_that_does_not_begin_as_it_goes_on(instructions: str) -> None:
     library.use(instructions)
     x = drawn(2, 2, 35000).float()
     x[:, 0, :64] = -1e5
-    y = ops.layer_norm(x.view(2, 70000), (70000,), None, None, eps=0.0)
+    y = calls.layer_norm(x.view(2, 70000), (70000,), None, None, eps=0.0)
     expected = reference.layer_norm(x.view(2, 70000).double(), 1, eps=0.0)[0]
     torch.testing.assert_close(y.double(), expected, rtol=1e-6, atol=1e-6)
-    y = ops.group_norm(x, 1, None, None, eps=0.0)
+    y = calls.group_norm(x, 1, None, None, eps=0.0)
     torch.testing.assert_close(y.double().view(2, 70000), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_constant_row_is_beta() -> None:
     x = torch.full((3, 100), 1234.567)
     bias = drawn(100).float()
-    assert torch.equal(ops.layer_norm(x, (100,), None, bias, eps=1e-5), bias.expand(3, 100))
+    assert torch.equal(calls.layer_norm(x, (100,), None, bias, eps=1e-5), bias.expand(3, 100))
 
 
 def test_squares_beyond_float32() -> None:
     for size in (1e30, 1e-30):
         x = size * drawn(4, 100)
-        y = ops.layer_norm(x.float(), (100,), None, None, eps=0.0)
+        y = calls.layer_norm(x.float(), (100,), None, None, eps=0.0)
         torch.testing.assert_close(y, reference.layer_norm(x, 1, eps=0.0)[0].float())
-        y = ops.rms_norm(x.float(), (100,), None, eps=0.0)
+        y = calls.rms_norm(x.float(), (100,), None, eps=0.0)
         torch.testing.assert_close(y, reference.rms_norm(x, 1, eps=0.0).float())
 
 
 def test_float16_near_its_end() -> None:
     x = torch.tensor([[65504.0, -65504.0, 60000.0, 1.0]], dtype=torch.float16)
-    y = ops.layer_norm(x, (4,), None, None, eps=1e-5)
+    y = calls.layer_norm(x, (4,), None, None, eps=1e-5)
     torch.testing.assert_close(y, reference.layer_norm(x.double(), 1)[0].half())
-    y = ops.rms_norm(x, (4,), None, eps=1e-5)
+    y = calls.rms_norm(x, (4,), None, eps=1e-5)
     torch.testing.assert_close(y, reference.rms_norm(x.double(), 1).half())
 
 
@@ -370,8 +372,8 @@ def test_infinities_and_nan_stay_in_their_row(dtype: torch.dtype) -> None:
     x[1, 7], x[2, 7], x[3, 30] = torch.inf, torch.nan, -torch.inf
     x = x.to(dtype)
     for ours, torchs in (
-        (ops.layer_norm(x, (40,), None, None, eps=1e-5), F.layer_norm(x, (40,))),
-        (ops.rms_norm(x, (40,), None, eps=1e-5), F.rms_norm(x, (40,), eps=1e-5)),
+        (calls.layer_norm(x, (40,), None, None, eps=1e-5), F.layer_norm(x, (40,))),
+        (calls.rms_norm(x, (40,), None, eps=1e-5), F.rms_norm(x, (40,), eps=1e-5)),
     ):
         torch.testing.assert_close(ours, torchs, equal_nan=True)
 
@@ -379,7 +381,7 @@ def test_infinities_and_nan_stay_in_their_row(dtype: torch.dtype) -> None:
 @every_dtype
 def test_rms_norm_without_eps_is_torchs(dtype: torch.dtype) -> None:
     x = (1e-4 * drawn(5, 40)).to(dtype)
-    ours, torchs = ops.rms_norm(x, (40,), None, eps=None), F.rms_norm(x, (40,))
+    ours, torchs = calls.rms_norm(x, (40,), None, eps=None), F.rms_norm(x, (40,))
     torch.testing.assert_close(ours, torchs)
 
 
@@ -410,7 +412,7 @@ def test_only_what_is_asked_for() -> None:
     g = drawn(5, 17, seed=4)
     every = [t.clone().requires_grad_() for t in (x, weight, bias, residual)]
     whole = torch.autograd.grad(
-        ops.layer_norm(
+        calls.layer_norm(
             every[0], (17,), *every[1:3], eps=1e-5, activation="relu", residual=every[3]
         ),
         every,
@@ -419,7 +421,7 @@ def test_only_what_is_asked_for() -> None:
     for i in range(4):
         some = [t.clone() for t in (x, weight, bias, residual)]
         some[i].requires_grad_()
-        y = ops.layer_norm(
+        y = calls.layer_norm(
             some[0], (17,), *some[1:3], eps=1e-5, activation="relu", residual=some[3]
         )
         assert torch.equal(torch.autograd.grad(y, some[i], g)[0], whole[i])
@@ -431,35 +433,37 @@ def test_no_function_where_no_gradient_is_wanted(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(autograd._Norm, "apply", refuse)
     x = drawn(5, 17)
-    assert not ops.layer_norm(x, (17,), None, None, eps=1e-5).requires_grad
+    assert not calls.layer_norm(x, (17,), None, None, eps=1e-5).requires_grad
     with torch.no_grad():
-        ops.layer_norm(x.requires_grad_(), (17,), None, None, eps=1e-5)
+        calls.layer_norm(x.requires_grad_(), (17,), None, None, eps=1e-5)
 
 
-SERVED: dict[str, Callable[[Tensor], object]] = {
-    "empty": lambda x: per_example.layer_norm(x[:0], (17,), None, None, 1e-5, None, None),
-    "other dims": lambda x: per_example.layer_norm(x, (16,), None, None, 1e-5, None, None),
-    "integers": lambda x: per_example.rms_norm(x.int(), (17,), None, 1e-5, None, None),
-    "a wider parameter": lambda x: per_example.rms_norm(
-        x.float(), (17,), torch.ones(17, dtype=torch.float64), 1e-5, None, None
-    ),
-    "another residual": lambda x: per_example.rms_norm(x, (17,), None, 1e-5, None, x.float()),
-    "meta": lambda x: per_example.rms_norm(x.to("meta"), (17,), None, 1e-5, None, None),
+def row(kind: str, x: Tensor, width: int = 17, **given: Any) -> ops.Call:
+    return ops.Call(kind, x, normalized_shape=(width,), **given)
+
+
+SERVED: dict[str, Callable[[Tensor], ops.Call]] = {
+    "empty": lambda x: row("layer", x[:0]),
+    "other dims": lambda x: row("layer", x, 16),
+    "integers": lambda x: row("rms", x.int()),
+    "a wider parameter": lambda x: row("rms", x.float(), weight=torch.ones(17).double()),
+    "another residual": lambda x: row("rms", x, residual=x.float()),
+    "meta": lambda x: row("rms", x.to("meta")),
 }
 
 
 @pytest.mark.parametrize("name", SERVED)
 def test_the_rest_is_left_to_torch(name: str) -> None:
-    assert SERVED[name](drawn(5, 17)) is None
+    assert cpu.forward(SERVED[name](drawn(5, 17))) is None
 
 
 def test_small_ones_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     x, image = torch.randn(32, 128), torch.randn(8, 16, 8, 8)
-    assert per_example.layer_norm(x, (128,), None, None, 1e-5, None, None) is None
-    assert per_example.layer_norm(x.repeat(32, 1), (128,), None, None, 1e-5, None, None) is not None
-    assert per_example.rms_norm(x, (128,), None, 1e-5, None, None) is not None
+    assert cpu.forward(row("layer", x, 128)) is None
+    assert cpu.forward(row("layer", x.repeat(32, 1), 128)) is not None
+    assert cpu.forward(row("rms", x, 128)) is not None
     for last in (image, image.contiguous(memory_format=torch.channels_last)):
-        assert per_example.group_norm(last, 4, None, None, 1e-5, None, None) is None
+        assert cpu.forward(ops.Call("group", last, num_groups=4)) is None
     big = image.repeat(16, 1, 1, 1)
-    assert per_example.group_norm(big, 4, None, None, 1e-5, None, None) is not None
+    assert cpu.forward(ops.Call("group", big, num_groups=4)) is not None

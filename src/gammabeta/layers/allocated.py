@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gammabeta.ops.cpu.support import in_memory
+from gammabeta.ops.allocated import in_memory
 
 
 def check_allocated(layer: nn.Module, **inputs: Tensor | None) -> None:

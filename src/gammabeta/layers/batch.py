@@ -4,6 +4,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -11,7 +12,7 @@ from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.guard import Guarded
 from gammabeta.layers.lean import Lean
-from gammabeta.ops.torch import norms as eager
+from gammabeta.ops.torch.norms import finish
 
 
 def _of(held: dict[str, Any], name: str, layer: nn.Module) -> Any:
@@ -45,50 +46,42 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         check_residual(input, residual)
         held, tracked = self._parameters, self._buffers
-        weight, bias = _of(held, "weight", self), _of(held, "bias", self)
-        batches = _of(tracked, "num_batches_tracked", self)
+        mean, var = _of(tracked, "running_mean", self), _of(tracked, "running_var", self)
         updates = self.training and self.track_running_stats
-        if updates and batches is not None:
-            done = ops.cpu.batch_norm(
-                input,
-                _of(tracked, "running_mean", self),
-                _of(tracked, "running_var", self),
-                weight,
-                bias,
-                True,
-                self.momentum,
-                self.eps,
-                self.activation,
-                residual,
-                batches,
-                self.on_nonfinite != "accept",
-                self.memory,
-            )
-            if done is not None:
-                if not done[1]:
-                    self._refuse()
-                return done[0]
-        factor = 0.0 if self.momentum is None else self.momentum
-        if updates and self.momentum is None and batches is not None:
-            factor = 1.0 / (float(batches) + 1.0)  # cumulative average: the t-th batch weighs 1/t
         # Untracked buffers are neither updated in training nor read: torch's own rule.
-        read = not self.training or self.track_running_stats
-        mean, var = self._statistics(updates)
-        y = ops.batch_norm(
+        read = updates or not self.training
+        call = ops.Call(
+            ops.BATCH,
             input,
-            mean if read else None,
-            var if read else None,
-            weight,
-            bias,
+            _of(held, "weight", self),
+            _of(held, "bias", self),
+            self.eps,
+            self.activation,
+            residual,
+            running_mean=mean if read else None,
+            running_var=var if read else None,
             training=self.training or (mean is None and var is None),
-            momentum=factor,
-            eps=self.eps,
-            activation=self.activation,
-            residual=residual,
             memory=self.memory,
         )
-        if updates:
-            self._commit(mean, var, batches)
+        if not updates:
+            return ops.normalize(call)
+        batches = _of(tracked, "num_batches_tracked", self)
+        call.momentum = self.momentum
+        if batches is not None:
+            call.batches, call.guarded = batches, self.on_nonfinite != "accept"
+            done = ops.normalize_and_count(call)
+            if done is not None:
+                if not call.entered:
+                    self._refuse()
+                return done
+            call.batches = None
+            if self.momentum is None:
+                # Cumulative average: the t-th batch weighs 1/t.
+                call.momentum = 1.0 / (float(batches) + 1.0)
+        mean, var = self._statistics(updates)
+        call.running_mean, call.running_var = mean, var
+        y = ops.normalize(call)
+        self._commit(mean, var, batches)
         return y
 
     def _scripted(self, input: Tensor, residual: Tensor | None) -> Tensor:
@@ -101,7 +94,7 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
             if self.momentum is None:
                 factor = 1.0 / float(self.num_batches_tracked)
         read = not self.training or self.track_running_stats
-        return eager.batch_norm(
+        y = F.batch_norm(
             input,
             self.running_mean if read else None,
             self.running_var if read else None,
@@ -110,9 +103,8 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
             self.training or (self.running_mean is None and self.running_var is None),
             factor,
             self.eps,
-            self.activation,
-            residual,
         )
+        return finish(y, self.activation, residual)
 
 
 class _FusedBatchNorm(_FusedForward):

@@ -99,17 +99,19 @@ class FrozenBatchNorm(Epilogue):
                 f"{dims} dims with C = num_features = {self.num_features}"
             )
         check_residual(input, residual)
-        return ops.batch_norm(
-            input,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            training=False,
-            momentum=0.0,
-            eps=self.eps,
-            activation=self.activation,
-            residual=residual,
+        return ops.normalize(
+            ops.Call(
+                ops.BATCH,
+                input,
+                self.weight,
+                self.bias,
+                self.eps,
+                self.activation,
+                residual,
+                running_mean=self.running_mean,
+                running_var=self.running_var,
+                training=False,
+            )
         )
 
     def _load_from_state_dict(

@@ -4,12 +4,13 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.sizes import check_size
-from gammabeta.ops.torch import norms as eager
+from gammabeta.ops.torch.norms import finish
 
 
 class GroupNorm(Epilogue, nn.GroupNorm):
@@ -62,22 +63,24 @@ class GroupNorm(Epilogue, nn.GroupNorm):
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``activation(group_norm(x) + residual)``; input: (N, C, ...)."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return eager.group_norm(
-                input, self.num_groups, self.weight, self.bias, self.eps, self.activation, residual
-            )
+            y = F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+            return finish(y, self.activation, residual)
         if not isinstance(input, Tensor):
             return without_tensor(self, input, residual)
         check_residual(input, residual)
         if type(self.num_groups) is not int or self.num_groups < 1:
             _check_groups(self.num_groups)  # an attribute can be set to anything
-        return ops.group_norm(
-            input,
-            self.num_groups,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-            activation=self.activation,
-            residual=residual,
+        return ops.normalize(
+            ops.Call(
+                ops.GROUP,
+                input,
+                self.weight,
+                self.bias,
+                self.eps,
+                self.activation,
+                residual,
+                num_groups=self.num_groups,
+            )
         )
 
 

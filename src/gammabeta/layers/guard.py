@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gammabeta.layers.commit import commit_statistics
 from gammabeta.names import known
-from gammabeta.ops.cpu.support import in_memory
+from gammabeta.ops.allocated import in_memory
 
 ACTIONS = ("refuse", "raise", "accept")
 """What a layer does with a batch that would leave its running statistics not finite."""

@@ -5,13 +5,14 @@ import warnings
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.guard import Guarded
-from gammabeta.ops.torch import norms as eager
+from gammabeta.ops.torch.norms import finish
 
 
 class _FusedForward(Guarded, Epilogue, _InstanceNorm):
@@ -49,42 +50,32 @@ class _FusedForward(Guarded, Epilogue, _InstanceNorm):
 
     def _guarded(self, batch: Tensor, residual: Tensor | None) -> Tensor:
         own = self.training or not self.track_running_stats
-        if batch.size(0) == 0:
-            # No example, no statistics. torch's instance norm indexes γ out of range here; its
-            # batch norm gives the empty output, and zero gradients.
-            return ops.batch_norm(
-                batch,
-                None,
-                None,
-                self.weight,
-                self.bias,
-                training=True,
-                momentum=0.0,
-                eps=self.eps,
-                activation=self.activation,
-                residual=residual,
-            )
-        updates = own and self.running_mean is not None
+        empty = batch.size(0) == 0
+        updates = own and self.running_mean is not None and not empty
         mean, var = self._statistics(updates)
-        y = ops.instance_norm(
+        call = ops.Call(
+            # No example, no statistics. Torch's instance norm indexes γ out of range here; its
+            # batch norm gives the empty output, and zero gradients.
+            ops.BATCH if empty else ops.INSTANCE,
             batch,
-            mean,
-            var,
             self.weight,
             self.bias,
-            use_input_stats=own,
+            self.eps,
+            self.activation,
+            residual,
+            running_mean=None if empty else mean,
+            running_var=None if empty else var,
+            training=True if empty else own,  # `empty` is a tensor while torch traces
             momentum=0.0 if self.momentum is None else self.momentum,
-            eps=self.eps,
-            activation=self.activation,
-            residual=residual,
         )
+        y = ops.normalize(call)
         if updates:
             self._commit(mean, var)
         return y
 
     def _scripted(self, batch: Tensor, residual: Tensor | None) -> Tensor:
         """What `torch.jit.script` compiles instead: torch's operator, without the guard."""
-        return eager.instance_norm(
+        y = F.instance_norm(
             batch,
             self.running_mean,
             self.running_var,
@@ -93,9 +84,8 @@ class _FusedForward(Guarded, Epilogue, _InstanceNorm):
             self.training or not self.track_running_stats,
             self.momentum if self.momentum is not None else 0.0,
             self.eps,
-            self.activation,
-            residual,
         )
+        return finish(y, self.activation, residual)
 
     def _mismatch(self, size: int, channel: int) -> None:
         """Torch's rule: an error where γ and β have C values, a warning where C is not used."""

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
-from gammabeta.ops.torch import norms as eager
+from gammabeta.ops.torch.norms import finish
 
 
 class LayerNorm(Epilogue, nn.LayerNorm):
@@ -59,24 +60,20 @@ class LayerNorm(Epilogue, nn.LayerNorm):
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``activation(layer_norm(x) + residual)``; input: (..., *normalized_shape)."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return eager.layer_norm(
+            y = F.layer_norm(input, list(self.normalized_shape), self.weight, self.bias, self.eps)
+            return finish(y, self.activation, residual)
+        if not isinstance(input, Tensor):
+            return without_tensor(self, input, residual)
+        check_residual(input, residual)
+        return ops.normalize(
+            ops.Call(
+                ops.LAYER,
                 input,
-                list(self.normalized_shape),
                 self.weight,
                 self.bias,
                 self.eps,
                 self.activation,
                 residual,
+                normalized_shape=self.normalized_shape,
             )
-        if not isinstance(input, Tensor):
-            return without_tensor(self, input, residual)
-        check_residual(input, residual)
-        return ops.layer_norm(
-            input,
-            self.normalized_shape,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-            activation=self.activation,
-            residual=residual,
         )

@@ -105,17 +105,19 @@ class _BatchRenorm(_FusedBatchNorm):
         self._check_features(input)
         per_feature = input.numel() // max(self.num_features, 1)
         if not self.training or per_feature == 0:  # an empty batch has nothing to average
-            return ops.batch_norm(
-                input,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                training=False,
-                momentum=0.0,
-                eps=self.eps,
-                activation=self.activation,
-                residual=residual,
+            return ops.normalize(
+                ops.Call(
+                    ops.BATCH,
+                    input,
+                    self.weight,
+                    self.bias,
+                    self.eps,
+                    self.activation,
+                    residual,
+                    running_mean=self.running_mean,
+                    running_var=self.running_var,
+                    training=False,
+                )
             )
         if per_feature == 1:
             raise ValueError(
@@ -127,18 +129,11 @@ class _BatchRenorm(_FusedBatchNorm):
         weight = r if self.weight is None else self.weight * r
         bias = d if self.weight is None else self.weight * d
         dtype = self._averages()[0].dtype
-        y = ops.batch_norm(
-            input,
-            None,
-            None,
-            weight.to(dtype),
-            (bias if self.bias is None else bias + self.bias).to(dtype),
-            training=True,
-            momentum=0.0,
-            eps=self.eps,
-            activation=self.activation,
-            residual=residual,
+        bias = (bias if self.bias is None else bias + self.bias).to(dtype)
+        call = ops.Call(
+            ops.BATCH, input, weight.to(dtype), bias, self.eps, self.activation, residual
         )
+        y = ops.normalize(call)
         self._average(mean, std)
         return y
 

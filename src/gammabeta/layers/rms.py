@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
-from gammabeta.ops.torch import norms as eager
+from gammabeta.ops.torch.norms import finish
 
 
 class RMSNorm(Epilogue, nn.RMSNorm):
@@ -56,17 +57,20 @@ class RMSNorm(Epilogue, nn.RMSNorm):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``activation(rms_norm(x) + residual)``; x: (..., *normalized_shape)."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return eager.rms_norm(
-                x, list(self.normalized_shape), self.weight, self.eps, self.activation, residual
-            )
+            y = F.rms_norm(x, list(self.normalized_shape), self.weight, self.eps)
+            return finish(y, self.activation, residual)
         if not isinstance(x, Tensor):
             return without_tensor(self, x, residual)
         check_residual(x, residual)
-        return ops.rms_norm(
-            x,
-            self.normalized_shape,
-            self.weight,
-            eps=self.eps,
-            activation=self.activation,
-            residual=residual,
+        return ops.normalize(
+            ops.Call(
+                ops.RMS,
+                x,
+                self.weight,
+                None,
+                self.eps,
+                self.activation,
+                residual,
+                normalized_shape=self.normalized_shape,
+            )
         )

@@ -1,12 +1,11 @@
-"""The native path: a norm, a residual and an activation in C++, as one autograd function.
+"""A norm, a residual and an activation by the native kernels, as one autograd function.
 
-The norms differ in their geometry and their kernels, not in what goes in and out: this is what they
-share. `cpu` says which calls of batch norm come here, `cpu_family` which of the others.
+The norms differ in their sizes and their kernels, not in what goes in and out: this is what they
+share. `batch` says which calls of batch norm come here, `per_example` which of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,88 +13,74 @@ import torch
 from torch import Tensor
 
 from gammabeta.ops import lean
+from gammabeta.ops.allocated import NoMemoryError, refuse_freed
 from gammabeta.ops.cpu.double_backward import norm_gradients
-from gammabeta.ops.cpu.library import extension as native
-from gammabeta.ops.cpu.support import (
-    NAMES,
-    RELU,
-    TYPES,
-    NoMemoryError,
-    addresses,
-    like,
-    refuse_freed,
-    takes_gradient,
-)
+from gammabeta.ops.cpu.support import NAMES, RELU, addresses, like, takes_gradient
+from gammabeta.ops.spec import BATCH, Call
+from gammabeta.ops.torch.norms import OPERATORS
 
 
-class Norm:
-    """What one call knows beside its tensors.
+class Plan:
+    """How the kernels run one call.
 
     Attributes:
-        forward: the binding's function.
-        backward: the binding's function.
-        geometry: the sizes, as both take them.
-        places: (rows, n, c, s), as `native.bits_size` takes them.
-        statistics: made by ``forward``, once it has run with a graph.
-        numbers: how many numbers they are.
+        native: the binding's `Norm`, which knows all but the tensors.
+        numbers: how many numbers the statistics are.
         computed: their type.
         channels_last: whether x stays in that layout; else it is made contiguous.
-        operator: torch's own, of x, weight, bias and the statistics.
-        parameter_type: the binding's number of the parameters' type.
-        activation: the binding's number.
-        more: what ``forward`` takes beside that.
-        backward_more: what ``backward`` takes beside that.
-        again: what ``forward`` takes instead, to make an output again from its statistics.
-        returned: what ``forward`` returned.
+        spec: kind, ε, normalized_shape, num_groups and training of the call, whose tensors are the
+            graph's to keep.
+        again: the binding's `Norm` that makes an output again from its statistics.
+        statistics: made by the forward pass, once it has run with a graph.
+        entered: whether the batch entered the running statistics.
     """
 
     __slots__ = (
-        "activation",
         "again",
-        "backward",
-        "backward_more",
         "channels_last",
         "computed",
-        "forward",
-        "geometry",
-        "more",
+        "entered",
+        "native",
         "numbers",
-        "operator",
-        "parameter_type",
-        "places",
-        "returned",
+        "spec",
         "statistics",
     )
 
-    forward: Callable[..., Any]
-    backward: Callable[..., None]
-    geometry: tuple[int, ...]
-    places: tuple[bool, int, int, int]
-    statistics: Tensor | None
+    native: Any
     numbers: int
     computed: torch.dtype
     channels_last: bool
-    operator: Callable[[Tensor, Tensor | None, Tensor | None, Tensor], Tensor]
-    parameter_type: int
-    activation: int
-    more: tuple[Any, ...]
-    backward_more: tuple[Any, ...]
-    again: tuple[Any, ...]
-    returned: Any
+    spec: tuple[str, Any, Any, int, bool]
+    again: Any
+    statistics: Tensor | None
+    entered: bool
+
+    def operator(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Tensor
+    ) -> Tensor:
+        """Return the norm alone in torch's operators, with a graph."""
+        kind, eps, normalized_shape, num_groups, training = self.spec
+        if kind == BATCH and not training:
+            shape = (1, -1) + (1,) * (x.dim() - 2)
+            mean, inverse = statistics.view(2, *shape)
+            y: Tensor = (x - mean) * inverse
+            y = y if weight is None else y * weight.view(shape)
+            return (y if bias is None else y + bias.view(shape)).to(x.dtype)
+        call = Call(kind, x, normalized_shape=normalized_shape, num_groups=num_groups, eps=eps)
+        return OPERATORS[kind](call, x, weight, bias)
 
 
-def apply(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    norm: Norm,
-    memory: str = "default",
-) -> Tensor | None:
-    """Return ``activation(norm(x) + residual)``, with a graph if one is wanted.
+def plan_for(call: Call, native: Any, numbers: int, computed: torch.dtype) -> Plan:
+    """Return the plan of a call whose x stays dense as it is."""
+    plan = Plan()
+    plan.native, plan.numbers, plan.computed = native, numbers, computed
+    plan.channels_last, plan.again, plan.statistics = False, None, None
+    plan.spec = (call.kind, call.eps, call.normalized_shape, call.num_groups, call.training)
+    return plan
 
-    With ``memory="lean"`` the output is made again where the backward pass needs it; one with a
-    residual is not, as that would have to be kept instead.
+
+def run(call: Call, plan: Plan) -> Tensor | None:
+    """Return the output of ``call``, with a graph if one is wanted.
 
     Returns:
         The output, or None where a tensor of zeros has no values in memory.
@@ -103,94 +88,81 @@ def apply(
     Raises:
         RuntimeError: the storage of a tensor was freed.
     """
+    x, weight, bias, residual = call.x, call.weight, call.bias, call.residual
     try:
-        return _apply(x, weight, bias, residual, norm, memory)
+        if not (
+            torch.is_grad_enabled()
+            and (
+                x.requires_grad
+                or (weight is not None and weight.requires_grad)
+                or (bias is not None and bias.requires_grad)
+                or (residual is not None and residual.requires_grad)
+            )
+        ):
+            return forward_pass(x, weight, bias, residual, plan)[0]
+        y: Tensor = _Norm.apply(x, weight, bias, residual, plan)  # type: ignore[no-untyped-call]
     except NoMemoryError:
         refuse_freed(input=x, weight=weight, bias=bias, residual=residual)
         return None
-
-
-def _apply(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    norm: Norm,
-    memory: str,
-) -> Tensor:
-    if not (
-        torch.is_grad_enabled()
-        and (
-            x.requires_grad
-            or (weight is not None and weight.requires_grad)
-            or (bias is not None and bias.requires_grad)
-            or (residual is not None and residual.requires_grad)
-        )
+    statistics, plan.statistics = plan.statistics, None  # the graph keeps them, and lets them go
+    # One with a residual would have to keep that instead.
+    if (
+        call.memory == "lean"
+        and statistics is not None
+        and residual is None
+        and plan.again is not None
+        and lean.may_be_lean()
     ):
-        return _forward(x, weight, bias, residual, norm)[0]
-    y: Tensor = _Norm.apply(x, weight, bias, residual, norm)  # type: ignore[no-untyped-call]
-    statistics, norm.statistics = norm.statistics, None  # the graph keeps them, and lets them go
-    if memory == "lean" and statistics is not None and residual is None and lean.may_be_lean():
-        y = lean.as_lean(y, partial(_again, norm, statistics), (x, weight, bias))
+        y = lean.as_lean(y, partial(_again, plan, statistics), (x, weight, bias))
     return y
 
 
-def _dense(x: Tensor, norm: Norm) -> Tensor:
-    if norm.channels_last or x.is_contiguous():
+def _dense(x: Tensor, plan: Plan) -> Tensor:
+    if plan.channels_last or x.is_contiguous():
         return x
     addresses(x)  # torch would copy from a freed storage
     return x.contiguous()
 
 
-def _forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, norm: Norm
+def forward_pass(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    plan: Plan,
+    statistics: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run the kernel; returns y, the statistics, and what a ReLU after a residual let through."""
-    x = _dense(x, norm)
+    x = _dense(x, plan)
     bits = None
-    number = TYPES[x.dtype]
+    native = plan.native
     if residual is not None:
         residual = like(residual, x)
-        if norm.activation == RELU:
-            size = native.bits_size(*norm.places, number)
-            bits = torch.empty(size, dtype=torch.uint8, device=x.device)
+        if native.activation == RELU:
+            bits = torch.empty(native.mask_size(), dtype=torch.uint8, device=x.device)
     y = torch.empty_like(x)
-    statistics = torch.empty(norm.numbers, dtype=norm.computed, device=x.device)
-    norm.returned = norm.forward(
-        *norm.geometry,
-        number,
-        norm.parameter_type,
-        norm.activation,
+    if statistics is None:
+        statistics = torch.empty(plan.numbers, dtype=plan.computed, device=x.device)
+    plan.entered = native.forward(
         *addresses(x, residual, weight, bias),
         0 if bits is None else bits.data_ptr(),
         statistics.data_ptr(),
         y.data_ptr(),
-        *norm.more,
     )
     return y, statistics, bits
 
 
 def _again(
-    norm: Norm, statistics: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None
+    plan: Plan, statistics: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
     """Make an output again, from its statistics."""
-    x = _dense(x, norm)
+    x = _dense(x, plan)
     y = torch.empty_like(x)
-    norm.forward(
-        *norm.geometry,
-        TYPES[x.dtype],
-        norm.parameter_type,
-        norm.activation,
-        *addresses(x, None, weight, bias),
-        0,
-        statistics.data_ptr(),
-        y.data_ptr(),
-        *norm.again,
-    )
+    plan.again.forward(*addresses(x, None, weight, bias), 0, statistics.data_ptr(), y.data_ptr())
     return y
 
 
-def _backward(
+def backward_pass(
     g: Tensor,
     x: Tensor,
     weight: Tensor | None,
@@ -198,30 +170,27 @@ def _backward(
     residual: Tensor | None,
     statistics: Tensor,
     bits: Tensor | None,
-    norm: Norm,
+    plan: Plan,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    x = _dense(x, norm)
+    """Run the kernel; returns the gradients of x, weight, bias and residual."""
+    x = _dense(x, plan)
     g = like(g, x)
+    native = plan.native
     residual = None if residual is None else like(residual, x)
     gweight = None if weight is None else torch.empty_like(weight)
     gbias = None if bias is None else torch.empty_like(bias)
-    gresidual = torch.empty_like(x) if needs[3] and norm.activation else None
+    gresidual = torch.empty_like(x) if needs[3] and native.activation else None
     # One loop writes both, and gx where it goes.
     gx = torch.empty_like(x) if needs[0] or gresidual is not None else None
-    norm.backward(
-        *norm.geometry,
-        TYPES[x.dtype],
-        norm.parameter_type,
-        norm.activation,
+    native.backward(
         *addresses(x, residual, weight, bias, bits, statistics, g),
         0 if gx is None else gx.data_ptr(),
         0 if gresidual is None else gresidual.data_ptr(),
         0 if gweight is None else gweight.data_ptr(),
         0 if gbias is None else gbias.data_ptr(),
-        *norm.backward_more,
     )
-    if needs[3] and not norm.activation:
+    if needs[3] and not native.activation:
         gresidual = g
     return gx if needs[0] else None, gweight, gbias, gresidual
 
@@ -236,36 +205,38 @@ class _Norm(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        norm: Norm,
+        plan: Plan,
     ) -> Tensor:
-        y, statistics, bits = _forward(x, weight, bias, residual, norm)
-        kept = residual if norm.activation > RELU else None
+        y, statistics, bits = forward_pass(x, weight, bias, residual, plan)
+        kept = residual if plan.native.activation > RELU else None
         ctx.save_for_backward(x, weight, bias, kept, statistics, bits)
-        ctx.norm = norm
-        norm.statistics = statistics
+        ctx.plan = plan
+        plan.statistics = statistics
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        norm: Norm = ctx.norm
+        plan: Plan = ctx.plan
         x, weight, bias, residual, statistics, bits = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if takes_gradient(g):
             try:
-                return *_backward(g, x, weight, bias, residual, statistics, bits, norm, needs), None
+                return *backward_pass(
+                    g, x, weight, bias, residual, statistics, bits, plan, needs
+                ), None
             except NoMemoryError:
                 refuse_freed(gradient=g, input=x, weight=weight, bias=bias, residual=residual)
                 if g._is_zerotensor():  # torch's group norm reads from where it has no values
                     g = torch.zeros_like(x)
-        activation, mask = NAMES[norm.activation], None
+        activation, mask = NAMES[plan.native.activation], None
         if bits is not None:
             only = (False, False, False, True)
             with torch.no_grad():
                 ones = torch.ones_like(x)
-                mask = _backward(ones, x, weight, bias, None, statistics, bits, norm, only)[3]
+                mask = backward_pass(ones, x, weight, bias, None, statistics, bits, plan, only)[3]
             activation = None
         gradients = norm_gradients(
-            lambda x, weight, bias: norm.operator(x, weight, bias, statistics),
+            partial(plan.operator, statistics=statistics),
             *(g, x, weight, bias, residual, mask, needs, activation),
         )
         return *gradients, None

@@ -1,121 +1,142 @@
-"""Batch normalization on CPU tensors by the native kernels, where these serve.
+"""Batch normalization on CPU tensors.
 
-Whatever they do not take goes to `eager`: other devices and layouts, tensor subclasses, and every
-transform that has to see torch's own operators (`torch.compile`, `torch.func`, tracing,
-forward-mode derivatives). So does the derivative of the backward pass.
+The native kernels take what `support` says. Small tensors without an activation or a residual are
+torch's: an autograd function in Python costs more than a kernel wins there.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from math import nan
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from gammabeta.ops import lean
-from gammabeta.ops.cpu import library
-from gammabeta.ops.cpu.autograd import Norm, apply
+from gammabeta.ops.allocated import PLAIN, NoMemoryError, refuse_freed
+from gammabeta.ops.cpu.autograd import Plan, plan_for, run
 from gammabeta.ops.cpu.library import extension as native
 from gammabeta.ops.cpu.support import (
-    PLAIN,
-    NoMemoryError,
+    TYPES,
     addresses,
     alike,
     are_finite,
     code_of,
     common_type,
     is_channels_last,
-    refuse_freed,
+    is_small,
     serves,
 )
+from gammabeta.ops.spec import BATCH, Call
+
+_KIND = 0  # the binding's number
 
 
-def batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    momentum: float | None,
-    eps: float,
-    activation: str | None,
-    residual: Tensor | None,
-    batches: Tensor | None = None,
-    guarded: bool = False,
-    memory: str = "default",
-) -> tuple[Tensor, bool] | None:
-    """``activation(batch_norm(x) + residual)``, or None where the native kernels do not serve.
+def forward(call: Call) -> Tensor | None:
+    """Return the output of a batch norm, or None where it is not for the kernels.
 
-    Args:
-        x: (N, C, ...).
-        running_mean: (C,), updated in training; with ``running_var`` what evaluation uses.
-        running_var: (C,).
-        weight: (C,) or None.
-        bias: (C,) or None.
-        training: whether to use the mini-batch's statistics.
-        momentum: weight of this batch; None for the cumulative average over ``batches``.
-        eps: added to the variance.
-        activation: a name in `ACTIVATIONS`, or None.
-        residual: like x, or None.
-        batches: ``num_batches_tracked``, which counts the batches that enter.
-        guarded: whether a batch is kept out of the running statistics that would not leave them
-            finite.
-        memory: ``"lean"`` for an output that is made again where the backward pass needs it; one
-            with a residual is not, as that would have to be kept instead.
-
-    Returns:
-        The output, and whether the batch entered the running statistics.
+    In training ``call.entered`` says whether the batch entered the running statistics.
     """
-    if lean.is_open(x) or lean.is_open(residual):
-        given = (weight, bias, training, momentum, eps, activation, residual, batches, guarded)
-        arguments = (x, running_mean, running_var, *given, memory)
-        done: tuple[Tensor, bool] | None = lean.run(batch_norm, arguments, {})
-        return done
-    if not library.chosen or not serves(x) or (residual is not None and not alike(residual, x)):
+    x, training = call.x, call.training
+    mean, var, batches, momentum = call.running_mean, call.running_var, call.batches, call.momentum
+    if call.activation is None and call.residual is None and is_small(_name(call), x):
+        return _by_torch(call) if serves(x) else None
+    geometry = supported(call)
+    if geometry is None:
         return None
-    parameter_type = common_type(x, weight, bias, x.shape[1:2])
-    running_type = common_type(x, running_mean, running_var, x.shape[1:2])
-    geometry = _geometry(x)
-    if parameter_type is None or running_type is None or geometry is None:
+    _, n, _, s = geometry
+    running_type = common_type(x, mean, var, x.shape[1:2])
+    if running_type is None or not are_finite(0 if momentum is None else momentum):
         return None
-    if not are_finite(eps, 0 if momentum is None else momentum):
-        return None
-    if eps <= 0 or (training and geometry[1] * geometry[3] < 2):
-        return None  # torch raises its own error
-    if (running_mean is None) != (running_var is None):
+    if (training and n * s < 2) or (mean is None) != (var is None):
         return None  # torch raises its own error
     if batches is not None and not _counts(batches):
         return None
-    norm = Norm()
-    norm.forward, norm.backward = native.batch_norm_forward, native.batch_norm_backward
-    norm.geometry = norm.places = geometry
-    norm.channels_last = geometry[0] and x.dim() > 2
-    norm.numbers, norm.computed = 2 * geometry[2], torch.float64
-    norm.parameter_type = parameter_type
-    norm.activation = code_of(activation)
     try:
-        running = addresses(running_mean, running_var, batches)
+        running = addresses(mean, var, batches)
     except NoMemoryError:
-        refuse_freed(
-            running_mean=running_mean, running_var=running_var, num_batches_tracked=batches
-        )
+        refuse_freed(**call.tensors())
         return None
-    norm.more = (
-        training,
-        nan if momentum is None else momentum,
-        eps,
-        running_type,
-        *running,
-        guarded,
+    parameter_type = common_type(x, call.weight, call.bias, x.shape[1:2])
+    if parameter_type is None:
+        return None
+    plan = _plan(call, geometry, parameter_type)
+    plan.native.average(
+        training, nan if momentum is None else momentum, running_type, *running, call.guarded
     )
-    norm.backward_more = (training,)
-    norm.again = (False, 0.0, eps, running_type, 0, 0, 0, False)  # by no statistics but those given
-    norm.operator = partial(_operator, training, eps)
-    y = apply(x, weight, bias, residual, norm, memory)
-    return None if y is None else (y, norm.returned)
+    if call.memory == "lean":
+        plan.again = _norm(call, geometry, parameter_type)  # by the statistics it is given
+    y = run(call, plan)
+    if y is not None and batches is not None:
+        call.entered = plan.entered
+    return y
+
+
+def supported(call: Call) -> tuple[bool, int, int, int] | None:
+    """Return (rows, n, c, s) as the kernels take x, once it is dense; None if they do not."""
+    x, residual = call.x, call.residual
+    if not serves(x) or (residual is not None and not alike(residual, x)):
+        return None
+    return _geometry(x) if are_finite(call.eps) and call.eps > 0 else None
+
+
+def plan_of(call: Call) -> Plan | None:
+    """Return the plan that normalizes by given statistics, or None if it is not for the kernels."""
+    geometry = supported(call)
+    parameter_type = common_type(call.x, call.weight, call.bias, call.x.shape[1:2])
+    if geometry is None or parameter_type is None:
+        return None
+    return _plan(call, geometry, parameter_type)
+
+
+def _plan(call: Call, geometry: tuple[bool, int, int, int], parameter_type: int) -> Plan:
+    norm = _norm(call, geometry, parameter_type)
+    plan = plan_for(call, norm, 2 * geometry[2], torch.float64)
+    plan.channels_last = geometry[0] and call.x.dim() > 2
+    return plan
+
+
+def _norm(call: Call, geometry: tuple[bool, int, int, int], parameter_type: int) -> Any:
+    rows, n, c, s = geometry
+    types = TYPES[call.x.dtype], parameter_type
+    return native.Norm(_KIND, rows, n, c, 1, s, *types, code_of(call.activation), call.eps, True)
+
+
+def _name(call: Call) -> str:
+    return "batch" if call.training else "batch, evaluation"
+
+
+def _by_torch(call: Call) -> Tensor | None:
+    """The norm by torch's operator, under the native guard; None where that is not possible."""
+    x, weight, bias, training = call.x, call.weight, call.bias, call.training
+    mean, var, momentum, batches = call.running_mean, call.running_var, call.momentum, call.batches
+    shape, elements = x.shape, x.numel()
+    # What torch.nn.functional.batch_norm refuses is left to it.
+    if len(shape) < 2 or not elements or (training and elements == shape[1]):
+        return None
+    if momentum is None or not are_finite(call.eps, momentum) or call.eps <= 0:
+        return None
+    kept = None
+    try:
+        addresses(x, weight, bias)  # torch's operator does not look
+        running = addresses(mean, var, batches)
+        if batches is not None:
+            running_type = common_type(x, mean, var, shape[1:2])
+            if running_type is None or mean is None or var is None or not _counts(batches):
+                return None
+            if call.guarded:
+                kept = native.remember(*running[:2], shape[1], running_type)
+    except NoMemoryError:
+        refuse_freed(**call.tensors())
+        return None
+    y: Tensor = torch.batch_norm(
+        x, weight, bias, mean, var, training, momentum, call.eps, torch.backends.cudnn.enabled
+    )
+    if kept is not None:
+        call.entered = native.commit(*running[:2], shape[1], running_type, kept, running[2])
+    elif batches is not None:
+        batches.add_(1)
+        call.entered = True
+    return y
 
 
 def _counts(batches: Tensor) -> bool:
@@ -127,24 +148,6 @@ def _counts(batches: Tensor) -> bool:
         and batches.layout is torch.strided
         and batches.numel() == 1
     )
-
-
-def _operator(
-    training: bool,
-    eps: float,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    statistics: Tensor,
-) -> Tensor:
-    """The norm in torch's operators; ``statistics`` are means and 1/σ, those of x in training."""
-    if training:
-        return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
-    shape = (1, -1) + (1,) * (x.dim() - 2)
-    mean, inverse = statistics.view(2, *shape)
-    y: Tensor = (x - mean) * inverse
-    y = y if weight is None else y * weight.view(shape)
-    return (y if bias is None else y + bias.view(shape)).to(x.dtype)
 
 
 def _geometry(x: Tensor) -> tuple[bool, int, int, int] | None:
@@ -162,3 +165,21 @@ def _geometry(x: Tensor) -> tuple[bool, int, int, int] | None:
     if x.is_contiguous() or not is_channels_last(x):
         return False, n, c, elements // (n * c)
     return True, elements // c, c, 1
+
+
+def instance_by_population(call: Call) -> Tensor | None:
+    """Instance norm with statistics of the population: batch norm in evaluation."""
+    return forward(
+        Call(
+            BATCH,
+            call.x,
+            call.weight,
+            call.bias,
+            call.eps,
+            call.activation,
+            call.residual,
+            running_mean=call.running_mean,
+            running_var=call.running_var,
+            training=False,
+        )
+    )

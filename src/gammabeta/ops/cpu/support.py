@@ -1,6 +1,6 @@
-"""What the native kernels take, and how they get it: plain CPU tensors, outside of transforms.
+"""Which calls the native kernels support: plain CPU tensors, outside of transforms.
 
-Everybody who has to see torch's own operators gets them: `torch.compile`, `torch.func`, tracing,
+Whoever has to see torch's own operators gets them: `torch.compile`, `torch.func`, tracing,
 forward-mode derivatives, dispatch modes and tensor subclasses.
 """
 
@@ -13,68 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn import Parameter
 
 from gammabeta.ops.activations import ACTIVATIONS, known_activation
-from gammabeta.ops.lean import LeanOutput, is_open
+from gammabeta.ops.allocated import PLAIN, NoMemoryError
+from gammabeta.ops.lean import is_open
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 CODES: dict[str | None, int] = {None: 0, **{name: i for i, name in enumerate(ACTIVATIONS, 1)}}
 NAMES = {code: name for name, code in CODES.items()}
 RELU = CODES["relu"]
 MOST = sys.float_info.max
-PLAIN = frozenset({Tensor, Parameter, LeanOutput})
 
 _transform = torch._C._functorch.peek_interpreter_stack
 _batched = torch._C._functorch.is_legacy_batchedtensor  # ``is_grads_batched=True``
 _is_compiling = torch.compiler.is_compiling
 _tracing_state = torch._C._get_tracing_state
 _dispatch_modes = torch._C._len_torch_dispatch_stack
-
-
-class NoMemoryError(Exception):
-    """A tensor has no values at its address."""
-
-
-def refuse_freed(**tensors: Tensor | None) -> None:
-    """Raise for what has lost its memory; a tensor of zeros, which never had any, is torch's.
-
-    Torch raises too, but reads from nowhere where the tensor is a part of the freed storage.
-
-    Raises:
-        RuntimeError: the storage of one of ``tensors`` was freed; it is called by its keyword.
-    """
-    for name, t in tensors.items():
-        if (
-            t is None
-            or t.layout is not torch.strided
-            or not t.numel()
-            or t._is_zerotensor()
-            or t.untyped_storage().data_ptr()
-        ):
-            continue
-        raise RuntimeError(
-            f"{name} has shape {tuple(t.shape)}, but its storage was freed and holds no values; "
-            "where parameters are sharded, gather them before the layer is called"
-        )
-
-
-def in_memory(**tensors: Tensor | None) -> None:
-    """Raise for a plain CPU tensor whose storage was freed, before torch's operators read it.
-
-    Some of them do not look, and end the process.
-
-    Raises:
-        RuntimeError: the storage of one of ``tensors`` was freed.
-    """
-    if _is_compiling() or _transform() is not None or _dispatch_modes():
-        return
-    for t in tensors.values():
-        if t is None or type(t) not in PLAIN or not t.is_cpu or t.layout is not torch.strided:
-            continue
-        if not t.data_ptr() or t.storage_offset():
-            refuse_freed(**tensors)
-            return
 
 
 def serves(x: Tensor) -> bool:
@@ -198,3 +152,26 @@ def addresses(*tensors: Tensor | None) -> list[int]:
             raise NoMemoryError
         found.append(at)
     return found
+
+
+SMALL: dict[str, tuple[int, int, int]] = {
+    "batch": (12288, 0, 0),
+    "batch, evaluation": (32768, 0, 0),
+    "layer": (65536, 16384, 8192),
+    "group": (131072, 65536, 16384),
+    "group, channels_last": (16384, 0, 8192),
+}
+"""Elements below which a norm is torch's: in float32 and 64, in half precision, and in either with
+an activation or a residual, which cost torch more. An autograd function in Python costs some 10 µs
+more than torch's own, and there the kernel does not win as much. Whether a gradient is wanted makes
+no difference: with and without, the output has the same bits. Torch's RMS and instance norm are
+several operators, and slower at any size."""
+
+
+def is_small(kind: str, x: Tensor, *, fused: bool = False) -> bool:
+    """Whether ``x`` is too small for the kernels to pay; ``fused``: with what follows the norm."""
+    if kind not in SMALL or type(x) not in PLAIN:
+        return False
+    wide, half, most = SMALL[kind]
+    alone = half if x.dtype.itemsize < 4 else wide
+    return x.numel() < (min(alone, most) if fused else alone)

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -133,7 +134,7 @@ char* workspace(size_t size) {
   return space.memory;
 }
 
-// ---- batch norm -----------------------------------------------------------------------------------
+// ---- one call of a norm -----------------------------------------------------------------------------------
 
 void* at(Address address) { return reinterpret_cast<void*>(address); }
 
@@ -143,12 +144,6 @@ size_t size_of(int type) { return type == kFloat64 ? 8 : type == kFloat32 ? 4 : 
 // and could not read it.
 constexpr int64_t kMaskHead = 64;
 
-// Bytes of the bit mask of (n, c, s), and its head.
-int64_t bits_size(bool rows, int64_t n, int64_t c, int64_t s, int type) {
-  int64_t lanes = g_kernels->lanes / (type == kFloat64 ? 8 : 4);
-  int64_t size = rows ? n * ((c + lanes - 1) / lanes) : n * c * (s / lanes + 2);
-  return kMaskHead + size * (lanes == 16 ? 2 : 1);
-}
 void sign(Address bits, const Kernels* kernels) {
   if (bits) std::memcpy(at(bits), &kernels, sizeof(kernels));
 }
@@ -159,142 +154,175 @@ const Kernels* signer(Address bits) {
   return kernels;
 }
 
-void set(BatchNorm& bn, bool rows, int64_t n, int64_t c, int64_t s, int type, int parameter_type,
-         int activation, Address x, Address residual, Address gamma, Address beta, Address bits,
-         Address stats) {
-  bn.rows = rows;
-  bn.n = n, bn.c = c, bn.s = s;
-  bn.type = static_cast<Type>(type);
-  bn.parameter_type = static_cast<Type>(parameter_type);
-  bn.activation = activation;
-  bn.x = at(x), bn.residual = at(residual), bn.gamma = at(gamma), bn.beta = at(beta);
-  bn.bits = bits ? at(bits + kMaskHead) : nullptr, bn.stats = static_cast<double*>(at(stats));
-  bn.workspace = workspace;
-  bn.threads = threads_for(n * c * s);
-  int64_t bytes = n * c * s * static_cast<int64_t>(size_of(type));
-  bn.streamed = bytes >= g_streamed_above;
-  bn.width = g_width;
+enum Kind : int { kBatch, kRow, kGroup };
+
+// One call of a norm: all but its tensors. What forward is called with, backward is too.
+struct Norm {
+  Kind kind;
+  bool rows;           // the layout is (n, c) or (n, s, c); else (n, c, s)
+  int64_t n, c, k, s;  // a row norm has n rows of c values; k channels make a group
+  int type, parameter_type;
+  int activation;
+  double eps;
+  bool centered = true;  // false: RMS norm
+
+  // Of a batch norm: whether the mini-batch's statistics are used, and what they are averaged into.
+  bool training = false;
+  double momentum = 0;
+  int running_type = 0;
+  Address running_mean = 0, running_var = 0, batches = 0;
+  bool guarded = false;
+
+  void average(bool uses_batch, double weight, int its_type, Address mean, Address var,
+               Address count, bool refuses) {
+    training = uses_batch;
+    momentum = weight, running_type = its_type;
+    running_mean = mean, running_var = var, batches = count;
+    guarded = refuses;
+  }
+
+  int64_t elements() const { return n * c * s; }
+  int64_t bytes() const { return elements() * static_cast<int64_t>(size_of(type)); }
+
+  // Bytes of the mask of a ReLU after a residual, and its head.
+  int64_t mask_size() const {
+    int64_t lanes = g_kernels->lanes / (type == kFloat64 ? 8 : 4);
+    int64_t size = rows ? n * s * ((c + lanes - 1) / lanes) : n * c * (s / lanes + 2);
+    return kMaskHead + size * (lanes == 16 ? 2 : 1);
+  }
+
+  // Whether rows of c values, one after the other, all begin at a multiple of 64 bytes.
+  bool aligned_rows() const { return c * static_cast<int64_t>(size_of(type)) % 64 == 0; }
+
+  void sizes(BatchNorm& bn) const {
+    bn.rows = rows;
+    bn.n = n, bn.c = c, bn.s = s;
+    bn.width = g_width;
+    bn.streamed = !rows || aligned_rows();
+  }
+  void sizes(RowNorm& ln) const {
+    ln.rows = n, ln.d = c;
+    ln.centered = centered;
+    ln.streamed = aligned_rows();
+  }
+  void sizes(GroupNorm& gn) const {
+    gn.rows = rows;
+    gn.n = n, gn.c = c, gn.k = k, gn.s = s;
+    gn.streamed = !rows || aligned_rows();
+  }
+
+  // What all kernels are told.
+  template <class Work>
+  Work work(Address x, Address residual, Address gamma, Address beta, Address bits, Address stats,
+            Address written, Address also_written) const {
+    Work w{};
+    sizes(w);
+    w.type = static_cast<Type>(type);
+    w.parameter_type = static_cast<Type>(parameter_type);
+    w.activation = activation;
+    w.x = at(x), w.residual = at(residual), w.gamma = at(gamma), w.beta = at(beta);
+    w.bits = bits ? at(bits + kMaskHead) : nullptr;
+    w.stats = static_cast<decltype(w.stats)>(at(stats));
+    w.workspace = workspace;
+    w.threads = threads_for(elements());
+    w.streamed = w.streamed && bytes() >= g_streamed_above && written % 64 == 0 &&
+                 also_written % 64 == 0;
+    return w;
+  }
+
+  // Whether the batch entered the running statistics.
+  bool forward(Address x, Address residual, Address gamma, Address beta, Address bits,
+               Address stats, Address y) const {
+    const Kernels* kernels = g_kernels;
+    sign(bits, kernels);
+    auto run = [&](auto w, auto kernel) {
+      w.y = at(y);
+      w.eps = eps;
+      (kernels->*kernel)(w);
+    };
+    if (kind == kRow) {
+      run(work<RowNormForward>(x, residual, gamma, beta, bits, stats, y, 0),
+          &Kernels::row_norm_forward);
+    } else if (kind == kGroup) {
+      run(work<GroupNormForward>(x, residual, gamma, beta, bits, stats, y, 0),
+          &Kernels::group_norm_forward);
+    } else {
+      auto bn = work<BatchNormForward>(x, residual, gamma, beta, bits, stats, y, 0);
+      bn.y = at(y);
+      bn.eps = eps;
+      bn.training = training;
+      bn.momentum = momentum;
+      bn.running_type = static_cast<Type>(running_type);
+      bn.running_mean = at(running_mean), bn.running_var = at(running_var);
+      bn.batches = static_cast<int64_t*>(at(batches));
+      bn.guarded = guarded;
+      kernels->batch_norm_forward(bn);
+      return !bn.refused;
+    }
+    return true;
+  }
+
+  void backward(Address x, Address residual, Address gamma, Address beta, Address bits,
+                Address stats, Address g, Address gx, Address gresidual, Address ggamma,
+                Address gbeta) const {
+    const Kernels* kernels = signer(bits);
+    auto run = [&](auto w, auto kernel) {
+      w.g = at(g), w.gx = at(gx), w.gresidual = at(gresidual);
+      w.ggamma = at(ggamma), w.gbeta = at(gbeta);
+      if constexpr (std::is_same_v<decltype(w), BatchNormBackward>) w.training = training;
+      (kernels->*kernel)(w);
+    };
+    if (kind == kRow)
+      run(work<RowNormBackward>(x, residual, gamma, beta, bits, stats, gx, gresidual),
+          &Kernels::row_norm_backward);
+    else if (kind == kGroup)
+      run(work<GroupNormBackward>(x, residual, gamma, beta, bits, stats, gx, gresidual),
+          &Kernels::group_norm_backward);
+    else
+      run(work<BatchNormBackward>(x, residual, gamma, beta, bits, stats, gx, gresidual),
+          &Kernels::batch_norm_backward);
+  }
+};
+
+// ---- the guard, where torch's operator updates the running statistics ------------------------------
+
+template <class Bits>
+bool finite(const void* values, int64_t n, Bits exponent) {
+  const Bits* bits = static_cast<const Bits*>(values);
+  Bits bad = 0;
+  for (int64_t i = 0; i < n; i++) bad |= (bits[i] & exponent) == exponent;
+  return !bad;
+}
+bool all_finite(const void* values, int64_t n, int type) {
+  switch (type) {
+    case kFloat32: return finite<uint32_t>(values, n, 0x7f800000u);
+    case kBFloat16: return finite<uint16_t>(values, n, 0x7f80);
+    case kFloat16: return finite<uint16_t>(values, n, 0x7c00);
+    default: return finite<uint64_t>(values, n, 0x7ff0000000000000u);
+  }
 }
 
-bool forward(bool rows, int64_t n, int64_t c, int64_t s, int type, int parameter_type,
-             int activation, Address x, Address residual, Address gamma, Address beta, Address bits,
-             Address stats, Address y, bool training, double momentum, double eps, int running_type,
-             Address running_mean, Address running_var, Address batches, bool guarded) {
-  BatchNormForward bn{};
-  set(bn, rows, n, c, s, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
-  bn.y = at(y);
-  bn.training = training;
-  bn.momentum = momentum, bn.eps = eps;
-  bn.running_type = static_cast<Type>(running_type);
-  bn.running_mean = at(running_mean), bn.running_var = at(running_var);
-  bn.batches = static_cast<int64_t*>(at(batches));
-  bn.guarded = guarded;
-  bn.streamed = bn.streamed && y % 64 == 0 && (!rows || c * size_of(type) % 64 == 0);
-  const Kernels* kernels = g_kernels;
-  sign(bits, kernels);
-  kernels->batch_norm_forward(bn);
-  return !bn.refused;
+// The statistics as they are before an update.
+nb::bytes remember(Address mean, Address var, int64_t c, int type) {
+  size_t size = static_cast<size_t>(c) * size_of(type);
+  PyObject* kept = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(2 * size));
+  if (!kept) throw nb::python_error();
+  char* to = PyBytes_AS_STRING(kept);
+  std::memcpy(to, at(mean), size);
+  std::memcpy(to + size, at(var), size);
+  return nb::steal<nb::bytes>(kept);
 }
 
-void backward(bool rows, int64_t n, int64_t c, int64_t s, int type, int parameter_type,
-              int activation, Address x, Address residual, Address gamma, Address beta,
-              Address bits, Address stats, Address g, Address gx, Address gresidual,
-              Address ggamma, Address gbeta, bool training) {
-  BatchNormBackward bn{};
-  set(bn, rows, n, c, s, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
-  bn.training = training;
-  bn.g = at(g), bn.gx = at(gx), bn.gresidual = at(gresidual);
-  bn.ggamma = at(ggamma), bn.gbeta = at(gbeta);
-  bn.streamed = bn.streamed && gx % 64 == 0 && gresidual % 64 == 0 &&
-                (!rows || c * size_of(type) % 64 == 0);
-  signer(bits)->batch_norm_backward(bn);
-}
-
-// ---- layer norm, RMS norm ---------------------------------------------------------------------------
-
-void set(RowNorm& ln, bool centered, int64_t rows, int64_t d, int type, int parameter_type,
-         int activation, Address x, Address residual, Address gamma, Address beta, Address bits,
-         Address stats) {
-  ln.rows = rows, ln.d = d;
-  ln.type = static_cast<Type>(type);
-  ln.parameter_type = static_cast<Type>(parameter_type);
-  ln.activation = activation;
-  ln.centered = centered;
-  ln.x = at(x), ln.residual = at(residual), ln.gamma = at(gamma), ln.beta = at(beta);
-  ln.bits = bits ? at(bits + kMaskHead) : nullptr, ln.stats = at(stats);
-  ln.workspace = workspace;
-  ln.threads = threads_for(rows * d);
-  int64_t row = d * static_cast<int64_t>(size_of(type));
-  ln.streamed = rows * row >= g_streamed_above && row % 64 == 0;
-}
-
-void row_norm_forward(bool centered, int64_t rows, int64_t d, int type, int parameter_type,
-                      int activation, Address x, Address residual, Address gamma, Address beta,
-                      Address bits, Address stats, Address y, double eps) {
-  RowNormForward ln{};
-  set(ln, centered, rows, d, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
-  ln.y = at(y);
-  ln.eps = eps;
-  ln.streamed = ln.streamed && y % 64 == 0;
-  const Kernels* kernels = g_kernels;
-  sign(bits, kernels);
-  kernels->row_norm_forward(ln);
-}
-
-void row_norm_backward(bool centered, int64_t rows, int64_t d, int type, int parameter_type,
-                       int activation, Address x, Address residual, Address gamma, Address beta,
-                       Address bits, Address stats, Address g, Address gx, Address gresidual,
-                       Address ggamma, Address gbeta) {
-  RowNormBackward ln{};
-  set(ln, centered, rows, d, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
-  ln.g = at(g), ln.gx = at(gx), ln.gresidual = at(gresidual);
-  ln.ggamma = at(ggamma), ln.gbeta = at(gbeta);
-  ln.streamed = ln.streamed && gx % 64 == 0 && gresidual % 64 == 0;
-  signer(bits)->row_norm_backward(ln);
-}
-
-// ---- group norm, instance norm ----------------------------------------------------------------------
-
-void set(GroupNorm& gn, bool rows, int64_t n, int64_t c, int64_t k, int64_t s, int type,
-         int parameter_type, int activation, Address x, Address residual, Address gamma,
-         Address beta, Address bits, Address stats) {
-  gn.rows = rows;
-  gn.n = n, gn.c = c, gn.k = k, gn.s = s;
-  gn.type = static_cast<Type>(type);
-  gn.parameter_type = static_cast<Type>(parameter_type);
-  gn.activation = activation;
-  gn.x = at(x), gn.residual = at(residual), gn.gamma = at(gamma), gn.beta = at(beta);
-  gn.bits = bits ? at(bits + kMaskHead) : nullptr, gn.stats = at(stats);
-  gn.workspace = workspace;
-  gn.threads = threads_for(n * c * s);
-  int64_t size = static_cast<int64_t>(size_of(type));
-  gn.streamed = n * c * s * size >= g_streamed_above && (!rows || c * size % 64 == 0);
-}
-
-void group_norm_forward(bool rows, int64_t n, int64_t c, int64_t k, int64_t s, int type,
-                        int parameter_type, int activation, Address x, Address residual,
-                        Address gamma, Address beta, Address bits, Address stats, Address y,
-                        double eps) {
-  GroupNormForward gn{};
-  set(gn, rows, n, c, k, s, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
-  gn.y = at(y);
-  gn.eps = eps;
-  gn.streamed = gn.streamed && y % 64 == 0;
-  const Kernels* kernels = g_kernels;
-  sign(bits, kernels);
-  kernels->group_norm_forward(gn);
-}
-
-void group_norm_backward(bool rows, int64_t n, int64_t c, int64_t k, int64_t s, int type,
-                         int parameter_type, int activation, Address x, Address residual,
-                         Address gamma, Address beta, Address bits, Address stats, Address g,
-                         Address gx, Address gresidual, Address ggamma, Address gbeta) {
-  GroupNormBackward gn{};
-  set(gn, rows, n, c, k, s, type, parameter_type, activation, x, residual, gamma, beta, bits, stats);
-  gn.g = at(g), gn.gx = at(gx), gn.gresidual = at(gresidual);
-  gn.ggamma = at(ggamma), gn.gbeta = at(gbeta);
-  gn.streamed = gn.streamed && gx % 64 == 0 && gresidual % 64 == 0;
-  signer(bits)->group_norm_backward(gn);
+// Count the batch if its update is finite; else put back what was there.
+bool commit(Address mean, Address var, int64_t c, int type, nb::bytes kept, Address batches) {
+  size_t size = static_cast<size_t>(c) * size_of(type);
+  if (all_finite(at(mean), c, type) && all_finite(at(var), c, type)) {
+    if (batches) ++*static_cast<int64_t*>(at(batches));
+    return true;
+  }
+  std::memcpy(at(mean), kept.c_str(), size);
+  std::memcpy(at(var), kept.c_str() + size, size);
+  return false;
 }
 
 }  // namespace
@@ -311,11 +339,18 @@ NB_MODULE(_native, m) {
   m.def("exact_workspace", [](bool exact) { g_exact_workspace = exact; },
         "For tests: let each call's workspace end at a page that may not be touched.");
   m.def("at_new_thread", at_new_thread, "Call this once from each thread, before it uses others.");
-  m.def("bits_size", bits_size, "Bytes of the mask that forward fills.");
-  m.def("batch_norm_forward", forward, nb::call_guard<nb::gil_scoped_release>());
-  m.def("batch_norm_backward", backward, nb::call_guard<nb::gil_scoped_release>());
-  m.def("row_norm_forward", row_norm_forward, nb::call_guard<nb::gil_scoped_release>());
-  m.def("row_norm_backward", row_norm_backward, nb::call_guard<nb::gil_scoped_release>());
-  m.def("group_norm_forward", group_norm_forward, nb::call_guard<nb::gil_scoped_release>());
-  m.def("group_norm_backward", group_norm_backward, nb::call_guard<nb::gil_scoped_release>());
+  m.def("remember", remember, "Running statistics before torch's operator updates them.");
+  m.def("commit", commit, "Keep that update if it is finite; returns whether.");
+  nb::class_<Norm>(m, "Norm", "One call of a norm: all but its tensors.")
+      .def("__init__",
+           [](Norm* norm, int kind, bool rows, int64_t n, int64_t c, int64_t k, int64_t s, int type,
+              int parameter_type, int activation, double eps, bool centered) {
+             new (norm) Norm{static_cast<Kind>(kind), rows, n, c, k, s, type, parameter_type,
+                             activation, eps, centered};
+           })
+      .def_ro("activation", &Norm::activation)
+      .def("average", &Norm::average, "Use the batch's statistics, and update the running ones.")
+      .def("mask_size", &Norm::mask_size, "Bytes of the mask that forward fills.")
+      .def("forward", &Norm::forward, nb::call_guard<nb::gil_scoped_release>())
+      .def("backward", &Norm::backward, nb::call_guard<nb::gil_scoped_release>());
 }
