@@ -19,6 +19,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """Name → function. ``None`` stands for no activation."""
 
+_aten = torch.ops.aten
+_DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda g, x: _aten.threshold_backward(g, x, 0),
+    "leaky_relu": lambda g, x: _aten.leaky_relu_backward(g, x, 0.01, False),
+    "silu": lambda g, x: _aten.silu_backward(g, x),
+    "gelu": lambda g, x: _aten.gelu_backward(g, x),
+    "sigmoid": lambda g, x: _aten.sigmoid_backward(g, x.sigmoid()),
+    "tanh": lambda g, x: _aten.tanh_backward(g, x.tanh()),
+}
+
 MODULES: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
     nn.LeakyReLU: "leaky_relu",
@@ -40,6 +50,11 @@ def activate(x: Tensor, activation: str | None) -> Tensor:
         if not isinstance(activation, str) or activation not in ACTIVATIONS:
             known_activation(activation)  # raises: an attribute of a layer can be set to anything
         return ACTIVATIONS[activation](x)
+
+
+def activation_gradient(g: Tensor, x: Tensor, activation: str | None) -> Tensor:
+    """Return the gradient of ``x`` where ``g`` is that of ``activate(x, activation)``."""
+    return g if activation is None else _DERIVATIVES[activation](g, x)
 
 
 def _scripted(x: Tensor, activation: str | None) -> Tensor:

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from gammabeta.ops.cpu import batch, library, per_example
+from gammabeta.ops.cpu.autograd import Plan
 from gammabeta.ops.cpu.phases import apply, backward, statistics
 from gammabeta.ops.spec import BATCH, GROUP, INSTANCE, LAYER, RMS, Call
 
-__all__ = ["apply", "backward", "forward", "statistics"]
+__all__ = ["apply", "backward", "forward", "plan", "statistics"]
 
 _FORWARD: dict[str, Callable[[Call], Tensor | None]] = {
     BATCH: batch.forward,
@@ -24,6 +25,19 @@ _FORWARD: dict[str, Callable[[Call], Tensor | None]] = {
     GROUP: per_example.group_norm,
     RMS: per_example.rms_norm,
 }
+
+_PLAN: dict[str, Callable[[Call], Plan | None]] = {
+    BATCH: batch.plan_of,
+    INSTANCE: per_example.group_plan,
+    LAYER: per_example.row_plan,
+    GROUP: per_example.group_plan,
+    RMS: per_example.row_plan,
+}
+
+
+def plan(call: Call) -> Plan | None:
+    """Return how the kernels run ``call``, however small; None if they do not support it."""
+    return _PLAN[call.kind](call) if library.chosen else None
 
 
 def forward(call: Call) -> Tensor | None:

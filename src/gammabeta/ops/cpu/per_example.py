@@ -32,9 +32,9 @@ _ROW, _GROUP = 1, 2  # the binding's numbers
 def layer_norm(call: Call) -> Tensor | None:
     """Return the output of a layer norm, which is contiguous, or None."""
     x = call.x
-    if is_small(LAYER, x, fused=_is_fused(call)) or not _takes(call):
+    if is_small(LAYER, x, fused=_is_fused(call)):
         return None
-    plan = _row_plan(call, call.eps)
+    plan = row_plan(call)
     return None if plan is None else run(call, plan)
 
 
@@ -44,24 +44,23 @@ def rms_norm(call: Call) -> Tensor | None:
     ``eps=None`` is the machine epsilon of the arithmetic, as in torch: float32's for half inputs.
     """
     x = call.x
-    if is_small(RMS, x, fused=_is_fused(call)) or not _takes(call):
+    if is_small(RMS, x, fused=_is_fused(call)):
         return None
     if len(x.shape) > 3 and not x.is_contiguous() and is_channels_last(x):
         return None  # torch's output keeps that layout, which is not a matter of rows
-    eps = torch.finfo(_computed(x)).eps if call.eps is None else call.eps
-    plan = _row_plan(call, eps)
+    plan = row_plan(call)
     return None if plan is None else run(call, plan)
 
 
 def group_norm(call: Call) -> Tensor | None:
     """Return the output of a group norm: channels_last where x, of 4 or 5 dims, is; or None."""
     x = call.x
-    if not _takes(call):
+    if not serves(x):
         return None
     last = len(x.shape) > 3 and not x.is_contiguous() and is_channels_last(x)
     if is_small("group, channels_last" if last else GROUP, x, fused=_is_fused(call)):
         return None
-    plan = _group_plan(call, call.num_groups)
+    plan = group_plan(call)
     return None if plan is None else run(call, plan)
 
 
@@ -73,14 +72,11 @@ def instance_norm(call: Call) -> Tensor | None:
     x, mean, var = call.x, call.running_mean, call.running_var
     if not call.training:
         return None if mean is None or var is None else instance_by_population(call)
-    if mean is not None or var is not None or not _takes(call) or not are_finite(call.momentum):
+    if mean is not None or var is not None or not are_finite(call.momentum):
         return None
-    shape = x.shape
-    if x.dim() < 3 or x.numel() < 2 * shape[0] * shape[1]:
-        return None  # torch raises its own error
     if is_small(INSTANCE, x, fused=_is_fused(call)):
         return None
-    plan = _group_plan(call, shape[1])
+    plan = group_plan(call)
     return None if plan is None else run(call, plan)
 
 
@@ -98,9 +94,16 @@ def _computed(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
-def _group_plan(call: Call, num_groups: int) -> Plan | None:
-    x = call.x
+def group_plan(call: Call) -> Plan | None:
+    """Return how the kernels run a group or instance norm; None if they do not support it."""
+    if not _takes(call):
+        return None
+    x, num_groups = call.x, call.num_groups
     shape, elements = x.shape, x.numel()
+    if call.kind == INSTANCE:
+        if len(shape) < 3 or elements < 2 * shape[0] * shape[1]:
+            return None  # torch raises its own error
+        num_groups = shape[1]
     if len(shape) < 2 or not elements or type(num_groups) is not int or not are_finite(call.eps):
         return None
     n, c = shape[0], shape[1]
@@ -119,10 +122,13 @@ def _group_plan(call: Call, num_groups: int) -> Plan | None:
     return plan
 
 
-def _row_plan(call: Call, eps: float) -> Plan | None:
-    x = call.x
-    if not isinstance(call.normalized_shape, Sequence):
+def row_plan(call: Call) -> Plan | None:
+    """Return how the kernels run a layer or RMS norm; None if they do not support it."""
+    if not isinstance(call.normalized_shape, Sequence) or not _takes(call):
         return None
+    x, eps = call.x, call.eps
+    if eps is None:
+        eps = torch.finfo(_computed(x)).eps
     shape, elements = tuple(call.normalized_shape), x.numel()
     if not shape or not elements or not are_finite(eps) or x.shape[-len(shape) :] != shape:
         return None

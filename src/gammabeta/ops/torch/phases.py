@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gammabeta.ops.activations import activation_gradient
 from gammabeta.ops.spec import BATCH, GROUP, INSTANCE, RMS, Call, Gradients, Statistics
 from gammabeta.ops.torch.norms import finish
 
@@ -19,9 +20,8 @@ from gammabeta.ops.torch.norms import finish
 @torch.no_grad()
 def statistics(call: Call) -> Statistics:
     """Return μ and the biased σ² of x, in float32 or wider."""
-    x, dims = _grouped(call, call.x), _dims(call)
+    x, dims, number = _grouped(call, call.x), _dims(call), statistics_shape(call)[1]
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    number = math.prod(x.shape[d] for d in dims)
     if call.kind == RMS:
         var = x.square().mean(dims, keepdim=True)
         return Statistics(torch.zeros_like(var), var, number)
@@ -54,9 +54,7 @@ def backward(
         before = _affine(call, x_hat)
         if call.residual is not None:
             before = before + call.residual
-        with torch.enable_grad():
-            before = before.requires_grad_()
-            (g,) = torch.autograd.grad(finish(before, call.activation, None), before, g.to(before))
+        g = activation_gradient(g.to(before.dtype), before, call.activation)
     ungrouped = x_hat.reshape(call.x.shape)
     shared = _shared(call)
     weight, bias = call.weight, call.bias
@@ -76,6 +74,15 @@ def backward(
         None if gbias is None or bias is None else gbias.to(bias.dtype),
         None if call.residual is None else g.to(call.x.dtype),
     )
+
+
+def statistics_shape(call: Call) -> tuple[list[int], int]:
+    """Return the shape of the call's statistics, and how many values each is taken over."""
+    shape, dims = list(_grouped(call, call.x).shape), _dims(call)
+    number = math.prod(shape[d] for d in dims)
+    for d in dims:
+        shape[d] = 1
+    return shape, number
 
 
 def _standardized(call: Call, statistics: Statistics) -> tuple[Tensor, Tensor]:
