@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import gammabeta as gb
 from gammabeta import ops
 from gammabeta.ops import operators
 
@@ -93,3 +94,29 @@ def test_it_is_the_norm(name: str, activation: str | None, residual: bool, kerne
         tensors = [None if t is None else t.detach() for t in given(call)[:4]]
         rest = (output, statistics, *given(call)[4:])
         torch.library.opcheck(backward, (g, *tensors, *rest))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_in_a_compiled_graph(momentum: float | None) -> None:
+    """As operators they compute the same, statistics included; inductor has them by default."""
+    torch.manual_seed(0)
+    layers = [gb.BatchNorm2d(4, momentum=momentum, activation="relu") for _ in range(2)]
+    x = torch.randn(3, 4, 5, 6)
+    nodes: list[set[str]] = []
+    outputs: list[Tensor] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        nodes.append({str(node.target) for node in graph.graph.nodes})
+        return graph.forward
+
+    for layer, kinds in zip(layers, ((), ("batch",)), strict=True):
+        torch._dynamo.reset()
+        operators.in_compiled_graphs(*kinds)
+        try:
+            y = torch.compile(layer, fullgraph=True, backend=backend)(x)
+        finally:
+            operators.in_compiled_graphs()
+        outputs.append(y)
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(layers[0].state_dict(), layers[1].state_dict())
+    assert ["normalize" in str(each) for each in nodes] == [False, True]

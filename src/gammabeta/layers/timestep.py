@@ -94,7 +94,7 @@ class TimestepBatchNorm(Guarded):
         """Return the running mean and variance of timesteps 0 … length − 1, each (length, C)."""
         steps = torch.arange(self.max_length, device=self.running_mean.device)
         # The last timestep that was trained, which need not be the last there is room for.
-        last = torch.where(self.num_batches_tracked > 0, steps, 0).amax()
+        last = torch.where(self.num_batches_tracked > 0, steps, 0).amax(0)
         used = torch.arange(length, device=steps.device).clamp(max=last)
         return self.running_mean[used], self.running_var[used]
 

@@ -5,7 +5,10 @@ torch's operators for every other device, one for fake and meta tensors, and a d
 the norms that take their statistics from x; by fixed statistics a norm is elementwise, and every
 compiler fuses that better.
 
-Eager calls go past them: the dispatcher costs as much as a small norm.
+Eager calls go past them: the dispatcher costs as much as a small norm. Compiled graphs go past them
+too unless `in_compiled_graphs` asks for them: inductor fuses its own decomposition with what stands
+around it, and lays tensors out as its convolutions like. Whole networks were slower with ours
+(`scripts/measure_compiled.py`), though a convolution with batch norm and ReLU alone is faster.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gammabeta.names import known
 from gammabeta.ops import cpu
 from gammabeta.ops.cpu.autograd import Plan, backward_pass, forward_pass
 from gammabeta.ops.cpu.support import is_channels_last, takes_gradient
-from gammabeta.ops.spec import BATCH, GROUP, INSTANCE, LAYER, RMS, Call, Statistics
+from gammabeta.ops.spec import BATCH, GROUP, INSTANCE, KINDS, LAYER, RMS, Call, Statistics
 from gammabeta.ops.torch import phases
 
 _LIBRARY = torch.library.Library("gammabeta", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -57,14 +61,31 @@ def normalize(call: Call) -> tuple[Tensor, Tensor]:
     return found
 
 
-COMPILED: frozenset[str] = frozenset()
-"""The norms that a graph compiled for the CPU holds as our operator; the others are inductor's."""
+_compiled: frozenset[str] = frozenset()
+
+
+def in_compiled_graphs(*kinds: str) -> None:
+    """Choose which norms are operators of ours in graphs that `torch.compile` makes from now on.
+
+    Args:
+        kinds: of `gammabeta.ops.spec.KINDS`; none, the default, leaves all norms to inductor. It
+            is about training on the CPU, and concerns no other graph.
+
+    Raises:
+        ValueError: unknown kind.
+
+    Example:
+        >>> in_compiled_graphs("batch")
+        >>> in_compiled_graphs()
+    """
+    global _compiled
+    _compiled = frozenset(known("kinds", kind, KINDS) for kind in kinds)
 
 
 def forward(call: Call) -> Tensor | None:
-    """Return the output of a call in a graph that is compiled, or None if inductor has it."""
+    """Return the output of a call in a graph that is compiled, or None if it is not for us."""
     if (
-        call.kind not in COMPILED
+        call.kind not in _compiled
         or not torch.compiler.is_compiling()
         or torch.compiler.is_exporting()
         or not call.training
