@@ -11,16 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.guard import Guarded
+from gammabeta.layers.held import held
 from gammabeta.layers.lean import Lean
 from gammabeta.ops.torch.norms import finish
-
-
-def _of(held: dict[str, Any], name: str, layer: nn.Module) -> Any:
-    """Return what ``layer.name`` is, from where it is kept if it is there.
-
-    `nn.Module` looks there when all else has failed, which takes a small layer's time.
-    """
-    return held[name] if name in held else getattr(layer, name)
 
 
 class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
@@ -45,16 +38,16 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
             return without_tensor(self, input, residual)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         check_residual(input, residual)
-        held, tracked = self._parameters, self._buffers
-        mean, var = _of(tracked, "running_mean", self), _of(tracked, "running_var", self)
+        parameters, buffers = self._parameters, self._buffers
+        mean, var = held(buffers, "running_mean", self), held(buffers, "running_var", self)
         updates = self.training and self.track_running_stats
         # Untracked buffers are neither updated in training nor read: torch's own rule.
         read = updates or not self.training
         call = ops.Call(
             ops.BATCH,
             input,
-            _of(held, "weight", self),
-            _of(held, "bias", self),
+            held(parameters, "weight", self),
+            held(parameters, "bias", self),
             self.eps,
             self.activation,
             residual,
@@ -65,7 +58,7 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
         )
         if not updates:
             return ops.normalize(call)
-        batches = _of(tracked, "num_batches_tracked", self)
+        batches = held(buffers, "num_batches_tracked", self)
         call.momentum = self.momentum
         if batches is not None:
             call.batches, call.guarded = batches, self.on_nonfinite != "accept"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
+from gammabeta.layers.held import held
 from gammabeta.layers.sizes import check_size
 from gammabeta.ops.torch.norms import finish
 
@@ -70,12 +71,13 @@ class GroupNorm(Epilogue, nn.GroupNorm):
         check_residual(input, residual)
         if type(self.num_groups) is not int or self.num_groups < 1:
             _check_groups(self.num_groups)  # an attribute can be set to anything
+        parameters = self._parameters
         return ops.normalize(
             ops.Call(
                 ops.GROUP,
                 input,
-                self.weight,
-                self.bias,
+                held(parameters, "weight", self),
+                held(parameters, "bias", self),
                 self.eps,
                 self.activation,
                 residual,

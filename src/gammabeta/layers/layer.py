@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
+from gammabeta.layers.held import held
 from gammabeta.ops.torch.norms import finish
 
 
@@ -65,12 +66,13 @@ class LayerNorm(Epilogue, nn.LayerNorm):
         if not isinstance(input, Tensor):
             return without_tensor(self, input, residual)
         check_residual(input, residual)
+        parameters = self._parameters
         return ops.normalize(
             ops.Call(
                 ops.LAYER,
                 input,
-                self.weight,
-                self.bias,
+                held(parameters, "weight", self),
+                held(parameters, "bias", self),
                 self.eps,
                 self.activation,
                 residual,

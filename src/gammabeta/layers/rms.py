@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gammabeta import ops
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
+from gammabeta.layers.held import held
 from gammabeta.ops.torch.norms import finish
 
 
@@ -62,11 +63,12 @@ class RMSNorm(Epilogue, nn.RMSNorm):
         if not isinstance(x, Tensor):
             return without_tensor(self, x, residual)
         check_residual(x, residual)
+        parameters = self._parameters
         return ops.normalize(
             ops.Call(
                 ops.RMS,
                 x,
-                self.weight,
+                held(parameters, "weight", self),
                 None,
                 self.eps,
                 self.activation,
