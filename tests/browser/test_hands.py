@@ -9,9 +9,13 @@ import pytest
 from axe_core_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from gammabeta.signal import Run
+from gammabeta.signal import Record, Run
+from gammabeta.view import export
 from tests.browser.test_playback import PIXELS, alike, cell, step_shown
 from tests.browser.waiting import until
+from tests.signal import version_1
+from tests.signal.recorded import summary
+from tests.signal.wider import install, widen
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 NAMES = {
@@ -54,6 +58,51 @@ def test_the_numbers_on_hover_are_the_records(open_page, demo_page, demo: Path, 
         if summary.saturated is not None:
             assert shown(tip["saturated"]) == pytest.approx(100 * summary.saturated, abs=0.51)
         assert f"step {recorded.step}" in page.locator(".tip b").inner_text()
+
+
+def test_a_field_that_is_added_to_the_table_is_listed(open_page, tmp_path, monkeypatch) -> None:
+    install(monkeypatch)
+    with Record(tmp_path / "wide") as record:
+        arm = record.arm("a")
+        probes = [record.probe(arm, 1, "fc", stage, None) for stage in ("z", "activation")]
+        first = widen(summary(1), kurtosis=3.25, rank=0.5)
+        second = widen(summary(2), kurtosis=float("nan"))
+        record.write(arm, 1, {}, dict(zip(probes, (first, second), strict=True)))
+    with Run(record.path) as run:
+        page = open_page(export(run, tmp_path / "wide.html").as_uri() + "#layer=1")
+    z = numbers(page, ".stage[aria-label='z, a']")
+    assert (z["kurtosis"], z["rank used"]) == ("3.25", "50%")
+    title = page.locator(".stage[aria-label='z, a'] dt", has_text="kurtosis").get_attribute("title")
+    assert title == "fourth standardized moment (a pure number)"
+    activation = numbers(page, ".stage[aria-label='activation, a']")
+    assert activation["kurtosis"] == "not finite"
+    assert "rank used" not in activation  # it was not measured
+
+
+def test_a_file_of_version_1_is_shown(open_page, tmp_path) -> None:
+    with Run(version_1.write(tmp_path / "old.sqlite")) as run:
+        page = open_page(export(run, tmp_path / "old.html").as_uri() + "#layer=1")
+    assert page.locator("h1").inner_text() == "A run of version 1"
+    assert numbers(page, ".stage[aria-label='z, model']") == {
+        "mean": "0.25",
+        "std": "0.5",
+        "15th percentile": "−0.25",
+        "median": "0.125",
+        "85th percentile": "0.75",
+        "smallest": "−200",
+        "largest": "300",
+        "below the axis": "8%",  # of the 13 finite values
+        "above the axis": "15%",
+        "not finite": "7%",  # of all 14
+        "exactly 0": "31%",
+        "saturated": "6%",
+        "dead units": "25%",
+        "gradient norm": "1.5",
+    }
+    activation = numbers(page, ".stage[aria-label='activation, model']")
+    assert activation["mean"] == "not finite"
+    assert activation["not finite"] == "100%"
+    assert "dead units" not in activation
 
 
 def test_a_layer_opens_with_its_numbers_and_closes(open_page, demo_page, demo: Path) -> None:

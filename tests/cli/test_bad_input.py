@@ -142,17 +142,20 @@ def test_the_same_from_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ("taken", "taken.sqlite exists; give --out another name, or move it away"),
-        ("taken.sqlite", "taken.sqlite exists; give --out another name, or move it away"),
-        ("page", "page.html exists; give --out another name, or move it away"),
-        ("folder", "folder.sqlite exists; give --out another name, or move it away"),
+        ("taken", "taken.sqlite already exists; choose another --out or move it away"),
+        ("taken.sqlite", "taken.sqlite already exists; choose another --out or move it away"),
+        ("page", "page.html already exists; choose another --out or move it away"),
+        ("folder", "folder.sqlite already exists; choose another --out or move it away"),
         ("file/run", "file/run.sqlite cannot be created: a folder on its way is a file"),
         ("gone", "gone.sqlite cannot be created"),
         ("/proc/none/run", "/proc/none/run.sqlite cannot be created: No such file or directory"),
         ("/dev/null/run", "/dev/null/run.sqlite cannot be created: a folder on its way is a file"),
         (".", "names no file"),
-        ("", "Invalid value for '--out': '' names no file or folder; give its path"),
-        ("~nobody-here/run", "'~nobody-here/run' names no home folder; give the whole path"),
+        ("", "Invalid value for '--out': '' is not a path; give the path of a file or folder"),
+        (
+            "~nobody-here/run",
+            "'~nobody-here/run' names no home folder; give the full path, or ./~nobody-here/run if",
+        ),
         ("/", "names no file"),
         ("n" * 300, "File name too long"),
     ],
@@ -203,7 +206,7 @@ def damaged(folder: Path) -> None:
     connection.close()
     (folder / "newer.sqlite").write_bytes(content)
     connection = sqlite3.connect(folder / "newer.sqlite")
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 999")
     connection.commit()
     connection.close()
 
@@ -220,10 +223,10 @@ def damaged(folder: Path) -> None:
         ("foreign.sqlite", "foreign.sqlite is an SQLite file, but no run recorded by gammabeta"),
         (
             "newer.sqlite",
-            "newer.sqlite has format 2, newer than the 1 this gammabeta reads; upgrade gammabeta",
+            "newer.sqlite has format 999, newer than the ",
         ),
         ("run.sqlite/x", "run.sqlite/x does not exist"),
-        ("", "names no file or folder; give its path"),
+        ("", "is not a path; give the path of a file or folder"),
     ],
 )
 @pytest.mark.parametrize("html", [(), ("--html", "new.html")])
@@ -251,7 +254,7 @@ def test_view_of_a_locked_run(shell: Shell, crowded: Path) -> None:
         ("page.html", "page.html exists; give another path, or move it away"),
         ("taken.sqlite", "taken.sqlite exists; give another path, or move it away"),
         (".", ". exists; give another path, or move it away"),
-        ("", "Invalid value for '--html': '' names no file or folder; give its path"),
+        ("", "Invalid value for '--html': '' is not a path; give the path of a file or folder"),
         ("pipe", "pipe exists; give another path, or move it away"),
         ("file/page.html", "file/page.html cannot be written: "),
         ("/proc/none/page.html", "/proc/none/page.html cannot be written: "),

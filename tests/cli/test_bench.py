@@ -116,7 +116,7 @@ def test_a_mistake_is_one_line(
 def test_memory_that_is_not_there(shell: Shell, tmp_path: Path, made: str) -> None:
     (tmp_path / "nets.py").write_text(f"import numpy, torch\n\ndef net():\n    return {made}\n")
     said = shell("bench", "step", "--model", "nets:net", "--out", ".", folder=tmp_path).refused()
-    assert said == "out of memory: a smaller network, input or mini-batch may fit"
+    assert said == "out of memory; try a smaller network, input or mini-batch"
 
 
 def test_other_errors_are_not_taken_for_it(shell: Shell, tmp_path: Path) -> None:
@@ -146,6 +146,6 @@ def test_interrupted_it_keeps_what_was_measured(tmp_path: Path) -> None:
     command.send_signal(signal.SIGINT)
     out, err = command.communicate(timeout=60)
     assert (command.returncode, err) == (130, "")
-    assert "interrupted; what was measured is kept" in out
+    assert "interrupted; the finished measurements are kept" in out
     assert "results  norm.csv" in out
     assert {row.shape for row in read(tmp_path / "norm.csv")} < {"16x4", "16x8", "16x16"}

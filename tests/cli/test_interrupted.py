@@ -50,7 +50,7 @@ def test_interrupted_in_the_middle(tmp_path: Path) -> None:
         out, err = command.communicate(timeout=30)
     assert (command.returncode, err) == (130, "")
     said = re.fullmatch(
-        r"\n?interrupted after step (\d+) of 1000000; what was recorded is kept\n"
+        r"\n?interrupted after step (\d+) of 1000000; the recorded steps are kept\n"
         r"picture  run\.html  \(open it in a browser\)\n"
         r"record   run\.sqlite  \(gammabeta view run\.sqlite\)\n",
         out,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import Shell
+from tests.cli.command import Result, Shell
 from tests.cli.records import refused
 
 
@@ -24,10 +24,9 @@ from tests.cli.records import refused
         (("train", "bn-x5", "--out", "log"), "out=log cannot be used: log/log.jsonl is not a reg"),
         (("bench", "norm", "--shapes", "8x4", "--out", "."), "norm.csv is not a regular file"),
         (("bench", "step", "--out", "."), "norm.csv is not a regular file"),
-        (("demo", "--dataset=fashion-mnist", "--data-dir=."), "'train-images-idx3-ubyte' is not"),
-        (("train", "bn-x5", "--data=mnist", "--data-dir=."), "'train-images-idx3-ubyte' is not"),
-        (("evaluate", "x.pt", "--data=mnist", "--data-dir=."), "'train-images-idx3-ubyte' is not"),
-        (("reproduce", "--all", "--data-dir=."), "'train-images-idx3-ubyte' is not a regular fil"),
+        (("demo", "--dataset=fashion-mnist", "--data-dir=."), "train-images-idx3-ubyte is not"),
+        (("train", "bn-x5", "--data=mnist", "--data-dir=."), "train-images-idx3-ubyte is not"),
+        (("reproduce", "--all", "--data-dir=."), "train-images-idx3-ubyte is not a regular fil"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )
@@ -52,6 +51,35 @@ def test_what_is_no_regular_file(
     assert left == before
 
 
+def test_a_tilde_is_the_home_folder(shell: Shell, tmp_path: Path) -> None:
+    """A shell leaves it as it is in ``--out=~/run``."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    (home / "images").mkdir(parents=True)
+    elsewhere.mkdir()
+
+    def run(*args: object) -> Result:
+        return shell(*args, folder=elsewhere, env={"HOME": str(home)})
+
+    small = ("--size=8", "--width=0.125", "--batch-size=8", "--device=cpu", "--keep=9")
+    run("train", "bn-x5", *small, "--steps=1", "--out=~/run").ok()
+    run("train", "--resume=~/run", "--steps=2").ok()
+    run("train", "--resume", "~/run/step-00000002.pt", "--steps=3").ok()
+    assert run("evaluate", "~/run", "~/run/step-00000001.pt").ok().count("top-1 error") == 3
+    run("demo", "--no-server", "--steps=1", "--out=~/demo").ok()
+    run("view", "~/demo.sqlite", "--html=~/page.html").ok()
+    one = ("--shapes=4x2", "--ops=bn", "--formats=fp32-nchw", "--seconds=0", "--threads=1")
+    run("bench", "norm", *one, "--out=~/bench").ok()
+    for args in (
+        ("demo", "--dataset=fashion-mnist"),
+        ("train", "bn-x5", "--data=mnist"),
+        ("reproduce", "ensemble"),
+    ):
+        assert f"{home}/images has no train-images" in run(*args, "--data-dir=~/images").refused()
+    left = {"bench", "demo.html", "demo.sqlite", "images", "page.html", "run"}
+    assert {path.name for path in home.glob("[!.]*")} == left
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_paths_that_are_empty(shell: Shell, crowded: Path) -> None:
     for args in (
         ("train", "bn-x5", "--out="),
@@ -66,7 +94,9 @@ def test_paths_that_are_empty(shell: Shell, crowded: Path) -> None:
         ("bench", "norm", "--out="),
         ("bench", "all", "--out="),
     ):
-        assert "'' names no file or folder; give its path" in refused(shell, crowded, *args)
+        assert "'' is not a path; give the path of a file or folder" in refused(
+            shell, crowded, *args
+        )
 
 
 @pytest.mark.parametrize("option", ["", "=.", "--no-server"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -60,8 +61,8 @@ def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple
     """Run the command in this process, where there are two claims of the tests' own."""
     mine = {name: toy(name) for name in ("count", "add")}
     # The module `gammabeta.cli.reproduce` is hidden by its function of the same name.
-    for module in ("claims.registry", "claims.results", "cli.reproduce"):
-        monkeypatch.setattr(sys.modules[f"gammabeta.{module}"], "claims", lambda: mine)
+    for module in (registry, results, sys.modules["gammabeta.cli.reproduce"]):
+        monkeypatch.setattr(module, "claims", lambda: mine)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     COMPUTED.clear()
@@ -115,7 +116,8 @@ def test_it_goes_on_where_it_was_stopped(toys: Any, capsys: Any) -> None:
     printed = capsys.readouterr()
     assert printed.err == ""
     assert printed.out.endswith(
-        "interrupted; what was done is kept in here, and the same command goes on from there\n"
+        "interrupted; the finished results are kept in here; run the same command again to "
+        "continue\n"
     )
     assert not Path("here/report.html").exists()
     assert toys("count", "--out", "here") == 0
@@ -175,7 +177,10 @@ def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
 
     with (
         Killer(Console(file=StringIO())) as bars,
-        pytest.raises(ChildProcessError, match=r"ensemble died \(SIGKILL: out of memory\?\)"),
+        pytest.raises(
+            ChildProcessError,
+            match=r"ensemble ended unexpectedly \(SIGKILL, possibly out of memory\)",
+        ),
     ):
         list(side_by_side([registry.claim("ensemble")], context, 2, bars))
 
@@ -216,7 +221,9 @@ def test_a_process_that_dies_is_told_while_others_are_busy() -> None:
 
     running, died = {"busy": (alive,), "lost": (dead,)}, dict[str, float]()
     began = time.monotonic()
-    with pytest.raises(ChildProcessError, match=r"the process of lost died \(SIGKILL"):
+    with pytest.raises(
+        ChildProcessError, match=r"the process of lost ended unexpectedly \(SIGKILL"
+    ):
         _ = [_next(Busy(), running, died) for _ in range(300)]
     assert time.monotonic() < began + 10
 
@@ -229,6 +236,20 @@ def test_without_matplotlib_it_says_so_at_once(
     said = capsys.readouterr().err
     assert said == "gammabeta: figures need Matplotlib: pip install 'gammabeta[claims]'\n"
     assert COMPUTED == []
+
+
+@pytest.mark.parametrize("kind", ["outcomes", "results", "figures"])
+def test_a_fifo_among_the_results_is_refused(toys: Any, capsys: Any, kind: str) -> None:
+    """Whoever reads or writes it would wait for ever."""
+    assert toys("count", "--out", "here") == 0
+    taken = next(path for path in Path("here", kind).rglob("*") if path.is_file())
+    taken.unlink()
+    os.mkfifo(taken)
+    capsys.readouterr()
+    assert toys("count", "--out", "here") == 2
+    said = capsys.readouterr()
+    assert said.err == f"gammabeta: {taken} is not a regular file; move it away\n"
+    assert said.out == ""
 
 
 def test_a_folder_that_cannot_be_written(toys: Any, capsys: Any) -> None:
@@ -258,12 +279,12 @@ def test_the_list(shell: Shell, tmp_path: Path) -> None:
     ("args", "complaint"),
     [
         (["fewer-step"], "claim='fewer-step' is not known; did you mean 'fewer-steps'?"),
-        ([], "no claim is named; name some, or --all; --list shows them"),
-        (["ensemble", "--all"], "--all runs every claim; leave the names away"),
+        ([], "no claim is given; name at least one, or give --all; --list shows the names"),
+        (["ensemble", "--all"], "--all runs every claim; omit the names or omit --all"),
         (["ensemble", "--jobs", "0"], "jobs=0 must be at least 1"),
-        (["ensemble", "--seeds", "2"], "seeds=2 must be odd, from 3"),
-        (["ensemble", "--seeds", "4"], "seeds=4 must be odd"),
-        (["ensemble", "--seeds", "100000000001"], "must be odd, from 3 to 999"),
+        (["ensemble", "--seeds", "2"], "seeds=2 must be an odd number from 3"),
+        (["ensemble", "--seeds", "4"], "seeds=4 must be an odd number"),
+        (["ensemble", "--seeds", "100000000001"], "must be an odd number from 3 to 999"),
         (["ensemble", "--seeds", "many"], "'many' is not a whole number"),
         (["ensemble", "--data", "digit"], "data='digit' is not known; did you mean 'digits'?"),
         (["ensemble", "--data", "mnist"], "data='mnist' needs the folder of its files: --data-dir"),

@@ -99,7 +99,9 @@ def test_a_run_alone_in_its_folder_finishes_its_step_when_interrupted(
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
-    said = re.search(r"stopped after step (\d+) of 100000; gammabeta train --resume r goes on", out)
+    said = re.search(
+        r"stopped after step (\d+) of 100000; to continue: gammabeta train --resume r", out
+    )
     assert said
     last = int(said[1])
     assert checkpoint.newest(tmp_path / "r").name == f"step-{last:08d}.pt"
@@ -144,7 +146,7 @@ def test_evaluate_an_ensemble(run: tuple[Path, str], shell: Shell) -> None:
     done = shell("evaluate", f"{place}/step-00000004.pt", f"{place}/best.pt", folder=run[0]).ok()
     assert "mean of 2 models" in done
     assert re.search(r"step-00000004\.pt  bn-x5\+, step 4\n", done)
-    assert re.search(r"best\.pt  bn-x5\+, step \d, the best on its own test split\n", done)
+    assert re.search(r"best\.pt  bn-x5\+, step \d, best on its own test split\n", done)
     assert done.count("top-1 error") == 3
 
 
@@ -173,7 +175,7 @@ def test_evaluate_whole_pictures_in_144_crops(shell: Shell, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("train",), "recipe is missing; give one of inception, bn-baseline"),
+        (("train",), "recipe is missing; choose one of inception, bn-baseline"),
         (("train", "bn-x3"), "recipe='bn-x3' is not known; did you mean 'bn-x30'"),
         (("train", "bn-x5", "--data", "digit"), "did you mean 'digits'"),
         (("train", "bn-x5", "--base-lr", "nan"), "base_lr=nan must be a positive number"),
@@ -189,7 +191,7 @@ def test_evaluate_whole_pictures_in_144_crops(shell: Shell, tmp_path: Path) -> N
         (("train", "bn-x5", "--resume", "r"), "recipe cannot change when a run is resumed"),
         (
             ("train", "--resume", "r", "--seed", 1),
-            "seed cannot change when a run is resumed: leave",
+            "seed cannot change when a run is resumed; omit it",
         ),
         (("train", "bn-x5", "--lasting", 0), "lasting=0 must be at least 1"),
         (("train", "bn-x5", "--size", 2000), "size=2000 must be between 0 and 1024"),

@@ -49,14 +49,14 @@ def test_interrupted_while_a_page_listens(tmp_path: Path) -> None:
             assert command.stdout is not None
             assert command.stdout.readline() == "A title\n"
             url, hint = command.stdout.readline().rstrip("\n").split("  ")
-            assert hint == "(Ctrl-C ends)"
+            assert hint == "(press Ctrl-C to stop)"
             assert httpx.get(f"{url}run.json").json() == recorded(record.path)
             with httpx.stream("GET", f"{url}events", timeout=20) as response:
                 lines = response.iter_lines()
                 assert any(line.startswith("data: ") for line in lines)
                 command.send_signal(signal.SIGINT)
                 out, err = command.communicate(timeout=20)
-        assert (command.returncode, out, err) == (0, "ended; the record is unchanged\n", "")
+        assert (command.returncode, out, err) == (0, "stopped; the record is unchanged\n", "")
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
     assert recorded(record.path)["status"] == "finished"
@@ -69,7 +69,7 @@ def test_a_title_cannot_command_the_terminal(shell: Shell, tmp_path: Path) -> No
     done = shell("view", "run.sqlite", "--port", 0, folder=tmp_path, interrupt=1.0)
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines()[0] == "�]0;owned��[2J[bold]γ · ok��"
-    assert done.out.endswith("ended; the record is unchanged\n")
+    assert done.out.endswith("stopped; the record is unchanged\n")
     assert "\x1b" not in done.out
     assert tree(tmp_path) == before
 

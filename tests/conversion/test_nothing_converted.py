@@ -24,6 +24,15 @@ class TheirRMSNorm(nn.Module):
     def __init__(self, size):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
+        self.eps = 1e-6
+
+    def forward(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps))
+
+
+class OddNorm(TheirRMSNorm):
+    def forward(self, x):
+        return self.weight * x.mean(-1, keepdim=True)
 
 
 def replaced():
@@ -40,7 +49,15 @@ def replaced():
         (replaced, "its forward was replaced on the object"),
         (lambda: nn.SyncBatchNorm(4), "gammabeta has no SyncBatchNorm"),
         (lambda: nn.LocalResponseNorm(2), "gammabeta has no LocalResponseNorm"),
-        (lambda: TheirRMSNorm(4), "TheirRMSNorm is no subclass of torch's layers"),
+        (
+            lambda: TheirRMSNorm(4),
+            "TheirRMSNorm is no subclass of torch's layers; it computes rms norm, features at the "
+            r"last dim \(γ = weight, ε = 1e-06\)",
+        ),
+        (
+            lambda: OddNorm(4),
+            "OddNorm is no subclass of torch's layers; it computes none of the known formulas",
+        ),
     ],
 )
 def test_norms_that_were_left_are_named_with_the_reason(make, reason):
@@ -77,6 +94,16 @@ def test_there_is_no_warning_where_nothing_is_amiss(model):
         warnings.simplefilter("error")
         gb.convert(model)
         gb.convert(model)
+
+
+def test_a_swap_of_families_names_norms_written_by_hand():
+    model = nn.Sequential(nn.LayerNorm(4), TheirRMSNorm(4), OddNorm(4), nn.BatchNorm1d(4))
+    reports = []
+    gb.convert(model, to="rms", report=reports.append)  # the first is not of the family asked for
+    assert [left.names for left in reports[0].left] == [("2",)]
+    gb.convert(model, to="layer", of=["rms", "batch"], report=reports.append)
+    assert [left.names for left in reports[1].left] == [("1",), ("2",)]
+    assert "it computes rms norm" in reports[1].left[0].reason
 
 
 def test_a_report_is_told_instead():

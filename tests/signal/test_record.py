@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from gammabeta.signal import Record, RecordError, Run
-from gammabeta.signal.record import APPLICATION_ID, FORMAT_VERSION, RecordExistsError, record_path
+from gammabeta.signal.paths import RecordExistsError, record_path
+from gammabeta.signal.tables import APPLICATION_ID, FORMAT_VERSION
 from tests.signal.recorded import everything, fill, fill_the_disk, summary
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from gammabeta.signal import Record, RecordError, Run, axis
-from gammabeta.signal.record import FORMAT_VERSION
 from gammabeta.signal.run import Probe
+from gammabeta.signal.tables import FORMAT_VERSION
 from gammabeta.view import export
 from tests.signal.recorded import STAGES, everything, fill, same, summary
 
@@ -225,7 +225,7 @@ def test_somebody_elses_sqlite(tmp_path: Path) -> None:
 
 def test_a_newer_format(finished: Path) -> None:
     execute(finished, f"PRAGMA user_version = {FORMAT_VERSION + 1}")
-    refused(finished, "has format 2, newer than the 1 this gammabeta reads; upgrade gammabeta")
+    refused(finished, "has format 3, newer than the 2 this gammabeta reads; upgrade gammabeta")
 
 
 @pytest.mark.parametrize(

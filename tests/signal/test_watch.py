@@ -437,7 +437,7 @@ def test_a_full_disk_warns_once_and_training_goes_on(
     (warning,) = caught
     assert warning.category is RuntimeWarning
     assert str(warning.message) == (
-        f"recording stopped, training goes on: {path}.sqlite: database or disk is full"
+        f"recording stopped, training continues: {path}.sqlite: database or disk is full"
     )
     assert warning.filename == __file__  # the person's line, not ours
     monkeypatch.undo()
@@ -685,7 +685,7 @@ def test_layers_left_out_of_some_passes(path: Path) -> None:
 
 def test_two_models_cannot_share_an_arm(tmp_path: Path) -> None:
     with Record(tmp_path / "shared") as record, watch(nn.Linear(2, 2), record, arm="a"):
-        with pytest.raises(ValueError, match="arm='a' is in this record already"):
+        with pytest.raises(ValueError, match="arm='a' already exists in this record"):
             watch(nn.Linear(2, 2), record, arm="a")
         watch(nn.Linear(2, 2), record, arm="b").close()
     with Run(record.path) as run:
@@ -733,7 +733,7 @@ def test_a_signal_that_cannot_be_measured_costs_no_training(path: Path) -> None:
     expected = model(x)
     with watch(model, path) as signal:
         assert torch.equal(model(x), expected)
-        with pytest.warns(RuntimeWarning, match="0: complex numbers have no place"):
+        with pytest.warns(RuntimeWarning, match="0: complex tensors cannot be measured"):
             signal.step(loss=1.0)
     assert frames_of(path) == []
     assert len(scalars_of(path)) == 1
@@ -821,7 +821,7 @@ def test_settings_that_are_too_deep(path: Path) -> None:
     settings: dict[str, Any] = {}
     for _ in range(100_000):
         settings = {"a": settings}
-    with pytest.raises(TypeError, match="settings cannot be kept as JSON"):
+    with pytest.raises(TypeError, match="settings cannot be stored as JSON"):
         watch(network(), path, settings=settings)
     while settings:
         settings = settings["a"]
@@ -846,9 +846,9 @@ class Odd:
         ([1.0], TypeError, "loss is a list; give one number"),
         (np.array("x"), TypeError, "loss is a str; give one number"),
         (10**400, ValueError, "loss is too large for a float; give math.inf instead"),
-        (torch.ones(2), ValueError, "loss has shape (2,); give one number, its mean say"),
-        (torch.ones(0), ValueError, "loss has shape (0,); give one number, its mean say"),
-        (np.ones((2, 1)), ValueError, "loss has shape (2, 1); give one number, its mean say"),
+        (torch.ones(2), ValueError, "loss has shape (2,); give one number, such as its mean"),
+        (torch.ones(0), ValueError, "loss has shape (0,); give one number, such as its mean"),
+        (np.ones((2, 1)), ValueError, "loss has shape (2, 1); give one number, such as its mean"),
         (torch.ones((), device="meta"), ValueError, "loss is on the meta device"),
     ],
 )
@@ -918,6 +918,6 @@ def test_a_module_that_cannot_be_asked_what_it_is_does_not_end_the_training(tmp_
     model = nn.Sequential(nn.Linear(4, 4), Odd(4))
     signal = watch(model, tmp_path / "a")
     model(torch.randn(2, 4)).sum().backward()
-    with pytest.warns(RuntimeWarning, match="training goes on: 1: not here"):
+    with pytest.warns(RuntimeWarning, match="training continues: 1: not here"):
         signal.step()
     signal.close()

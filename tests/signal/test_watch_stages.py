@@ -463,7 +463,7 @@ def test_a_norm_that_is_not_known_is_named_once(tmp_path):
         model(torch.randn(8, 3, 8, 8)).square().mean().backward()
         signal.step()
 
-    said = "not drawn as normalizations: 1: Doubled has a forward of its own"
+    said = "not measured as normalizations: 1: Doubled has a forward of its own"
     with pytest.warns(RuntimeWarning, match=said):
         step()
     step()  # a second warning would be an error

@@ -676,7 +676,14 @@ def test_the_report_says_what_changed_in_units_of_sigma():
 def test_the_report_names_the_layers_left_alone():
     model = gb.freeze(nn.Sequential(nn.BatchNorm1d(3)))
     model.append(nn.BatchNorm1d(3))
-    assert str(gb.calibrate(model, data(4))).splitlines()[-1] == "left alone: 0"
+    model.append(gb.FrozenBatchNorm1d(3))
+    model.append(nn.BatchNorm1d(3, track_running_stats=False))
+    report = gb.calibrate(model, data(4))
+    assert report.untracked == ("3",)
+    assert str(report).splitlines()[-2:] == [
+        "without running statistics: 3",
+        "left alone: 0 (frozen), 2 (FrozenBatchNorm1d: fixed statistics)",
+    ]
 
 
 # The progress bar

@@ -185,9 +185,32 @@ def test_other_layers_are_not_touched():
     model = nn.Sequential(
         nn.BatchNorm1d(3), nn.InstanceNorm1d(3, track_running_stats=True), nn.LayerNorm(3)
     )
-    gb.freeze(model.train())
+    with pytest.warns(UserWarning, match=r"left as they are: '1' \(InstanceNorm1d\)$") as said:
+        gb.freeze(model.train())
+    assert said[0].filename == __file__
     assert [m.training for m in model] == [False, True, True]
     assert model[2].weight.requires_grad
+    with pytest.raises(ValueError, match=r"no batch norm.*: '1' \(InstanceNorm1d\)$"):
+        gb.freeze(nn.Sequential(nn.ReLU(), model[1]))
+
+
+def test_a_norm_written_by_hand_is_named():
+    class ByHand(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("running_mean", torch.zeros(3))
+            self.register_buffer("running_var", torch.ones(3))
+
+    model = nn.Sequential(ByHand(), nn.BatchNorm1d(3), gb.FrozenBatchNorm1d(3))
+    with pytest.warns(UserWarning, match=r"left as they are: '0' \(ByHand\)$"):
+        gb.freeze(model)
+
+
+def test_freezing_again_mends_a_mode_that_was_set_by_hand():
+    model = gb.freeze(nn.Sequential(nn.BatchNorm1d(3)).train())
+    model[0].training = True
+    assert not gb.freeze(model)[0].training
+    assert gb.unfreeze(model)[0].training
 
 
 def test_nothing_to_freeze():

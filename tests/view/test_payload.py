@@ -7,7 +7,6 @@ import math
 import sqlite3
 import struct
 import zlib
-from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ import pytest
 import torch
 
 from gammabeta.signal import Record, Run, axis
-from gammabeta.signal.summary import Summary
+from gammabeta.signal.schema import FIELDS
 from gammabeta.view.payload import increment, snapshot
+from tests.signal import version_1
 from tests.signal.recorded import fill, summary
+from tests.signal.wider import install, widen
 
 COLUMNS = [
     *("probe", "count", "mean", "std", "p15", "p50", "p85", "minimum", "maximum", "first"),
@@ -116,7 +117,7 @@ def test_the_head(recorded: Path) -> None:
     given = {k: data[k] for k in ("format", "version", "title", "note", "status", "settings")}
     assert given == {
         "format": "gammabeta-run",
-        "version": 1,
+        "version": 2,
         "title": "A title",
         "note": "What it shows.",
         "status": "finished",
@@ -157,7 +158,7 @@ def test_seven_digits(tmp_path: Path, value: float) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
     "name",
-    [f.name for f in fields(Summary) if f.type in ("float", "float | None")],
+    [field.name for field in FIELDS if field.sql == "REAL"],
 )
 def test_what_is_not_finite_is_null(tmp_path: Path, name: str, value: float) -> None:
     given = first_signal(tmp_path, **{name: value})
@@ -281,3 +282,58 @@ def test_increments_of_a_run_being_written(tmp_path: Path) -> None:
     assert frames == whole_run["frames"]
     assert scalars == whole_run["scalars"]
     assert cursor == whole_run["cursor"]
+
+
+def test_the_fields_that_a_page_lists(recorded: Path) -> None:
+    fields = {field["name"]: field for field in taken(recorded)["fields"]}
+    assert list(fields) == [
+        *("mean", "std", "p15", "p50", "p85", "minimum", "maximum"),
+        *("under", "over", "nonfinite", "zeros", "saturated", "dead", "gradient"),
+    ]
+    assert set(fields) <= set(COLUMNS)
+    assert fields["dead"] == {
+        "name": "dead",
+        "label": "dead units",
+        "description": "fraction of units that are saturated for every example of the batch",
+        "unit": "fraction of units",
+        "show": "percent",
+        "optional": True,
+    }
+    assert [name for name, field in fields.items() if field["optional"]] == [
+        *("saturated", "dead", "gradient"),
+    ]
+
+
+def test_a_field_that_is_added_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Record(tmp_path / "before") as record:
+        fill(record, 1)
+    before = record.path
+    install(monkeypatch)
+    with Record(tmp_path / "run") as record:
+        arm = record.arm("a")
+        probe = record.probe(arm, 1, "fc", "z", None)
+        record.write(arm, 1, {}, {probe: widen(summary(1), kurtosis=math.nan, rank=1 / 3)})
+    data = taken(record.path)
+    assert data["columns"] == [*COLUMNS, "kurtosis", "rank"]
+    assert data["frames"][0]["signals"][0][len(COLUMNS) :] == [None, 0.3333333]
+    kurtosis, rank = data["fields"][-2:]
+    assert (kurtosis["label"], kurtosis["show"], kurtosis["optional"]) == (
+        *("kurtosis", "number", False),
+    )
+    assert (rank["label"], rank["show"], rank["optional"]) == ("rank used", "percent", True)
+    # A file from before the field does not claim to have it.
+    assert taken(before)["columns"] == COLUMNS
+
+
+def test_a_file_of_version_1(tmp_path: Path) -> None:
+    data = taken(version_1.write(tmp_path / "old.sqlite"))
+    assert data["columns"] == COLUMNS
+    assert (data["title"], data["settings"], data["status"]) == (
+        *("A run of version 1", {"lr": 0.1}, "finished"),
+    )
+    (frame,) = data["frames"]
+    for signal in frame["signals"]:
+        given = dict(zip(COLUMNS, signal, strict=True))
+        written = dict(version_1.SIGNALS[given.pop("probe")])
+        assert whole(given.pop("first"), given.pop("counts")) == tuple(written.pop("histogram"))
+        assert given == written

@@ -305,7 +305,7 @@ def test_a_bad_cursor(site: str, after: str, way: str) -> None:
     query, headers = (after, {}) if way == "after" else ("0:0", {"Last-Event-ID": after})
     answer = httpx.get(f"{site}events", params={"after": query}, headers=headers)
     assert answer.status_code == 400
-    assert answer.json() == {"error": f"after={after!r} is no cursor"}
+    assert answer.json() == {"error": f"after={after!r} is not a cursor, such as 0:0"}
 
 
 def test_a_run_is_heard_as_it_is_recorded(tmp_path: Path) -> None:

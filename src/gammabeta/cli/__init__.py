@@ -18,17 +18,18 @@ from gammabeta.cli import bench
 from gammabeta.cli.demo import demo
 from gammabeta.cli.evaluate import evaluate
 from gammabeta.cli.info import info
+from gammabeta.cli.options import command
 from gammabeta.cli.reproduce import reproduce
 from gammabeta.cli.terminal import printable
 from gammabeta.cli.train import train
 from gammabeta.cli.view import view
 
 app = typer.Typer(name="gammabeta", add_completion=False, pretty_exceptions_enable=False)
-app.command()(demo)
-app.command()(train)
-app.command()(evaluate)
-app.command()(view)
-app.command()(reproduce)
+command(app)(demo)
+command(app)(train)
+command(app)(evaluate)
+command(app)(view)
+command(app)(reproduce)
 app.add_typer(bench.app)
 app.command()(info)
 
@@ -75,7 +76,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as e:
         if not _memory_is_full(e):
             raise
-        code = complain("out of memory: a smaller network, input or mini-batch may fit")
+        code = complain("out of memory; try a smaller network, input or mini-batch")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     sys.exit(code if isinstance(code, int) else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 
 from gammabeta.cli.case_bar import Turns
-from gammabeta.cli.parse import number, path, whole
+from gammabeta.cli.options import Option, Options, command
 from gammabeta.cli.terminal import say
 from gammabeta.lab.bench import error as error_bench
 from gammabeta.lab.bench import error_report, norm_report, roofline, step_report
@@ -34,86 +35,124 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Out = Annotated[
-    Path,
-    typer.Option(
-        parser=path, help="Output folder for CSV files and pictures; existing ones are replaced."
-    ),
-]
-Threads = Annotated[
-    int,
-    typer.Option(
-        parser=whole, metavar="COUNT", help="Number of torch threads, the same for every contender."
-    ),
-]
-Allocator = Annotated[
-    str,
-    typer.Option(
-        help=f"Allocator setting, the same for every contender: {' or '.join(ALLOCATORS)}.",
-        metavar="NAME",
-    ),
-]
-Seconds = Annotated[
-    float,
-    typer.Option(parser=number, metavar="NUMBER", help="Seconds per case."),
-]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="Run few cases with few rounds, as a smoke test.")
-]
-
-Shapes = Annotated[
-    str,
-    typer.Option(
-        metavar="NAMES",
-        help=f"Comma-separated shapes such as 32x64x56x56, or lists of them: {', '.join(LISTS)}.",
-    ),
-]
-Ops = Annotated[
-    str, typer.Option(metavar="NAMES", help=f"Comma-separated operations: {', '.join(OPS)}.")
-]
-Rivals = Annotated[
-    str, typer.Option(metavar="NAMES", help=f"Comma-separated contenders: {', '.join(RIVALS)}.")
-]
-Formats = Annotated[
-    str, typer.Option(metavar="NAMES", help=f"Comma-separated formats: {', '.join(FORMATS)}.")
-]
-
-Model = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help=f"One of {', '.join(INCEPTIONS)}; or module:function, which returns a network of "
-        "torch's layers.",
-        show_default="8 × conv 3×3",
-    ),
-]
-Batch = Annotated[int, typer.Option(parser=whole, metavar="COUNT", help="Images per step.")]
-Size = Annotated[
-    int, typer.Option(parser=whole, metavar="COUNT", help="Height and width of an image.")
-]
-DTypes = Annotated[
-    str,
-    typer.Option(
-        "--dtype", metavar="NAMES", help="Comma-separated precisions: fp32, bf16 (autocast)."
-    ),
-]
-Variants = Annotated[
-    str,
-    typer.Option(
-        metavar="NAMES", help=f"Comma-separated variants of the network: {', '.join(VARIANTS)}."
-    ),
-]
-
 DEFAULT_OUT = Path("runs/bench")
 _PICTURE = "roofline.svg"
 _FILES = ("norm.csv", "step.csv", "memory.csv", "error.csv", _PICTURE)
-_THREADS, _SECONDS = 2, 1.0
+_THREADS = 2
 _QUICK_ROUNDS = 3
 _NETWORKS = "bn-inception,resnet-50,tiny"
 _ALL_FORMATS = ",".join(FORMATS)
-_ALL_OPS = ",".join(OPS)
-_ALL_DTYPES = ",".join(step_bench.DTYPES)
-_FORMS = "relu,torch,gammabeta,lean"
+_RIVALS = "eager"
+
+
+# Options that several benchmarks have.
+
+Shapes = Annotated[
+    str,
+    Option(
+        f"Comma-separated shapes such as 32x64x56x56, or lists of them: {', '.join(LISTS)}.",
+        metavar="NAMES",
+    ),
+]
+Formats = Annotated[str, Option(f"Comma-separated formats: {', '.join(FORMATS)}.", metavar="NAMES")]
+Rivals = Annotated[
+    str, Option(f"Comma-separated contenders: {', '.join(RIVALS)}.", metavar="NAMES")
+]
+Threads = Annotated[int, Option("Number of torch threads, the same for every contender.")]
+Allocator = Annotated[
+    str,
+    Option(
+        f"Allocator setting, the same for every contender: {' or '.join(ALLOCATORS)}.",
+        metavar="NAME",
+    ),
+]
+Seconds = Annotated[float, Option("Seconds per case.")]
+Quick = Annotated[bool, Option("Run few cases with few rounds, as a smoke test.")]
+Out = Annotated[
+    Path, Option("Output folder for CSV files and pictures; existing ones are replaced.")
+]
+
+
+@dataclass
+class NormOptions(Options):
+    """What ``gammabeta bench norm`` is asked for."""
+
+    shapes: Shapes = _NETWORKS
+    formats: Formats = _ALL_FORMATS
+    ops: Annotated[
+        str, Option(f"Comma-separated operations: {', '.join(OPS)}.", metavar="NAMES")
+    ] = ",".join(OPS)
+    rivals: Rivals = _RIVALS
+    threads: Threads = _THREADS
+    allocator: Allocator = ALLOCATORS[0]
+    seconds: Seconds = 1.0
+    quick: Quick = False
+    out: Out = DEFAULT_OUT
+
+
+@dataclass
+class _NetworkOptions(Options):
+    """What decides the network that is trained, and in which variants."""
+
+    model: Annotated[
+        str | None,
+        Option(
+            f"One of {', '.join(INCEPTIONS)}; or module:function, which returns a network of "
+            "torch's layers.",
+            metavar="NAME",
+            shown="8 × conv 3×3",
+        ),
+    ] = None
+    batch: Annotated[int, Option("Images per step.")] = 64
+    size: Annotated[int, Option("Height and width of an image.")] = 32
+    dtype: Annotated[
+        str, Option("Comma-separated precisions: fp32, bf16 (autocast).", metavar="NAMES")
+    ] = ",".join(step_bench.DTYPES)
+    variants: Annotated[
+        str,
+        Option(f"Comma-separated variants of the network: {', '.join(VARIANTS)}.", metavar="NAMES"),
+    ] = "relu,torch,gammabeta,lean"
+    threads: Threads = _THREADS
+
+
+@dataclass
+class StepOptions(_NetworkOptions):
+    """What ``gammabeta bench step`` is asked for."""
+
+    allocator: Allocator = ALLOCATORS[0]
+    seconds: Seconds = 20.0
+    quick: Quick = False
+    out: Out = DEFAULT_OUT
+
+
+@dataclass
+class MemoryOptions(_NetworkOptions):
+    """What ``gammabeta bench memory`` is asked for."""
+
+    quick: Quick = False
+    out: Out = DEFAULT_OUT
+
+
+@dataclass
+class ErrorOptions(Options):
+    """What ``gammabeta bench error`` is asked for."""
+
+    shapes: Shapes = _NETWORKS
+    formats: Formats = _ALL_FORMATS
+    threads: Threads = _THREADS
+    quick: Quick = False
+    out: Out = DEFAULT_OUT
+
+
+@dataclass
+class AllOptions(Options):
+    """What ``gammabeta bench all`` is asked for."""
+
+    rivals: Rivals = _RIVALS
+    threads: Threads = _THREADS
+    allocator: Allocator = ALLOCATORS[0]
+    quick: Quick = False
+    out: Out = DEFAULT_OUT
 
 
 def names(text: str) -> list[str]:
@@ -121,122 +160,90 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-@app.command()
-def norm(
-    shapes: Shapes = _NETWORKS,
-    formats: Formats = _ALL_FORMATS,
-    ops: Ops = _ALL_OPS,
-    rivals: Rivals = "eager",
-    threads: Threads = _THREADS,
-    allocator: Allocator = ALLOCATORS[0],
-    seconds: Seconds = _SECONDS,
-    quick: Quick = False,
-    out: Out = DEFAULT_OUT,
-) -> None:
+@command(app)
+def norm(options: NormOptions) -> None:
     """Time batch norm in training, forward and backward, on the shapes of real networks."""
     plan = norm_bench.Plan(
-        ["quick"] if quick else names(shapes), names(formats), names(ops), names(rivals)
+        _shapes(options), names(options.formats), names(options.ops), names(options.rivals)
     )
-    console, setting, table = _prepare(out / "norm.csv", threads, allocator, seconds)
+    console, setting, table = _prepare(
+        options.out / "norm.csv", options.threads, options.allocator, options.seconds
+    )
     cases = norm_bench.measure(
-        plan, setting, seconds=seconds, rounds=_QUICK_ROUNDS if quick else None
+        plan, setting, seconds=options.seconds, rounds=_rounds(options.quick)
     )
     complete = _collect(console, "norm", cases, len(plan.cases), table, norm_report.line)
     if any((row.what, row.who) in roofline.SERIES for row in table.rows):
-        (out / _PICTURE).write_text(roofline.draw(table.rows), encoding="utf-8")
+        (options.out / _PICTURE).write_text(roofline.draw(table.rows), encoding="utf-8")
     _by_format(console, table, norm_report.shapes_table)
     if sizes := norm_report.sizes_table(table.rows):
         console.print(f"\n{sizes}", markup=False)
     _conclude(console, table, verdicts_table(norm_report.verdicts(table.rows)), complete)
 
 
-@app.command()
-def step(
-    model: Model = None,
-    batch: Batch = 64,
-    size: Size = 32,
-    dtype: DTypes = _ALL_DTYPES,
-    variants: Variants = _FORMS,
-    threads: Threads = _THREADS,
-    allocator: Allocator = ALLOCATORS[0],
-    seconds: Seconds = 20.0,
-    quick: Quick = False,
-    out: Out = DEFAULT_OUT,
-) -> None:
+@command(app)
+def step(options: StepOptions) -> None:
     """Time a training step of a network: without norms, with torch's norms, with gammabeta's."""
-    dtypes, forms = _dtypes(dtype), step_bench.forms(names(variants))
-    training = _training(model, *((8, 16) if quick else (batch, size)))
-    console, setting, table = _prepare(out / "step.csv", threads, allocator, seconds)
-    rounds = _QUICK_ROUNDS if quick else None
+    dtypes, forms, training = _training(options)
+    console, setting, table = _prepare(
+        options.out / "step.csv", options.threads, options.allocator, options.seconds
+    )
     cases = step_bench.measure_time(
-        training, dtypes, forms, setting, seconds=seconds, rounds=rounds
+        training, dtypes, forms, setting, seconds=options.seconds, rounds=_rounds(options.quick)
     )
     complete = _collect(console, "step", cases, len(dtypes), table, step_report.line)
     _conclude_forms(console, training, table, complete)
 
 
-@app.command()
-def memory(
-    model: Model = None,
-    batch: Batch = 64,
-    size: Size = 32,
-    dtype: DTypes = _ALL_DTYPES,
-    variants: Variants = _FORMS,
-    threads: Threads = _THREADS,
-    quick: Quick = False,
-    out: Out = DEFAULT_OUT,
-) -> None:
+@command(app)
+def memory(options: MemoryOptions) -> None:
     """Measure the peak activation memory of a training step."""
-    dtypes, forms = _dtypes(dtype), step_bench.forms(names(variants))
-    training = _training(model, *((8, 16) if quick else (batch, size)))
-    console, setting, table = _prepare(out / "memory.csv", threads, "default")
+    dtypes, forms, training = _training(options)
+    console, setting, table = _prepare(options.out / "memory.csv", options.threads, "default")
     cases = step_bench.measure_memory(training, dtypes, forms, setting)
     complete = _collect(console, "memory", cases, len(dtypes), table, step_report.line)
     _conclude_forms(console, training, table, complete)
 
 
-@app.command()
-def error(
-    shapes: Shapes = _NETWORKS,
-    formats: Formats = _ALL_FORMATS,
-    threads: Threads = _THREADS,
-    quick: Quick = False,
-    out: Out = DEFAULT_OUT,
-) -> None:
+@command(app)
+def error(options: ErrorOptions) -> None:
     """Measure the error against float64, and whether results depend on the number of threads."""
-    plan = norm_bench.Plan(["quick"] if quick else names(shapes), names(formats))
-    console, setting, table = _prepare(out / "error.csv", threads, "reuse")
+    plan = norm_bench.Plan(_shapes(options), names(options.formats))
+    console, setting, table = _prepare(options.out / "error.csv", options.threads, "reuse")
     cases = error_bench.measure(plan, setting)
     complete = _collect(console, "error", cases, len(plan.cases), table, error_report.line)
     _by_format(console, table, error_report.shapes_table)
     _conclude(console, table, verdicts_table(error_report.verdicts(table.rows)), complete)
 
 
-@app.command(name="all")
-def all_of_them(
-    rivals: Rivals = "eager",
-    threads: Threads = _THREADS,
-    allocator: Allocator = ALLOCATORS[0],
-    quick: Quick = False,
-    out: Out = DEFAULT_OUT,
-) -> None:
+@command(app, "all")
+def all_of_them(options: AllOptions) -> None:
     """Run all four benchmarks, one after the other."""
-    norm(rivals=rivals, threads=threads, allocator=allocator, quick=quick, out=out)
-    step(threads=threads, allocator=allocator, quick=quick, out=out)
-    memory(threads=threads, quick=quick, out=out)
-    error(threads=threads, quick=quick, out=out)
+    norm(NormOptions(**options.given(NormOptions)))
+    step(StepOptions(**options.given(StepOptions)))
+    memory(MemoryOptions(**options.given(MemoryOptions)))
+    error(ErrorOptions(**options.given(ErrorOptions)))
 
 
-def _dtypes(text: str) -> list[str]:
-    return [known("dtype", name, step_bench.DTYPES) for name in dict.fromkeys(names(text))]
+def _shapes(options: NormOptions | ErrorOptions) -> list[str]:
+    return ["quick"] if options.quick else names(options.shapes)
 
 
-def _training(model: str | None, batch: int, size: int) -> step_bench.Training:
-    """Load the network, unless its images alone would not fit into memory."""
+def _rounds(quick: bool) -> int | None:
+    return _QUICK_ROUNDS if quick else None
+
+
+def _training(
+    options: StepOptions | MemoryOptions,
+) -> tuple[list[str], list[str], step_bench.Training]:
+    """Return dtypes, forms and the network, unless its images alone would not fit into memory."""
+    dtypes = [known("dtype", d, step_bench.DTYPES) for d in dict.fromkeys(names(options.dtype))]
+    forms = step_bench.forms(names(options.variants))
+    batch, size = (8, 16) if options.quick else (options.batch, options.size)
     if 0 < batch <= 4096 and 0 < size <= 4096:  # what is out of range is refused below
-        channels = 64 if model is None else 3  # of the largest tensors
+        channels = 64 if options.model is None else 3  # of the largest tensors
         check_size("batch", batch, float(batch * channels * size**2))
-    return step_bench.Training.of(model, batch, size)
+    return dtypes, forms, step_bench.Training.of(options.model, batch, size)
 
 
 def _conclude_forms(
@@ -263,7 +270,7 @@ def _table(file: Path) -> Table:
     for name in _FILES:
         taken = file.with_name(name)
         if taken.exists() and not taken.is_file():
-            raise ValueError(f"{taken} is not a regular file; the results need that name")
+            raise ValueError(f"{taken} is not a regular file; move it away or choose another --out")
     try:
         return Table(file)
     except OSError as e:
@@ -315,6 +322,6 @@ def _conclude(console: Console, table: Table, summary: str, complete: bool) -> N
         console.print(f"\n{summary}\n", markup=False)
         say(console, f"results  {table.path}")
     if not complete:
-        kept = "what was measured is kept" if table.rows else "nothing was measured yet"
+        kept = "the finished measurements are kept" if table.rows else "nothing was measured yet"
         console.print(f"interrupted; {kept}")
         raise typer.Exit(130)

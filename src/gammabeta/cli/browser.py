@@ -6,6 +6,15 @@ import contextlib
 import os
 import sys
 import webbrowser
+from typing import Annotated
+
+from gammabeta.cli.options import Option
+
+Open = Annotated[
+    bool | None,
+    Option("Open the page in a browser.", name="--open/--no-open", shown="if there is one"),
+]
+"""The option of the commands that can open one, for `wanted`."""
 
 
 def wanted(asked: bool | None) -> bool:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,15 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gammabeta.cli import browser, demo_board
-from gammabeta.cli.parse import data_folder, number, path, whole
+from gammabeta.cli.options import Option, Options
 from gammabeta.cli.terminal import say
 from gammabeta.lab.data.flat import Dataset, load
 from gammabeta.lab.demo.pair import Pair
-from gammabeta.lab.demo.presets import DEFAULT, PRESETS, preset
+from gammabeta.lab.demo.presets import DEFAULT, PRESETS, Settings, preset
 from gammabeta.signal.record import Record, RecordError, RecordExistsError, record_path
 from gammabeta.signal.run import Run
 from gammabeta.view import Server, export
-from gammabeta.view.server import check_port
+from gammabeta.view.server import DEFAULT_PORT, check_port
 
 DEFAULT_OUT = Path("runs/demo")
 _FIRST_VISIT_SECONDS = 8.0
@@ -32,111 +33,59 @@ _FIRST_VISIT_SECONDS = 8.0
 _PRESET_HELP = "Preset with the settings to start from: " + ", ".join(PRESETS) + "."
 
 
-def demo(
-    preset_name: Annotated[
-        str, typer.Option("--preset", help=_PRESET_HELP, metavar="NAME")
-    ] = DEFAULT,
+@dataclass
+class DemoOptions(Options):
+    """What ``gammabeta demo`` is asked for; what has a name of `Settings`' changes the preset."""
+
+    preset: Annotated[str, Option(_PRESET_HELP, metavar="NAME")] = DEFAULT
     dataset: Annotated[
-        str | None,
-        typer.Option(help="Data set: digits (included) or fashion-mnist (local IDX files)."),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(parser=data_folder, help="Folder with the four IDX files of Fashion-MNIST."),
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(parser=number, metavar="NUMBER", help="Learning rate of both arms."),
-    ] = None,
+        str | None, Option("Data set: digits (included) or fashion-mnist (local IDX files).")
+    ] = None
+    data_dir: Annotated[Path | None, Option("Folder with the four IDX files of Fashion-MNIST.")] = (
+        None
+    )
+    lr: Annotated[float | None, Option("Learning rate of both arms.")] = None
     init_scale: Annotated[
+        float | None, Option("Factor on the Glorot standard deviation of the weights.")
+    ] = None
+    activation: Annotated[str | None, Option("Activation: sigmoid, tanh, relu or gelu.")] = None
+    depth: Annotated[int | None, Option("Number of layers.")] = None
+    width: Annotated[int | None, Option("Units per layer.")] = None
+    norm: Annotated[str | None, Option("Norm of the second arm: batch, layer, group or rms.")] = (
+        None
+    )
+    batch_size: Annotated[int | None, Option("Examples per mini-batch.")] = None
+    optimizer: Annotated[str | None, Option("Optimizer: sgd, momentum or adam.")] = None
+    momentum: Annotated[
         float | None,
-        typer.Option(
-            parser=number,
-            metavar="NUMBER",
-            help="Factor on the Glorot standard deviation of the weights.",
-        ),
-    ] = None,
-    activation: Annotated[
-        str | None, typer.Option(help="Activation: sigmoid, tanh, relu or gelu.")
-    ] = None,
-    depth: Annotated[
-        int | None, typer.Option(parser=whole, metavar="COUNT", help="Number of layers.")
-    ] = None,
-    width: Annotated[
-        int | None, typer.Option(parser=whole, metavar="COUNT", help="Units per layer.")
-    ] = None,
-    norm: Annotated[
-        str | None, typer.Option(help="Norm of the second arm: batch, layer, group or rms.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(parser=whole, metavar="COUNT", help="Examples per mini-batch.")
-    ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="Optimizer: sgd, momentum or adam.")] = None,
-    bn_momentum: Annotated[
-        float | None,
-        typer.Option(
-            parser=number,
-            metavar="NUMBER",
-            help="Momentum of the running statistics of batch norm.",
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(parser=whole, metavar="COUNT", help="Number of optimizer steps.")
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole, metavar="COUNT", help="Random seed for weights and mini-batches."
-        ),
-    ] = None,
+        Option("Momentum of the running statistics of batch norm.", name="--bn-momentum"),
+    ] = None
+    steps: Annotated[int | None, Option("Number of optimizer steps.")] = None
+    seed: Annotated[int | None, Option("Random seed for weights and mini-batches.")] = None
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=path,
-            help="Record file to create; the page is written beside it.",
-            show_default="runs/demo",
-        ),
-    ] = None,
+        Option("Record file to create; the page is written beside it.", shown=str(DEFAULT_OUT)),
+    ] = None
     port: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole,
-            metavar="COUNT",
-            help="Port of the live page; 0 picks a free one.",
-            show_default="8501",
-        ),
-    ] = None,
-    server: Annotated[bool, typer.Option(help="Serve a live page while training.")] = True,
-    open_browser: Annotated[
-        bool | None,
-        typer.Option(
-            "--open/--no-open", help="Open the page in a browser.", show_default="if there is one"
-        ),
-    ] = None,
-) -> None:
+        int | None, Option("Port of the live page; 0 picks a free one.", shown=str(DEFAULT_PORT))
+    ] = None
+    server: Annotated[
+        bool, Option("Serve a live page while training.", name="--server/--no-server")
+    ] = True
+    open: browser.Open = None
+
+
+def demo(options: DemoOptions) -> None:
     """Train a small stack on real digits with and without batch norm, and watch its signal."""
-    check_port(port)
-    chosen = preset(preset_name)
-    settings = chosen.settings.with_changes(
-        dataset=dataset,
-        lr=lr,
-        init_scale=init_scale,
-        activation=activation,
-        depth=depth,
-        width=width,
-        norm=norm,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        momentum=bn_momentum,
-        steps=steps,
-        seed=seed,
-    )
+    check_port(options.port)
+    chosen = preset(options.preset)
+    settings = chosen.settings.with_changes(**options.given(Settings))
     # A preset's sentence is about its own settings; with others it might be untrue.
     note = chosen.sentence if settings == chosen.settings else ""
-    data = load(settings.dataset, data_dir)
+    data = load(settings.dataset, options.data_dir)
     console = Console(highlight=False, soft_wrap=True)
     described = {**vars(settings), "note": note}
-    record, live = _begun(out, settings.title(), described, server, port)
+    record, live = _begun(options.out, settings.title(), described, options.server, options.port)
     page = record.path.with_suffix(".html")
     step = 0
     status = "failed"
@@ -148,7 +97,7 @@ def demo(
         if live is not None:
             live.start()
             console.print(f"live page, while it trains: {live.url}", markup=False)
-            opened = browser.wanted(open_browser)
+            opened = browser.wanted(options.open)
             if opened:
                 browser.open_page(live.url)
         # The tensors are small: a second thread only waits for the first, and beside a browser or
@@ -171,7 +120,7 @@ def demo(
                 live.drain(3 if ended else 1, first=_FIRST_VISIT_SECONDS if ended and opened else 0)
                 live.stop()
     if record.error is not None:
-        raise RecordError(f"{record.path} could not be written to the end: {record.error}")
+        raise RecordError(f"{record.path} could not be written completely: {record.error}")
     with Run(record.path) as run:
         export(run, page, overwrite=True)
         if status == "finished":
@@ -182,7 +131,7 @@ def demo(
     console.print()
     if status == "interrupted":
         console.print(
-            f"interrupted after step {step} of {settings.steps}; what was recorded is kept"
+            f"interrupted after step {step} of {settings.steps}; the recorded steps are kept"
         )
     say(console, f"picture  {page}  (open it in a browser)")
     say(console, f"record   {record.path}  (gammabeta view {record.path})")
@@ -225,7 +174,7 @@ def _begun(
         file = record_path(out or default)
         for taken in (file, file.with_suffix(".html")):
             if out is not None and taken.exists():
-                raise RecordError(f"{taken} exists; give --out another name, or move it away")
+                raise RecordError(f"{taken} already exists; choose another --out or move it away")
         if out is None and (os.path.lexists(file) or file.with_suffix(".html").exists()):
             continue
         live = Server(file, port) if served else None

@@ -46,7 +46,7 @@ def _kernels() -> str:
         return f"torch's own operators (the extension was not built: {library.missing})"
     sets = ", ".join(library.extension.instruction_sets())
     if not library.chosen:
-        return f"torch's own operators, by choice (native would be of {sets})"
+        return f"torch's own operators, by choice (native kernels available: {sets})"
     return f"native, {library.in_use()} (of {sets})"
 
 

@@ -109,8 +109,8 @@ def _next(events: Any, running: dict[str, Any], died: dict[str, float]) -> tuple
                 continue
             if now - died.setdefault(name, now) > 2 * _LOOK:
                 raise ChildProcessError(
-                    f"the process of {name} died ({_how(process.exitcode)}); what was done is "
-                    "kept, and the same command goes on from there"
+                    f"the process of {name} ended unexpectedly ({_how(process.exitcode)}); the "
+                    "finished results are kept; run the same command again to continue"
                 )
         if event is not None:
             return event
@@ -120,7 +120,7 @@ def _how(code: int | None) -> str:
     if code is None or code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name
-    return f"{name}: out of memory?" if name == "SIGKILL" else name
+    return f"{name}, possibly out of memory" if name == "SIGKILL" else name
 
 
 class _Told:

@@ -26,22 +26,10 @@ def whole(text: str) -> int:
 def path(text: str | Path) -> Path:
     """Return ``text`` as a path, ``~`` as the home folder; `typer.BadParameter` if it is empty."""
     if not str(text):
-        raise typer.BadParameter(f"{text!r} names no file or folder; give its path")
+        raise typer.BadParameter(f"{text!r} is not a path; give the path of a file or folder")
     try:
         return Path(text).expanduser()
     except RuntimeError:
         raise typer.BadParameter(
-            f"{text!r} names no home folder; give the whole path, or ./~ for a file of that name"
+            f"{text!r} names no home folder; give the full path, or ./{text} if that is its name"
         ) from None
-
-
-def data_folder(text: str | Path) -> Path:
-    """Return ``text`` as the `path` of a folder of data.
-
-    `typer.BadParameter` if one of its IDX files is no file: a FIFO would be waited for.
-    """
-    folder = path(text)
-    for file in folder.glob("*-idx?-ubyte*"):
-        if file.exists() and not file.is_file():
-            raise typer.BadParameter(f"{str(file)!r} is not a regular file; put the data there")
-    return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,11 @@ from rich.table import Table
 
 from gammabeta.cli.claim_bars import Bars
 from gammabeta.cli.jobs import Done, put_to_the_test, side_by_side, usual
-from gammabeta.cli.parse import data_folder, path, whole
+from gammabeta.cli.options import Option, Options
 from gammabeta.cli.terminal import say
 from gammabeta.lab.claims.framework import report, results
 from gammabeta.lab.claims.framework.claim import DOES_NOT_HOLD, HOLDS, UNDER_THIS_PROTOCOL, Claim
-from gammabeta.lab.claims.framework.context import DATA, SEEDS, Context
+from gammabeta.lab.claims.framework.context import Context
 from gammabeta.lab.claims.framework.figure import need_matplotlib
 from gammabeta.lab.claims.framework.images import NAMES
 from gammabeta.lab.claims.framework.registry import claim as named
@@ -31,80 +32,91 @@ _WIDE = 110
 """Columns of a terminal from which on the paper's numbers stand on the board too."""
 
 
-def reproduce(
+@dataclass
+class ReproduceOptions(Options):
+    """What ``gammabeta reproduce`` is asked for."""
+
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[CLAIM]...", help="Claims to test; --list names them.", show_default=False
+        Option(
+            "Claims to test; --list names them.",
+            metavar="[CLAIM]...",
+            shown=False,
+            positional=True,
         ),
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Run every claim.")] = False,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Use shorter protocols: minutes instead of hours.")
-    ] = False,
+    ] = None
+    every: Annotated[bool, Option("Run every claim.", name="--all")] = False
+    quick: Annotated[bool, Option("Use shorter protocols: minutes instead of hours.")] = (
+        Context.quick
+    )
     listed: Annotated[
         bool,
-        typer.Option("--list", help="List the claims, how each is tested, and how long it takes."),
-    ] = False,
+        Option("List the claims, how each is tested, and how long it takes.", name="--list"),
+    ] = False
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=path,
-            help="Output folder for results, figures and the report.",
-            show_default="runs/claims[-quick]",
+        Option(
+            "Output folder for results, figures and the report.", shown=f"{DEFAULT_OUT}[-quick]"
         ),
-    ] = None,
-    data: Annotated[
-        str, typer.Option(metavar="NAME", help=f"Data set: {', '.join(NAMES)}.")
-    ] = DATA,
-    data_dir: Annotated[
-        Path | None, typer.Option(parser=data_folder, help="Folder with the files of the data set.")
-    ] = None,
-    seeds: Annotated[
-        int, typer.Option(parser=whole, metavar="COUNT", help="Number of seeds per arm.")
-    ] = len(SEEDS),
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole,
-            metavar="COUNT",
-            help="Claims to run at the same time.",
-            show_default="one per core",
-        ),
-    ] = None,
-) -> None:
+    ] = None
+    data: Annotated[str, Option(f"Data set: {', '.join(NAMES)}.", metavar="NAME")] = Context.data
+    data_dir: Annotated[Path | None, Option("Folder with the files of the data set.")] = (
+        Context.data_dir
+    )
+    seeds: Annotated[int, Option("Number of seeds per arm.")] = len(Context.seeds)
+    jobs: Annotated[int | None, Option("Claims to run at the same time.", shown="one per core")] = (
+        None
+    )
+
+
+def reproduce(options: ReproduceOptions) -> None:
     """Test the claims about batch normalization.
 
     An interrupted run continues when the same command is given again.
     """
-    chosen = [named(name) for name in dict.fromkeys(names or ())]
+    chosen = [named(name) for name in dict.fromkeys(options.names or ())]
     console = Console(highlight=False, soft_wrap=True)
-    if listed:
+    if options.listed:
         _list(console, chosen or list(claims().values()))
         return
-    if every and chosen:
-        raise ValueError("--all runs every claim; leave the names away, or leave --all away")
-    if every:
+    if options.every and chosen:
+        raise ValueError("--all runs every claim; omit the names or omit --all")
+    if options.every:
         chosen = list(claims().values())
     if not chosen:
-        raise ValueError("no claim is named; name some, or --all; --list shows them")
+        raise ValueError(
+            "no claim is given; name at least one, or give --all; --list shows the names"
+        )
+    seeds, jobs = options.seeds, options.jobs
     if not 3 <= seeds < 1000 or seeds % 2 == 0:
-        raise ValueError(f"seeds={seeds} must be odd, from 3 to 999: the median is one of them")
+        raise ValueError(
+            f"seeds={seeds} must be an odd number from 3 to 999, so that one of them is the median"
+        )
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs={jobs} must be at least 1")
-    known("data", data, NAMES)
+    known("data", options.data, NAMES)
     try:
         need_matplotlib()
     except ModuleNotFoundError as e:
         raise ValueError(str(e)) from e
-    folder = out or DEFAULT_OUT.with_name(DEFAULT_OUT.name + ("-quick" if quick else ""))
-    context = Context(folder, quick, tuple(range(seeds)), data, data_dir)
+    quick = options.quick
+    folder = options.out or DEFAULT_OUT.with_name(DEFAULT_OUT.name + ("-quick" if quick else ""))
+    context = Context(folder, quick, tuple(range(seeds)), options.data, options.data_dir)
     context.images()  # what is missing is said now, not in hours
+    _refuse_special_files(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise ValueError(f"out={folder} cannot be used: {e.strerror or e}") from e
     _run(console, context, chosen, min(jobs or usual(len(chosen)), len(chosen)))
+
+
+def _refuse_special_files(folder: Path) -> None:
+    """Raise if what is kept in ``folder`` has a FIFO, say, in it: reading one would never end."""
+    for kind in ("outcomes", "results", "figures"):
+        for path in sorted((folder / kind).rglob("*")):
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ValueError(f"{path} is not a regular file; move it away")
 
 
 def _run(console: Console, context: Context, chosen: list[Claim], jobs: int) -> None:
@@ -127,8 +139,8 @@ def _run(console: Console, context: Context, chosen: list[Claim], jobs: int) -> 
         console.print()
         say(
             console,
-            f"interrupted; what was done is kept in {context.folder}, and the same command goes "
-            "on from there",
+            f"interrupted; the finished results are kept in {context.folder}; run the same command "
+            "again to continue",
         )
         raise typer.Exit(130) from None
     found = results.kept(context.folder, context.quick)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import typer
-
-from gammabeta.cli.parse import data_folder, number, path, whole
+from gammabeta.cli.options import Option, Options
 from gammabeta.cli.running import go, said_once
 from gammabeta.lab.data import SOURCES
 from gammabeta.lab.train import run as runs
@@ -19,249 +18,149 @@ DEFAULT_OUT = Path("runs")
 _RECIPE, _DATA, _MODEL, _RUN = "The recipe", "The data", "The network", "The run"
 
 
-def _whole(help: str, panel: str, default: str | None = None) -> Any:
-    return typer.Option(
-        parser=whole,
-        metavar="COUNT",
-        help=help,
-        rich_help_panel=panel,
-        show_default=default or True,
-    )
+@dataclass
+class TrainOptions(Options):
+    """What ``gammabeta train`` is asked for; what has a name of `Plan`'s goes into the plan."""
 
-
-def _number(help: str, panel: str, default: str | None = None) -> Any:
-    return typer.Option(
-        parser=number,
-        metavar="NUMBER",
-        help=help,
-        rich_help_panel=panel,
-        show_default=default or True,
-    )
-
-
-def train(
-    recipe_name: Annotated[
+    recipe: Annotated[
         str | None,
-        typer.Argument(
-            metavar="RECIPE", help=f"Recipe to train: {', '.join(RECIPES)}.", show_default=False
+        Option(
+            f"Recipe to train: {', '.join(RECIPES)}.",
+            metavar="RECIPE",
+            shown=False,
+            positional=True,
         ),
-    ] = None,
+    ] = None
     resume: Annotated[
-        Path | None,
-        typer.Option(parser=path, help="Continue a run: its folder or one of its checkpoints."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"Data set: {', '.join(SOURCES)}.",
-            show_default="digits",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            parser=data_folder, help="Folder with the files of the data set.", rich_help_panel=_DATA
-        ),
-    ] = None,
+        Path | None, Option("Continue a run: its folder or one of its checkpoints.")
+    ] = None
+    data: Annotated[str, Option(f"Data set: {', '.join(SOURCES)}.", _DATA, metavar="NAME")] = (
+        Plan.data
+    )
+    data_dir: Annotated[Path | None, Option("Folder with the files of the data set.", _DATA)] = None
     size: Annotated[
-        int | None, _whole("Height and width of the network's input.", _DATA, "the data's own")
-    ] = None,
+        int, Option("Height and width of the network's input.", _DATA, shown="the data's own")
+    ] = Plan.size
     distortions: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"Distortions of the training images: {', '.join(DISTORTIONS)}.",
-            show_default="auto",
-            rich_help_panel=_DATA,
+        str,
+        Option(
+            f"Distortions of the training images: {', '.join(DISTORTIONS)}.", _DATA, metavar="NAME"
         ),
-    ] = None,
-    shard: Annotated[int | None, _whole("Examples per shard.", _DATA, "1024")] = None,
-    skip_unreadable: Annotated[
-        bool | None,
-        typer.Option(
-            "--skip-unreadable", help="Skip images that cannot be read.", rich_help_panel=_DATA
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None, _whole("Threads that prepare distorted images.", _DATA, "2")
-    ] = None,
+    ] = Plan.distortions
+    shard: Annotated[int, Option("Examples per shard.", _DATA)] = Plan.shard
+    skip_unreadable: Annotated[bool, Option("Skip images that cannot be read.", _DATA)] = (
+        Plan.skip_unreadable
+    )
+    workers: Annotated[int, Option("Threads that prepare distorted images.", _DATA)] = Plan.workers
     base_lr: Annotated[
-        float | None,
-        _number("Learning rate of the baseline; each recipe multiplies it.", _RECIPE, "0.0015"),
-    ] = None,
-    batch_size: Annotated[
-        int | None, _whole("Examples per step and process.", _RECIPE, "32")
-    ] = None,
+        float, Option("Learning rate of the baseline; each recipe multiplies it.", _RECIPE)
+    ] = Recipe.base_lr
+    batch_size: Annotated[int, Option("Examples per step and process.", _RECIPE)] = (
+        Recipe.batch_size
+    )
     lasting: Annotated[
         int | None,
-        _whole(
+        Option(
             "Number of steps that stands for the paper's 31 million in the learning rate schedule.",
             _RECIPE,
         ),
-    ] = None,
+    ] = None
     dropout: Annotated[
-        float | None, _number("Dropout before the classifier.", _RECIPE, "the recipe's")
-    ] = None,
+        float | None, Option("Dropout before the classifier.", _RECIPE, shown="the recipe's")
+    ] = None
     vary: Annotated[
         int | None,
-        _whole(
+        Option(
             "Ensemble member (0-based); also used as the seed unless --seed is given.",
             _RECIPE,
-            "none",
+            shown="none",
         ),
-    ] = None,
-    width: Annotated[
-        float | None, _number("Factor on the number of channels.", _MODEL, "1")
-    ] = None,
+    ] = None
+    width: Annotated[float, Option("Factor on the number of channels.", _MODEL)] = Plan.width
     stem: Annotated[
-        str | None,
-        typer.Option(
+        str,
+        Option(
+            "Stem of the network: separable, plain, small or fine.",
+            _MODEL,
             metavar="NAME",
-            help="Stem of the network: separable, plain, small or fine.",
-            show_default="by size",
-            rich_help_panel=_MODEL,
+            shown="by size",
         ),
-    ] = None,
+    ] = Plan.stem
     channels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Channel counts: written (the cells of the paper's table) or printed (its output "
+        str,
+        Option(
+            "Channel counts: written (the cells of the paper's table) or printed (its output "
             "column).",
-            show_default="written",
-            rich_help_panel=_MODEL,
+            _MODEL,
+            metavar="NAME",
         ),
-    ] = None,
-    sync_bn: Annotated[
-        bool | None,
-        typer.Option(
-            "--sync-bn", help="Synchronize batch norm over all GPUs.", rich_help_panel=_MODEL
-        ),
-    ] = None,
-    steps: Annotated[int | None, _whole("Total number of optimizer steps.", _RUN, "1000")] = None,
-    seed: Annotated[int | None, _whole("Random seed.", _RUN, "0")] = None,
+    ] = Plan.channels
+    sync_bn: Annotated[bool, Option("Synchronize batch norm over all GPUs.", _MODEL)] = Plan.sync_bn
+    steps: Annotated[int, Option("Total number of optimizer steps.", _RUN)] = Plan.steps
+    seed: Annotated[int, Option("Random seed.", _RUN)] = Plan.seed
     out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path,
-            help="Output folder of the run.",
-            show_default="runs/RECIPE-DATA",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Device: cpu, cuda or auto.",
-            show_default="auto",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
+        Path | None, Option("Output folder of the run.", _RUN, shown=f"{DEFAULT_OUT}/RECIPE-DATA")
+    ] = None
+    device: Annotated[str, Option("Device: cpu, cuda or auto.", _RUN, metavar="NAME")] = Plan.device
     precision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"Precision: {' or '.join(PRECISIONS)} (autocast).",
-            show_default="fp32",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
-    channels_last: Annotated[
-        bool | None,
-        typer.Option(
-            "--channels-last", help="Use the channels_last memory format.", rich_help_panel=_RUN
-        ),
-    ] = None,
-    evaluate_every: Annotated[int | None, _whole("Steps between evaluations.", _RUN, "200")] = None,
-    checkpoint_every: Annotated[
-        int | None, _whole("Steps between checkpoints.", _RUN, "200")
-    ] = None,
-    log_every: Annotated[int | None, _whole("Steps between log lines.", _RUN, "20")] = None,
-    keep: Annotated[
-        int | None, _whole("Number of checkpoints to keep, besides the best.", _RUN, "3")
-    ] = None,
-    watch: Annotated[
-        bool | None,
-        typer.Option("--watch", help="Record the signal for gammabeta view.", rich_help_panel=_RUN),
-    ] = None,
-) -> None:
+        str, Option(f"Precision: {' or '.join(PRECISIONS)} (autocast).", _RUN, metavar="NAME")
+    ] = Plan.precision
+    channels_last: Annotated[bool, Option("Use the channels_last memory format.", _RUN)] = (
+        Plan.channels_last
+    )
+    evaluate_every: Annotated[int, Option("Steps between evaluations.", _RUN)] = Plan.evaluate_every
+    checkpoint_every: Annotated[int, Option("Steps between checkpoints.", _RUN)] = (
+        Plan.checkpoint_every
+    )
+    log_every: Annotated[int, Option("Steps between log lines.", _RUN)] = Plan.log_every
+    keep: Annotated[int, Option("Number of checkpoints to keep, besides the best.", _RUN)] = (
+        Plan.keep
+    )
+    watch: Annotated[bool, Option("Record the signal for gammabeta view.", _RUN)] = Plan.watch
+
+
+def train(options: TrainOptions) -> None:
     """Train a network by one of the paper's recipes.
 
     Also works under torchrun. Exit code 3 means that the loss was not finite.
     """
-    of_plan = {
-        "steps": steps,
-        "evaluate_every": evaluate_every,
-        "checkpoint_every": checkpoint_every,
-        "log_every": log_every,
-        "keep": keep,
-        "workers": workers,
-        "watch": watch,
-        "skip_unreadable": skip_unreadable,
-        "data": data,
-        "data_dir": None if data_dir is None else str(data_dir.absolute()),
-        "size": size,
-        "distortions": distortions,
-        "shard": shard,
-        "width": width,
-        "stem": stem,
-        "channels": channels,
-        "sync_bn": sync_bn,
-        "seed": seed,
-        "device": device,
-        "precision": precision,
-        "channels_last": channels_last,
-    }
-    free = {name: of_plan[name] for name in FREE}
-    fixed = {name: value for name, value in of_plan.items() if name not in FREE}
-    of_recipe: dict[str, Any] = {
-        "vary": vary,
-        "lasting": lasting,
-        "base_lr": base_lr,
-        "batch_size": batch_size,
-        "dropout": dropout,
-    }
+    of_plan = options.given(Plan)
+    if options.data_dir is not None:
+        of_plan["data_dir"] = str(options.data_dir.absolute())
+    free = {name: value for name, value in of_plan.items() if name in FREE}
     with said_once():
-        if resume is not None:
-            given = {"recipe": recipe_name, "out": out} | fixed | of_recipe
-            taken = [name for name, value in given.items() if value is not None]
-            if taken:
+        if options.resume is not None:
+            fixed = [name for name in options.given() if name not in ("resume", *FREE)]
+            if fixed:
                 raise ValueError(
-                    f"{taken[0]} cannot change when a run is resumed: leave it out; only "
-                    f"{', '.join('--' + name.replace('_', '-') for name in free)} can"
+                    f"{fixed[0]} cannot change when a run is resumed; omit it. These can: "
+                    f"{', '.join('--' + name.replace('_', '-') for name in FREE)}"
                 )
-            place, chosen, plan = resume, None, None
-            device = runs.device_of(resume)
+            place, chosen, plan = options.resume, None, None
+            device = runs.device_of(place)
         else:
-            chosen = _recipe(recipe_name, **of_recipe)
-            if vary is not None and seed is None:
-                fixed["seed"] = vary
-            plan = Plan().with_changes(**free, **fixed)
+            chosen = _recipe(options)
+            if options.vary is not None:
+                of_plan.setdefault("seed", options.vary)
+            plan = Plan().with_changes(**of_plan)
             name = f"{chosen.name}-{plan.data}".replace("/", "-").replace(":", "-")
-            place, device = out or DEFAULT_OUT / name, plan.device
+            place, device = options.out or DEFAULT_OUT / name, plan.device
     go(place, chosen, plan, free, device)
 
 
-def _recipe(
-    name: str | None,
-    vary: int | None,
-    lasting: int | None,
-    base_lr: float | None,
-    batch_size: int | None,
-    dropout: float | None,
-) -> Recipe:
-    if name is None:
-        raise ValueError(f"recipe is missing; give one of {', '.join(RECIPES)}, or --resume FOLDER")
-    # Said here in the options' names: in a recipe they are others.
+def _recipe(options: TrainOptions) -> Recipe:
+    if options.recipe is None:
+        raise ValueError(
+            f"recipe is missing; choose one of {', '.join(RECIPES)}, or --resume FOLDER"
+        )
+    dropout, lasting, vary = options.dropout, options.lasting, options.vary
+    # Checked here because the recipe has other names for them.
     for option, value, least in (("lasting", lasting, 1), ("vary", vary, 0)):
         if value is not None and not least <= value <= 10**9:
             raise ValueError(f"{option}={value} must be at least {least} and at most 1,000,000,000")
     if dropout is not None and not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
-    made = recipe(name).with_changes(base_lr=base_lr, batch_size=batch_size)
+    made = recipe(options.recipe).with_changes(**options.given(Recipe))
     if dropout is not None:
         made = made.with_changes(dropout_fraction=dropout, no_dropout=dropout == 0)
     if vary is not None:

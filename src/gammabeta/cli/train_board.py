@@ -71,13 +71,13 @@ class Board:
         """Say how it ended, and what can be done with it."""
         if outcome.diverged is not None:
             self._print(
-                f"diverged: the loss of step {outcome.diverged} was not finite; a lower --base-lr "
-                "may train"
+                f"diverged: the loss of step {outcome.diverged} was not finite; try a lower "
+                "--base-lr"
             )
         elif outcome.stopped:
             self._print(
-                f"stopped after step {outcome.step} of {trainer.plan.steps}; "
-                f"gammabeta train --resume {trainer.folder} goes on"
+                f"stopped after step {outcome.step} of {trainer.plan.steps}; to continue: "
+                f"gammabeta train --resume {trainer.folder}"
             )
         if outcome.best_step:
             self._print(f"best accuracy {outcome.best:.2%}, after step {outcome.best_step}")

@@ -9,10 +9,9 @@ from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from gammabeta.conversion.become import Becoming, become, recast
-from gammabeta.conversion.families import FAMILIES, NORMS, TWINS
+from gammabeta.conversion.families import FAMILIES, TWINS
 from gammabeta.conversion.report import Change, Conversion, Left, Report, label, tell
 from gammabeta.conversion.swap import (
-    is_ours,
     left_compiled,
     looks_like_a_norm,
     places,
@@ -21,6 +20,7 @@ from gammabeta.conversion.swap import (
 )
 from gammabeta.layers.guard import guard_statistics
 from gammabeta.layers.lean import MEMORIES, Lean
+from gammabeta.layers.traits import is_ours, lineage
 from gammabeta.names import known
 from gammabeta.statistics.arguments import check_bool, check_callable, check_module, is_whole
 
@@ -200,7 +200,7 @@ def _twins(model: nn.Module) -> tuple[list[Becoming], Conversion]:
 
 def _unchanged(model: nn.Module, conversion: Conversion) -> str:
     """What to say where no layer of ``model`` becomes a twin, and none is one already."""
-    ours = any(isinstance(module, NORMS) and is_ours(type(module)) for module in model.modules())
+    ours = any(is_ours(type(module)) and lineage(module) for module in model.modules())
     if conversion.changes or not conversion.left or ours:
         return ""
     return f"convert() changed nothing of model={type(model).__name__}: {conversion.summary()}"

@@ -1,11 +1,9 @@
-"""The families of normalization layers: which classes belong to one, and how to build a member.
+"""Describe a layer of one family, and build the layer of another that takes its place.
 
 Two sorts: *channel* families normalize (N, C, ...) and have γ and β for each of C channels; *shape*
 families normalize the last dims and have γ and β of their shape. A class is a member of a family by
-being one of the classes listed, exactly; a subclass may do anything.
-
-To add a family whose layers are ``Something1d``, ``2d`` and ``3d``, with batch norm's first
-arguments, add one entry to `_STEMS`. gammabeta's own classes are found by torch's names.
+being one of the classes listed in `gammabeta.layers.traits.FAMILIES`, exactly; a subclass may do
+anything.
 """
 
 from __future__ import annotations
@@ -19,66 +17,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from gammabeta import layers
 from gammabeta.layers.epilogue import Epilogue
+from gammabeta.layers.traits import FAMILIES, NORMS, TWINS
+
+__all__ = [
+    "FAMILIES",
+    "NORMS",
+    "TWINS",
+    "Norm",
+    "OneValueGroupError",
+    "build",
+    "describe",
+    "family_of",
+]
 
 Type = type[nn.Module]
 
-_STEMS = {
-    "batch": "BatchNorm",
-    "instance": "InstanceNorm",
-    "batch-renorm": "BatchRenorm",
-    "ghost": "GhostBatchNorm",
-}
-_SINGLE = {"group": "GroupNorm", "layer": "LayerNorm", "rms": "RMSNorm"}
-_DIMS = (1, 2, 3)
 _OLD_LAYERS = frozenset(
     {"num_features", "num_channels", "num_groups", "normalized_shape", "affine"}
     | {"elementwise_affine", "bias", "device", "dtype"}
 )
 """Arguments that follow from the layer a new one replaces."""
-
-
-def _ours(name: str) -> Type | None:
-    found = getattr(layers, name, None)
-    return found if isinstance(found, type) and issubclass(found, nn.Module) else None
-
-
-def _members(names: dict[str, int | None]) -> dict[Type, int | None]:
-    """Torch's class and gammabeta's of each name → number of spatial dims (None: any)."""
-    found = {(home, name): dims for name, dims in names.items() for home in (nn, layers)}
-    members = {getattr(home, name, None): dims for (home, name), dims in found.items()}
-    return {cls: dims for cls, dims in members.items() if cls is not None}
-
-
-FAMILIES: dict[str, dict[Type, int | None]] = {
-    family: members
-    for family, members in (
-        *((family, _members({f"{stem}{d}d": d for d in _DIMS})) for family, stem in _STEMS.items()),
-        *((family, _members({name: None})) for family, name in _SINGLE.items()),
-    )
-    if members
-}
-"""Family → its classes → the number of spatial dims each takes, None for any."""
-FAMILIES["batch"][nn.SyncBatchNorm] = None
-
-TWINS: dict[Type, Type] = {
-    theirs: ours
-    for name in layers.__all__
-    if (ours := _ours(name)) is not None
-    and isinstance(theirs := getattr(nn, name, None), type)
-    and issubclass(ours, theirs)
-}
-"""Torch's class → gammabeta's of the same name."""
-
-NORMS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-)
-"""What is a normalization layer of torch's, subclasses included."""
 
 
 class OneValueGroupError(ValueError):

@@ -10,11 +10,10 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from gammabeta.conversion.become import become, recast, split
-from gammabeta.conversion.families import NORMS, TWINS
+from gammabeta.conversion.families import TWINS
 from gammabeta.conversion.report import Change, Conversion, Left, Report, label, tell
-from gammabeta.conversion.swap import is_ours, places
-from gammabeta.layers.epilogue import Epilogue
-from gammabeta.layers.lstm import NormalizedLSTM
+from gammabeta.conversion.swap import places
+from gammabeta.layers.traits import is_ours, lineage
 from gammabeta.names import known
 from gammabeta.ops.activations import MODULES
 from gammabeta.statistics.arguments import check_callable, check_module
@@ -98,7 +97,7 @@ def _reason_not_reverted(module: nn.Module, cls: type[nn.Module]) -> str:
     """Why a layer of gammabeta's, or made from one, stays; empty if it is neither."""
     if is_ours(cls) and "forward" in module.__dict__:
         return "its forward was replaced on the object"
-    if is_ours(cls) and isinstance(module, (Epilogue, NormalizedLSTM, *NORMS)):
+    if is_ours(cls) and lineage(module):
         return f"torch.nn has no {cls.__name__}"
     if any(issubclass(cls, ours) for ours in TWINS.values()):
         return "a subclass of gammabeta's, which may do anything"

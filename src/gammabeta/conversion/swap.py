@@ -13,14 +13,13 @@ from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizat
 from gammabeta.conversion.become import Becoming, succeed
 from gammabeta.conversion.families import (
     FAMILIES,
-    NORMS,
     OneValueGroupError,
     build,
     describe,
     family_of,
 )
 from gammabeta.conversion.report import Change, Conversion, Left, label
-from gammabeta.layers.traits import has_own_forward
+from gammabeta.layers.traits import Traits, has_own_forward, traits
 from gammabeta.statistics.freeze import is_frozen
 from gammabeta.statistics.scripted import is_scripted, original_name
 
@@ -40,11 +39,6 @@ def places(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Module]]:
         yield tuple(its), module
 
 
-def is_ours(cls: type[nn.Module]) -> bool:
-    """Whether gammabeta defines ``cls`` itself."""
-    return cls.__module__.split(".")[0] == "gammabeta"
-
-
 def reason_left(module: nn.Module, cls: type[nn.Module]) -> str:
     """Why a normalization layer whose class is ``cls`` is left alone."""
     if "forward" in module.__dict__:
@@ -53,21 +47,38 @@ def reason_left(module: nn.Module, cls: type[nn.Module]) -> str:
         return f"{cls.__name__} has not seen a batch; call the model on one first"
     if cls.__module__.startswith("torch.nn.modules."):
         return f"gammabeta has no {cls.__name__}"
-    if not issubclass(cls, NORMS):
-        return f"{cls.__name__} is no subclass of torch's layers"
+    its = traits(module)
+    if not its.lineage:
+        return f"{cls.__name__} is no subclass of torch's layers{_what_it_computes(its)}"
     if has_own_forward(module):
         return f"{cls.__name__} is a subclass with a forward of its own"
     return f"{cls.__name__} is a subclass, which may do anything"
 
 
+def _what_it_computes(its: Traits) -> str:
+    """What is known of a norm that derives from none of torch's."""
+    if its.stranger:
+        return f"; it {its.stranger.partition(', and ')[2]}"
+    if its.finding is None or its.finding.formula is None:
+        return ""
+    formula = its.finding.formula
+    plus = f"{formula.offset:g} + " if formula.offset else ""
+    parts = [f"γ = {plus}{formula.gamma}"] if formula.gamma else []
+    parts += [f"β = {formula.beta}"] if formula.beta else []
+    parts += [f"ε = {formula.eps:g}"]
+    where = "the last dim" if its.dim == -1 else f"dim {its.dim}"
+    return f"; it computes {its.family} norm, features at {where} ({', '.join(parts)})"
+
+
 def looks_like_a_norm(module: nn.Module, cls: type[nn.Module]) -> bool:
-    """Whether ``module`` is a normalization layer of torch's, or by its name one of another kind.
+    """Whether ``module`` is a normalization layer, or by its name one of a kind unknown.
 
     Example:
         >>> looks_like_a_norm(nn.LocalResponseNorm(2), nn.LocalResponseNorm)
         True
     """
-    if isinstance(module, NORMS):
+    its = traits(module)
+    if its.normalizes or its.stranger:
         return True
     named = re.search(r"Norm(?!al|ed)", cls.__name__) is not None
     a_helper = cls.__module__.startswith("torch.") and not cls.__module__.startswith("torch.nn.mod")
@@ -87,12 +98,12 @@ def plan_swaps(
 ) -> tuple[list[Becoming], Conversion]:
     """How layers of ``families`` become layers of ``to``."""
     changes, conversion = [], Conversion()
-    kinds = tuple(cls for family in families for cls in FAMILIES[family])
+    kinds = [cls for family in families for cls in FAMILIES[family]]
     for names, module in places(model):
         cls = type_before_parametrizations(module)
         family = family_of(module)
         if family not in families or "forward" in module.__dict__:
-            if isinstance(module, kinds):
+            if _may_be_of(module, families):
                 reason = reason_left(module, cls)
                 if family is not None and family not in families:
                     reason = f"its family is {family!r}; of= names the families to swap"
@@ -134,13 +145,21 @@ def plan_swaps(
     return changes, conversion
 
 
+def _may_be_of(module: nn.Module, families: list[str]) -> bool:
+    """Whether ``module`` derives from a class of ``families``, computes what one does, or may."""
+    its = traits(module)
+    unknown = bool(its.stranger) and not its.lineage
+    return unknown or not {its.family, *its.lineage}.isdisjoint(families)
+
+
 def _slow_paths(model: nn.Module, changes: list[Becoming], conversion: Conversion) -> None:
     """Keep torch's transformer layers from computing layer norms that are no longer there.
 
     In evaluation they hand the γ and β of ``norm1`` and ``norm2`` to one fused operator that knows
     layer norm only. These two attributes are read for no other purpose.
     """
-    swapped = {change.module for change in changes if not issubclass(change.cls, nn.LayerNorm)}
+    same = tuple(FAMILIES["layer"])
+    swapped = {change.module for change in changes if not issubclass(change.cls, same)}
     for names, module in places(model):
         if isinstance(module, nn.TransformerEncoderLayer):
             parts, switch = set(module.children()), {"activation_relu_or_gelu": 0}
@@ -179,7 +198,7 @@ def _notes(module: nn.Module, new: Any, to: str, groups: int) -> tuple[str, ...]
     before, after = getattr(module, "momentum", None), getattr(new, "momentum", None)
     if None not in (before, after) and before != after:
         notes.append(f"momentum {after}, was {before}")
-    if to == "layer" and isinstance(new, nn.GroupNorm):
+    if to == "layer" and family_of(new) == "group":
         notes.append("layer norm over channels and positions")
     if to == "group" and new.num_groups != groups and new.num_channels % groups:
         notes.append(f"{new.num_groups} groups")

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gammabeta.layers.commit import commit_statistics
 from gammabeta.names import known
 from gammabeta.ops.allocated import in_memory
+from gammabeta.ops.commit import commit_statistics
 
 ACTIONS = ("refuse", "raise", "accept")
 """What a layer does with a batch that would leave its running statistics not finite."""

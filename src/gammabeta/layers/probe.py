@@ -1,33 +1,61 @@
-"""What a normalization layer with a ``forward`` of its own computes, found out by trying it.
+"""What a module with a ``forward`` of its own computes, found out by trying it.
 
-People subclass torch's norms to add an activation, to normalize channels that come last, to cast.
-A class is no promise of any of that, so a copy of the layer is called once, on random input in
-float64, and its output and gradient are compared with what the layer would compute by its class, in
-either layout and with each activation after it. What equals none of these is a stranger.
+People subclass torch's norms to add an activation, to normalize channels that come last, to cast;
+and they write norms from scratch. A class is no promise of any of that, so copies of the module are
+called on random input, and outputs and gradients are compared with what the module would compute by
+its class (in either layout and with each activation after it) or by a formula of `formulas`. What
+equals none of these is a stranger.
+
+Only copies are called, on the CPU, outside of all modes and random states of the process. What is
+too large, takes more than its input, or does more than compute is not called at all.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+import random
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import CellType, CodeType, MethodType
 from typing import Any
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
+from torch.utils import _python_dispatch
 
+from gammabeta.layers.epilogue import Epilogue
+from gammabeta.layers.formulas import Formula, features, fit
+from gammabeta.layers.frozen import FrozenBatchNorm
 from gammabeta.ops.activations import ACTIVATIONS
+
+NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, FrozenBatchNorm)
+"""The classes whose formula is known; gammabeta's layers are subclasses of these."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CLOSE = {torch.float64: 1e-9, torch.float32: 2e-5}
 """What is equal: far above rounding, far below what another formula differs by. float32 is for
 layers that cast to it."""
+
+_MOST = 2**17
+"""Values of a tensor that is tried."""
+
+_MORE_THAN_COMPUTING = frozenset(
+    {"print", "open", "write", "append", "extend", "save", "add_scalar"}
+)
+_COMPUTES_A_NORM = frozenset({"mean", "var", "std", "rsqrt", "var_mean", "std_mean", "normalize"})
+"""One of these, or a word with "norm" in it, is in the code of any norm written by hand."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +65,21 @@ class Finding:
     Attributes:
         dim: the dim of its input that indexes the features: 1, or −1 for the last.
         activation: the name of what it applies afterwards, or None.
+        formula: how x̂ is made; None where it is what the layer's class says.
     """
 
     dim: int
     activation: str | None = None
+    formula: Formula | None = None
 
 
 def probe(layer: nn.Module) -> Finding | None:
-    """Find out what ``layer``, of a class derived from torch's norms, computes.
+    """Find out what ``layer`` computes.
 
     Args:
-        layer: a layer whose class has a ``forward`` of its own. A copy of it is called, without
-            its hooks, on the CPU; the layer and the random state stay as they are.
+        layer: a layer whose class has a ``forward`` of its own; derived from torch's norms, or a
+            `candidate`. Copies of it are called, without hooks; the layer and the random states
+            stay as they are.
 
     Returns:
         What it computes, in training and in evaluation; None where it is none of what is known, or
@@ -59,21 +90,168 @@ def probe(layer: nn.Module) -> Finding | None:
         ...     def forward(self, x):
         ...         return torch.relu(super().forward(x))
         >>> probe(ReluNorm(4))
-        Finding(dim=1, activation='relu')
+        Finding(dim=1, activation='relu', formula=None)
     """
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(0)
-        try:
-            with torch.enable_grad(), torch.inference_mode(False):
-                for dtype in _CLOSE:
-                    fitting = [_fitting(layer, training, dtype) for training in (False, True)]
-                    for finding in fitting[0]:
-                        if finding in fitting[1]:
-                            return finding
-        except Exception:  # whatever a stranger's code may raise: it remains a stranger
-            pass
+    try:
+        if reason_untried(layer):
+            return None
+        with _apart():
+            by_class = isinstance(layer, NORMS)
+            for dtype in _CLOSE if by_class else (torch.float32,):
+                fitting = _fitting if by_class else _fitting_by_hand
+                both = [fitting(layer, training, dtype) for training in (False, True)]
+                for finding in both[0]:
+                    if finding in both[1]:
+                        return finding
+    except Exception:  # whatever a stranger's code may raise: it remains a stranger
+        pass
     return None
+
+
+def candidate(module: nn.Module) -> bool:
+    """Whether ``module``, derived from none of torch's norms, may be a norm written by hand.
+
+    It may if it has one or two tensors of one size, or "norm" in its class's name; if its parts
+    have no tensors and are no norms themselves; and if its code has the words that a norm needs.
+    """
+    cls = type(module)
+    if isinstance(module, (ScriptModule, *NORMS)) or cls.__module__.split(".")[0] == "torch":
+        return False
+    if any(isinstance(m, NORMS) or _tensors(m) for m in module.modules() if m is not module):
+        return False
+    named = "norm" in cls.__name__.lower()
+    if not (_tensors(module) or named) or (size := features(module)) is None or size < 2:
+        return False
+    return named or any(w in _COMPUTES_A_NORM or "norm" in w for w in _code(module)[0])
+
+
+def reason_of_tensors(module: nn.Module) -> str:
+    """Why the tensors of ``module`` keep it from being tried; "" if they do not."""
+    tensors = (*module.parameters(), *module.buffers())
+    if any(is_lazy(t) or t.is_meta for t in tensors):
+        return "has no values yet"
+    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
+        return "has tensors of another kind"  # sharded: to draw others could wait for processes
+    if any(t.numel() > _MOST for t in tensors):
+        return "is too large to be tried"
+    return ""
+
+
+def reason_untried(module: nn.Module) -> str:
+    """Why ``module`` is not tried; "" if it may be."""
+    why = reason_of_tensors(module)
+    if why:
+        return why
+    words, shares = _code(module)
+    more = sorted(words & _MORE_THAN_COMPUTING)
+    if shares:
+        return "holds on to a module or tensor that a copy would share"
+    if more:
+        return f"does more than compute ({more[0]})"
+    own = ("residual",) if isinstance(module, Epilogue) else ()
+    optional = [
+        name
+        for name, parameter in list(inspect.signature(module.forward).parameters.items())[1:]
+        if parameter.default is not parameter.empty and name not in own
+    ]
+    return f"takes more than its input ({optional[0]})" if optional else ""
+
+
+def _code(module: nn.Module) -> tuple[set[str], bool]:
+    """The names in ``module``'s forward, and in the functions that it calls; and whether they hold
+    on to a module or tensor that a copy of ``module`` would share."""
+    ours: dict[str, Any] = {}
+    for cls in reversed(type(module).__mro__):
+        if not cls.__module__.startswith(("torch.", "gammabeta.")):
+            ours |= {name: value for name, value in vars(cls).items() if callable(value)}
+    words: set[str] = set()
+    shares, asked = False, set()
+    found = [_function(module.__dict__.get("forward", ours.get("forward")))]
+    while found:
+        function = found.pop()
+        code = getattr(function, "__code__", function)
+        if not isinstance(code, CodeType) or code in asked:
+            continue
+        asked.add(code)
+        words |= {*code.co_names}
+        found += code.co_consts
+        theirs = getattr(function, "__globals__", {})
+        reached = [ours.get(name, theirs.get(name)) for name in code.co_names]
+        cells = [cell for cell in getattr(function, "__closure__", None) or () if cell != _EMPTY]
+        for value in (*reached, *(cell.cell_contents for cell in cells)):
+            owner = getattr(value, "__self__", value)
+            shares |= isinstance(owner, (nn.Module, Tensor))
+            home = str(getattr(value, "__module__", "torch"))
+            if not isinstance(value, type) and home.split(".")[0] != "torch":
+                found.append(_function(value))
+    return words, shares
+
+
+_EMPTY = CellType()
+
+
+def _function(value: Any) -> Any:
+    """The plain function in a bound method, a partial call or a wrapper, whose parts are copied."""
+    while isinstance(value, (partial, MethodType)):
+        value = value.func if isinstance(value, partial) else value.__func__
+    return inspect.unwrap(value) if callable(value) else value
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """A place where nothing of the process is seen or changed: modes, random states, warnings."""
+    python, array = random.getstate(), numpy.random.get_state()
+    try:
+        with ExitStack() as stack:
+            stack.callback(torch.set_rng_state, torch.get_rng_state())
+            torch.default_generator.manual_seed(0)  # torch.manual_seed would seed devices, too
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            stack.enter_context(_python_dispatch._disable_current_modes())
+            stack.enter_context(torch.device("cpu"))
+            stack.enter_context(torch.autocast("cpu", enabled=False))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(array)
+
+
+class _Alone(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """No call reaches other processes, which may not be calling."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "c10d" in func.namespace:
+            raise RuntimeError(f"{func} calls other processes")
+        return func(*args, **(kwargs or {}))
+
+
+def _fitting_by_hand(layer: nn.Module, training: bool, dtype: torch.dtype) -> list[Finding]:
+    """The findings by `formulas` that agree with what a copy of ``layer`` computes in a mode."""
+    pristine = _trial(layer, dtype).train(training)
+    c = features(pristine) or 0
+    shapes: list[tuple[int, tuple[int, ...]]] = [(-1, (3, 2, c))]
+    shapes += [(1, (4, c, *_around(c, n))) for n in (2, 1)]
+    return [
+        Finding(dim, name, formula)
+        for dim, name, formula in fit(pristine, partial(_called, pristine), shapes)
+    ]
+
+
+def _called(pristine: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """What a copy of ``pristine`` gives for ``x``, and ``g`` times its derivative."""
+    x = x.clone().requires_grad_()
+    with _Alone():  # type: ignore[no-untyped-call]
+        y = copy.deepcopy(pristine).forward(x)  # past the hooks of all modules
+        if not isinstance(y, Tensor) or y.shape != x.shape:
+            raise TypeError("no output of the input's shape")
+        (slope,) = torch.autograd.grad(y, x, g)
+    return y.detach(), slope
 
 
 def _fitting(layer: nn.Module, training: bool, dtype: torch.dtype) -> list[Finding]:
@@ -82,16 +260,13 @@ def _fitting(layer: nn.Module, training: bool, dtype: torch.dtype) -> list[Findi
     natural = feature_dim(pristine)
     found: list[Finding] = []
     for dim, shape in _shapes(pristine):
-        x = (torch.randn(shape, dtype=dtype) * 2 + 0.5).requires_grad_()
+        x = torch.randn(shape, dtype=dtype) * 2 + 0.5
+        g = torch.randn_like(x)
         try:
-            y = copy.deepcopy(pristine)(x)
+            y, slope = _called(pristine, x, g)
         except Exception:  # it takes no input of that shape
             continue
-        if not isinstance(y, Tensor) or y.shape != x.shape or not y.requires_grad:
-            continue
-        g = torch.randn_like(x)
-        (slope,) = torch.autograd.grad(y, x, g)
-        own = x.detach().requires_grad_()
+        own = x.clone().requires_grad_()
         norm = _by_class(copy.deepcopy(pristine))
         z = norm(own if dim == natural else own.movedim(dim, natural))
         z = z if dim == natural else z.movedim(natural, dim)
@@ -136,6 +311,9 @@ def _by_class(layer: Any) -> Callable[[Tensor], Tensor]:
             return F.batch_norm(x, *running, weight, bias, by_batch, 0.0, layer.eps)
 
         return batch
+    if isinstance(layer, FrozenBatchNorm):
+        mean, var = layer.running_mean, layer.running_var
+        return lambda x: F.batch_norm(x, mean, var, weight, bias, False, 0.0, layer.eps)
     if isinstance(layer, _InstanceNorm):
         own = layer.training or not layer.track_running_stats
         running = (None, None) if own else (layer.running_mean, layer.running_var)
@@ -173,8 +351,7 @@ def _around(c: int, dims: int) -> tuple[int, ...]:
 
 
 def _has_dims(layer: nn.Module, dims: int) -> bool:
-    names = [f"{stem}{dims}d" for stem in ("BatchNorm", "InstanceNorm")]
-    return isinstance(layer, tuple(getattr(nn, name) for name in names))
+    return f"Norm{dims}d" in str(type(layer).__mro__)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

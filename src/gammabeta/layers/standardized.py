@@ -7,13 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
-from gammabeta.layers.frozen import FrozenBatchNorm
-from gammabeta.layers.ghost import _GhostBatchNorm
 from gammabeta.layers.probe import feature_dim
-from gammabeta.layers.renorm import _BatchRenorm
 from gammabeta.layers.traits import traits
 
 
@@ -35,38 +30,42 @@ def standardized(norm: nn.Module, x: Tensor) -> Tensor:
     what = traits(norm, x)
     if not what.normalizes:
         raise TypeError(
-            f"norm is a {type(norm).__name__}; x̂ is known for torch's normalization layers"
-            + (f": {what.stranger}" if what.stranger else "")
+            f"norm is a {type(norm).__name__}; x̂ is known for torch's normalization layers, "
+            "and for what computes the same" + (f": {what.stranger}" if what.stranger else "")
         )
     x = x.to(torch.promote_types(x.dtype, torch.float32))
+    if what.finding is not None and what.finding.formula is not None:
+        return what.finding.formula.x_hat(x, what.dim, norm)
     natural = feature_dim(norm)
     if what.dim == 0:
-        return _standardized(norm, x.unsqueeze(0)).squeeze(0)
+        return _standardized(norm, x.unsqueeze(0), what.family).squeeze(0)
     if what.dim != natural:
-        return _standardized(norm, x.movedim(what.dim, natural)).movedim(natural, what.dim)
-    return _standardized(norm, x)
+        return _standardized(norm, x.movedim(what.dim, natural), what.family).movedim(
+            natural, what.dim
+        )
+    return _standardized(norm, x, what.family)
 
 
-def _standardized(norm: Any, x: Tensor) -> Tensor:
+def _standardized(norm: Any, x: Tensor, family: str) -> Tensor:
     """The same, of features where torch's layer has them."""
-    if isinstance(norm, (_BatchNorm, _InstanceNorm, FrozenBatchNorm)):
-        fixed = not norm.training or isinstance(norm, FrozenBatchNorm)
-        if fixed and norm.running_mean is not None and norm.running_var is not None:
-            mean, var = norm.running_mean.to(x.dtype), norm.running_var.to(x.dtype)
-            return F.batch_norm(x, mean, var, eps=norm.eps)
-        if isinstance(norm, _InstanceNorm):
-            return F.instance_norm(x, eps=norm.eps)
-        if isinstance(norm, _GhostBatchNorm):
-            parts = torch.split(x, norm.virtual_batches(x.shape[0]))
-            return torch.cat(
-                [F.batch_norm(part, None, None, training=True, eps=norm.eps) for part in parts]
-            )
-        if isinstance(norm, _BatchRenorm):
-            _, _, r, d = norm.correction(x)
-            return F.batch_norm(x, None, None, r, d, training=True, eps=norm.eps)
-        return F.batch_norm(x, None, None, training=True, eps=norm.eps)
-    if isinstance(norm, nn.GroupNorm):
+    if family == "group":
         return F.group_norm(x, norm.num_groups, eps=norm.eps)
-    if isinstance(norm, nn.RMSNorm):
+    if family == "rms":
         return F.rms_norm(x, list(norm.normalized_shape), eps=norm.eps)
-    return F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
+    if family == "layer":
+        return F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
+    fixed = family == "frozen" or not norm.training
+    if fixed and norm.running_mean is not None and norm.running_var is not None:
+        mean, var = norm.running_mean.to(x.dtype), norm.running_var.to(x.dtype)
+        return F.batch_norm(x, mean, var, eps=norm.eps)
+    if family == "instance":
+        return F.instance_norm(x, eps=norm.eps)
+    if family == "ghost":
+        parts = torch.split(x, norm.virtual_batches(x.shape[0]))
+        return torch.cat(
+            [F.batch_norm(part, None, None, training=True, eps=norm.eps) for part in parts]
+        )
+    if family == "batch-renorm":
+        _, _, r, d = norm.correction(x)
+        return F.batch_norm(x, None, None, r, d, training=True, eps=norm.eps)
+    return F.batch_norm(x, None, None, training=True, eps=norm.eps)

@@ -1,7 +1,8 @@
-"""The signal: what is measured, where it is kept, how a model is watched."""
+"""Measure the signal in every layer of a model while it trains, and record it."""
 
 from gammabeta.signal.cadence import Cadence
-from gammabeta.signal.record import Record, RecordError
+from gammabeta.signal.paths import RecordError
+from gammabeta.signal.record import Record
 from gammabeta.signal.run import Run
 from gammabeta.signal.watch import Watch, watch
 

@@ -1,4 +1,4 @@
-"""Which steps become frames: every one early, when most happens, then log-spaced."""
+"""Choose which steps become frames: all early steps, then logarithmically spaced ones."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from numbers import Integral, Real
 from typing import Any
 
 _MOST = 2**63 - 1
-"""The last step that a record can hold."""
+"""The largest step that a record can store."""
 
 
 @dataclass(frozen=True)
 class Cadence:
-    """Frames at steps 1 … early, then at steps that grow by ``ratio``, and at ``last``.
+    """Record steps 1 … early, then steps that grow by the factor ``ratio``, and ``last``.
+
+    With the defaults, 400 steps give 131 frames and 100,000 steps give 338.
 
     Attributes:
-        early: how many first steps are all frames.
-        ratio: of each later frame's step to the one before it, above 1; inf for none later.
-        last: a step that is a frame in any case, such as the last of the run; None for none.
+        early: number of steps at the start that are all frames.
+        ratio: ratio of the steps of consecutive later frames, above 1; inf for no later frames.
+        last: a step that is always a frame, for example the last one of the run; None for no such
+            step.
 
     Raises:
-        ValueError: a number out of range.
-        TypeError: ``early`` or ``last`` is no whole number, or ``ratio`` no number.
-
-    The default keeps 131 frames of 400 steps and 338 of 100,000.
+        ValueError: a number is out of range.
+        TypeError: ``early`` or ``last`` is not a whole number, or ``ratio`` is not a number.
 
     Example:
         >>> cadence = Cadence(early=3, ratio=2.0, last=20)
@@ -50,11 +51,11 @@ class Cadence:
             _whole("last", self.last)
 
     def due(self, step: int) -> bool:
-        """Whether step ``step`` (the first is 1) becomes a frame; steps below 1 do not.
+        """Return whether ``step`` becomes a frame. The first step is 1; steps below 1 do not.
 
         Raises:
             ValueError: ``step`` is too large to be recorded.
-            TypeError: ``step`` is no whole number.
+            TypeError: ``step`` is not a whole number.
         """
         if not 1 <= _whole("step", step) <= _MOST:
             if step < 1:
@@ -64,9 +65,9 @@ class Cadence:
             return True
         if math.isinf(self.ratio):
             return False
-        # A later frame is the first step at or past early·ratio^k for some whole k.
+        # A later frame is the first step at or above early·ratio^k for a whole number k.
         start = max(self.early, 1)
-        # The logarithm may round to either side of a whole k, so both neighbours are asked.
+        # The logarithm may round to either side of a whole k, so check both neighbours.
         k = round(math.log(step / start) / math.log(self.ratio))
         return any(
             step - 1 < start * self.ratio**near <= step for near in (k - 1, k, k + 1) if near >= 1
@@ -74,7 +75,7 @@ class Cadence:
 
 
 def _whole(name: str, value: Any) -> int:
-    """``value``, if it is a whole number."""
+    """Return ``value`` as an int, or raise TypeError if it is not a whole number."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name}={value!r} must be a whole number")
     return int(value)

@@ -1,9 +1,9 @@
-"""One forward pass being measured: hooks on the modules, tensors followed from one to the next.
+"""Measure one forward pass: hooks on the modules follow the tensors from one to the next.
 
-A *layer* is what one linear or convolution starts: its output z, the normalization of z into x̂ and
-γx̂ + β, the activation after it. Layers are found by following tensors through the pass: what a
-module returns is recognized when the next module is called with it. A normalization whose input no
-such module gave starts a layer of its own, as in a transformer.
+A *layer* begins at a linear or a convolution: its output z, the normalization of z into x̂ and
+γx̂ + β, and the activation after it. The parts of a layer are found by following tensors: the output
+of one module is recognized when the next module is called with it. A normalization whose input
+comes from no linear or convolution starts a layer of its own, as in a transformer.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from torch.utils.hooks import RemovableHandle
 from gammabeta.layers.standardized import standardized
 from gammabeta.layers.traits import channel_dim, traits
 from gammabeta.ops.activations import MODULES
-from gammabeta.signal.summary import Summary, saturation, summarize
+from gammabeta.signal.schema import Summary
+from gammabeta.signal.summary import saturation, summarize
 
 STAGES = ("z", "normalized", "affine", "activation")
-"""z; x̂; γx̂ + β; the activation's output."""
+"""In order: z, x̂, γx̂ + β, the output of the activation."""
 
 _PRODUCERS = (nn.Linear, nn.modules.conv._ConvNd)
-# Activations without a zone of saturation here; their output is measured all the same.
+# Activations whose output is measured, but which have no saturated zone in `SATURATION`.
 _OTHER_ACTIVATIONS = (
     *(nn.ReLU6, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.RReLU, nn.Mish, nn.Softplus, nn.Softsign),
     *(nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanhshrink, *MODULES),
 )
-# What stands between a layer's parts without being one.
+# Modules between the parts of a layer that are not parts themselves.
 _PASSED_THROUGH = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 
 _Hook = Callable[..., None]
@@ -39,11 +40,11 @@ _Hook = Callable[..., None]
 
 @dataclass
 class Layer:
-    """What one forward pass has shown of a layer so far."""
+    """What is known of a layer so far in this forward pass."""
 
     name: str
     feature_dim: int
-    z: Tensor | None = None  # until the pass ends
+    z: Tensor | None = None  # None again when the pass ends
     norm: nn.Module | None = None
     activation: str | None = None
     signals: dict[str, Summary] = field(default_factory=dict)
@@ -51,20 +52,20 @@ class Layer:
 
     @property
     def preactivation(self) -> str:
-        """The stage that enters the activation."""
+        """The stage that is the input of the activation."""
         return "affine" if self.norm is not None else "z"
 
 
 class Capture:
-    """The signals of one forward pass, and the gradients its backward pass will bring.
+    """The signals of one forward pass, and the gradients of its backward pass.
 
     Args:
-        names: every module of the model and its name.
+        names: all modules of the model with their names.
 
     Attributes:
-        layers: by name, in the order of their calls.
-        error: why measuring stopped; None while all is well. It never reaches the training.
-        strangers: name → why a normalization's subclass is not measured as one.
+        layers: layers by name, in the order in which they were called.
+        error: why measuring stopped; None if it did not. Errors are never raised into the training.
+        strangers: name → reason, for subclasses of normalizations that are not measured as such.
     """
 
     def __init__(self, names: Mapping[nn.Module, str]) -> None:
@@ -77,11 +78,11 @@ class Capture:
         self._inside: dict[nn.Module, Layer] = {}  # called, not yet returned
 
     def attach(self, root: nn.Module) -> None:
-        """Put hooks on every module that can be measured, but ``root``: see `enter`."""
+        """Put hooks on all modules that can be measured, except ``root``, see `enter`."""
         for module, name in self._names.items():
             try:
                 before, after = self._hooks(module)
-            except Exception as e:  # of a stranger's module, which is asked what it is
+            except Exception as e:  # asking an unknown module for its traits can fail in any way
                 self.error = f"{name or type(module).__name__}: {e}"
                 return
             if module is not root and before is not None:
@@ -92,19 +93,19 @@ class Capture:
                 self._handles.append(hook)
 
     def enter(self, root: nn.Module, args: Any, kwargs: Any) -> None:
-        """What a hook would do before ``root``, the model, whose hooks are running already."""
+        """Do what a hook would do before ``root``, the model, whose hooks are already running."""
         before, _ = self._hooks(root)
         if before is not None:
             self._safely(before)(root, args, kwargs)
 
     def leave(self, root: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """What a hook would do after ``root``."""
+        """Do what a hook would do after ``root``."""
         _, after = self._hooks(root)
         if after is not None:
             self._safely(after)(root, args, kwargs, output)
 
     def detach(self) -> None:
-        """Take the hooks off; what was measured stays in `layers`."""
+        """Remove the hooks. The measurements stay in `layers`."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -113,7 +114,7 @@ class Capture:
             layer.z = None
 
     def _hooks(self, module: nn.Module) -> tuple[_Hook | None, _Hook | None]:
-        """What measures ``module``, before its call and after it."""
+        """Return the hooks that measure ``module``, one before and one after its call."""
         if isinstance(module, _PRODUCERS):
             return None, self._linear
         what = traits(module)
@@ -127,10 +128,10 @@ class Capture:
         return None, self._pass_through if isinstance(module, _PASSED_THROUGH) else None
 
     def _safely(self, hook: _Hook) -> _Hook:
-        """``hook``, whose failure must not cost anybody a training run."""
+        """Wrap ``hook`` so that its errors are stored in `error` instead of ending the training."""
 
         def safe(module: nn.Module, *args: Any) -> None:
-            if self.error is not None or module not in self._names:  # in a copy of the model
+            if self.error is not None or module not in self._names:  # a copy of the model
                 return
             try:
                 hook(module, *args)
@@ -152,7 +153,7 @@ class Capture:
             self._start(module, output, feature_dim=1 if conv else -1)
 
     def _start(self, module: nn.Module, z: Tensor, feature_dim: int) -> Layer | None:
-        """Begin the layer that ``module`` starts; None if it was called before in this pass."""
+        """Begin a layer at ``module``; return None if it was called before in this pass."""
         name = self._names[module]
         if name in self.layers:
             return None
@@ -167,7 +168,7 @@ class Capture:
         layer, stage = self._recognize(x)
         if layer is None or layer.norm is not None or stage != "z":
             if any(known.norm is norm for known in self.layers.values()):
-                return  # called before in this pass, as another layer's
+                return  # called before in this pass, as part of another layer
             layer = self._start(norm, x, channel_dim(norm, x))
         if layer is None:
             return
@@ -175,7 +176,7 @@ class Capture:
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             try:
                 x_hat = standardized(norm, x)
-            except (ValueError, RuntimeError):  # an input the layer itself is about to refuse
+            except (ValueError, RuntimeError):  # the layer itself will raise for this input
                 return
             layer.signals["normalized"] = summarize(x_hat)
             activation = traits(norm, x).activation
@@ -187,16 +188,16 @@ class Capture:
     def _fused(
         self, layer: Layer, norm: nn.Module, activation: str, x_hat: Tensor, residual: Any
     ) -> None:
-        """A fused layer returns its activation; what enters it is rebuilt from x̂."""
+        """Measure a layer with a fused activation; compute the activation's input from x̂."""
         weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
         y = x_hat if weight is None else x_hat * _along(norm, weight, x_hat)
         y = y if bias is None else y + _along(norm, bias, x_hat)
         layer.signals["affine"] = summarize(y)
-        y = y + residual if isinstance(residual, Tensor) else y  # what enters the activation
+        y = y + residual if isinstance(residual, Tensor) else y
         self._saturate(layer, activation, y)
 
     def _saturate(self, layer: Layer, activation: str | None, x: Tensor) -> None:
-        """Measure the saturation of what enters the activation, and of z, had it entered."""
+        """Measure the saturation of the activation's input ``x``, and of z as if z were it."""
         layer.activation = activation
         entering = {layer.preactivation: x}
         if layer.preactivation != "z" and layer.z is not None:
@@ -240,14 +241,14 @@ class Capture:
             self._copy_saturation(layer)
 
     def _copy_saturation(self, layer: Layer) -> None:
-        """The activation's output is as saturated as what entered it."""
+        """Copy the saturation of the activation's input to its output."""
         before = layer.signals[layer.preactivation]
         layer.signals["activation"] = replace(
             layer.signals["activation"], saturated=before.saturated, dead=before.dead
         )
 
     def _recognize(self, x: Tensor) -> tuple[Layer | None, str]:
-        """The layer and stage ``x`` was measured as in this pass."""
+        """Return the layer and the stage as which ``x`` was measured in this pass."""
         entry = self._seen.get(id(x))
         if entry is None or entry[0]() is not x:
             return None, ""
@@ -255,7 +256,7 @@ class Capture:
 
     def _measure(self, layer: Layer, stage: str, x: Tensor) -> None:
         if x.is_complex():
-            raise TypeError("complex numbers have no place on a real axis")
+            raise TypeError("complex tensors cannot be measured")
         with torch.no_grad():
             layer.signals[stage] = summarize(x)
         self._seen[id(x)] = (weakref.ref(x), layer, stage)
@@ -269,18 +270,18 @@ class Capture:
 
 
 def _along(norm: nn.Module, parameter: Tensor, x: Tensor) -> Tensor:
-    """View γ or β so that it broadcasts along the features of ``x``."""
+    """Return a view of γ or β that broadcasts along the features of ``x``."""
     dim = channel_dim(norm, x)
     return parameter if dim == -1 else parameter.reshape(-1, *(1,) * (x.dim() - 1 - dim))
 
 
 def _activation_name(module: nn.Module) -> str | None:
-    """What an activation's module is called here; None if it is none."""
+    """Return the name of an activation module; None if ``module`` is not an activation."""
     if type(module) in MODULES:
         return MODULES[type(module)]
     return type(module).__name__.lower() if isinstance(module, _OTHER_ACTIVATIONS) else None
 
 
 def _norm_of(gradient: Tensor) -> float:
-    """The L2 norm in float64: a sum of many small squares must not vanish."""
+    """Return the L2 norm, computed in float64 so that small squares do not underflow."""
     return float(gradient.detach().double().norm())

@@ -1,8 +1,8 @@
-"""The record of a run: one SQLite file, written by one background thread.
+"""Write the record of a run: one SQLite file, written by one background thread.
 
-A frame is one transaction, so a process killed at any moment leaves every frame it had committed.
-While a run is being written the file is in WAL mode and may be read by anybody; when the record is
-closed it becomes one plain file that can be copied. `gammabeta.signal.run` reads it.
+Each frame is one transaction, so a process killed at any moment leaves every frame it had
+committed. While a run is being written, the file is in WAL mode and other processes can read it.
+Closing the record turns it into one plain file that can be copied. `gammabeta.signal.run` reads it.
 """
 
 from __future__ import annotations
@@ -15,113 +15,41 @@ import queue
 import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 
-from gammabeta.signal import axis
-from gammabeta.signal.summary import Summary
+from gammabeta.signal import axis, schema
+from gammabeta.signal.paths import RecordError, RecordExistsError, record_path
+from gammabeta.signal.schema import Summary
+from gammabeta.signal.tables import APPLICATION_ID, FORMAT_VERSION, TABLES, SignalTable
 
-APPLICATION_ID = 0x67616D62  # "gamb": tells SQLite tools, and us, whose file this is
-FORMAT_VERSION = 1
-SUFFIX = ".sqlite"
-
-SCHEMA = """
-CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE arm(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE probe(
-  id INTEGER PRIMARY KEY, arm INTEGER NOT NULL REFERENCES arm(id), layer INTEGER NOT NULL,
-  name TEXT NOT NULL, stage TEXT NOT NULL, activation TEXT,
-  UNIQUE(arm, layer, stage));
-CREATE TABLE scalar(
-  id INTEGER PRIMARY KEY, arm INTEGER NOT NULL REFERENCES arm(id), step INTEGER NOT NULL,
-  name TEXT NOT NULL, value REAL, UNIQUE(arm, step, name));
-CREATE TABLE frame(
-  id INTEGER PRIMARY KEY, arm INTEGER NOT NULL REFERENCES arm(id), step INTEGER NOT NULL,
-  seconds REAL NOT NULL, UNIQUE(arm, step));
-CREATE TABLE signal(
-  frame INTEGER NOT NULL REFERENCES frame(id), probe INTEGER NOT NULL REFERENCES probe(id),
-  count INTEGER NOT NULL, mean REAL, std REAL, p15 REAL, p50 REAL, p85 REAL,
-  minimum REAL, maximum REAL, histogram BLOB NOT NULL, under INTEGER NOT NULL,
-  over INTEGER NOT NULL, nonfinite INTEGER NOT NULL, zeros INTEGER NOT NULL,
-  saturated REAL, dead REAL, gradient REAL,
-  PRIMARY KEY(frame, probe)) WITHOUT ROWID;
-"""
-
-
-class RecordError(ValueError):
-    """A record that cannot be written or read; the message says why and what would do."""
-
-
-class RecordExistsError(RecordError):
-    """The file that a new record should create exists."""
-
-
-def file_path(argument: str, value: str | os.PathLike[str]) -> Path:
-    """Return ``value`` as a path, with ``~`` as the home folder.
-
-    Args:
-        argument: what the person calls it, for the message.
-        value: what the person gave.
-
-    Raises:
-        RecordError: it names no file, or its ``~`` no home folder.
-        TypeError: it is no path.
-
-    Example:
-        >>> file_path("path", "~/runs").is_absolute()
-        True
-    """
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{argument} is a {type(value).__name__}; give the path of a file")
-    text = os.fspath(value)
-    if not text or "\0" in text:
-        raise RecordError(f"{argument}={text!r} names no file; give one, such as runs/first")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as e:
-        raise RecordError(f"{argument}={text!r} names no home folder; give the whole path") from e
-
-
-def record_path(path: str | os.PathLike[str]) -> Path:
-    """Return ``path`` as the file of a record: ``.sqlite`` is added unless it ends so already.
-
-    A leading ``~`` is the home folder.
-
-    Raises:
-        RecordError: it names no file.
-        TypeError: it is no path.
-
-    Example:
-        >>> record_path("runs/v1.5").name
-        'v1.5.sqlite'
-    """
-    path = file_path("path", path)
-    if not path.name:
-        raise RecordError(f"'{path}' names no file; give one, such as runs/first{SUFFIX}")
-    return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+__all__ = ["Record", "RecordError", "RecordExistsError", "record_path"]
 
 
 class Record:
-    """A run being recorded. Close it, or use it as a context manager.
+    """A run that is being recorded. Close it, or use it as a context manager.
+
+    A background thread writes the file. An error in this thread (for example, a full disk) ends the
+    recording but not the training: the error is stored in `error`, and later writes are dropped.
 
     Args:
-        path: the file to create, see `record_path`. Missing folders are made.
-        title: what the page calls the run.
-        settings: what the run was started with; anything JSON can hold.
+        path: the file to create, see `record_path`. Missing folders are created.
+        title: title of the run on the page.
+        settings: settings of the run; any values that JSON can represent.
+
+    Attributes:
+        path: path of the file.
+        error: the error that ended the recording; None if there was none.
 
     Raises:
-        RecordExistsError: the file exists.
-        RecordError: it cannot be created.
-        TypeError: an argument of the wrong type, or ``settings`` hold what JSON cannot.
-
-    Writing happens in a background thread. An error there (a full disk, say) ends the recording,
-    not the training: it is kept in `error`, and later writes are dropped.
+        RecordExistsError: the file already exists.
+        RecordError: the file cannot be created.
+        TypeError: an argument has the wrong type, or JSON cannot represent ``settings``.
     """
 
     def __init__(
@@ -140,11 +68,11 @@ class Record:
             json.dumps(dict(settings or {}))
         except (TypeError, ValueError, RecursionError) as e:
             raise TypeError(
-                f"settings cannot be kept as JSON: {e}; give text, numbers, lists and dicts"
+                f"settings cannot be stored as JSON: {e}; give text, numbers, lists and dicts"
             ) from e
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Exclusive creation: two runs started at once cannot take the same file.
+            # Exclusive creation: two runs that start at the same time cannot share a file.
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileExistsError as e:
             if self.path.exists():
@@ -160,6 +88,7 @@ class Record:
         self._queue: queue.Queue[Sequence[tuple[str, Sequence[Any]]] | None] = queue.Queue(256)
         self._arms: dict[str, int] = {}
         self._probes: dict[tuple[int, int, str], int] = {}
+        self._signals = SignalTable(schema.FIELDS)
         self._frames = 0
         self._lock = threading.Lock()
         self._closed = False
@@ -172,6 +101,7 @@ class Record:
             "pid": os.getpid(),
             "host": platform.node(),
             "axis": {"limit": axis.LIMIT, "linear": axis.LINEAR, "bins": axis.BINS},
+            "fields": [asdict(each) for each in self._signals.fields],
             "torch": torch.__version__,
         }
         ready = threading.Event()
@@ -190,14 +120,14 @@ class Record:
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """Names of the arms so far."""
+        """Names of the arms added so far."""
         return tuple(self._arms)
 
     def arm(self, name: str) -> int:
-        """Return the id of the arm called ``name``, adding it the first time.
+        """Return the id of the arm called ``name``; the first call adds the arm.
 
         Raises:
-            TypeError: ``name`` is no text.
+            TypeError: ``name`` is not a string.
         """
         if not isinstance(name, str):
             raise TypeError(f"arm is a {type(name).__name__}; give a name, such as 'model'")
@@ -208,14 +138,14 @@ class Record:
             return self._arms[name]
 
     def probe(self, arm: int, layer: int, name: str, stage: str, activation: str | None) -> int:
-        """Return the id of a probe, adding it the first time.
+        """Return the id of a probe; the first call adds the probe.
 
         Args:
             arm: id of the arm.
-            layer: 1 for the first layer of the network.
-            name: the layer's name in the model, a person's own words.
+            layer: number of the layer; 1 is the first layer of the network.
+            name: name of the layer in the model.
             stage: one of `gammabeta.signal.capture.STAGES`.
-            activation: name of the layer's activation, if known.
+            activation: name of the layer's activation; None if unknown.
         """
         with self._lock:
             key = (arm, layer, stage)
@@ -237,10 +167,10 @@ class Record:
 
         Args:
             arm: id of the arm.
-            step: optimizer steps taken when it was measured; new for this arm.
-            scalars: name → value, such as the loss; NaN is kept as NULL.
+            step: number of optimizer steps so far. Each step of an arm can be written once.
+            scalars: name → value, for example the loss. NaN is stored as NULL.
             signals: probe id → summary, if the step is a frame.
-            seconds: since the run began.
+            seconds: time since the run began, in seconds.
         """
         rows: list[tuple[str, Sequence[Any]]] = [
             ("INSERT INTO scalar(arm, step, name, value) VALUES(?, ?, ?, ?)", (arm, step, n, v))
@@ -251,15 +181,16 @@ class Record:
                 self._frames += 1
                 frame = self._frames
                 rows.append(("INSERT INTO frame VALUES(?, ?, ?, ?)", (frame, arm, step, seconds)))
-                rows.extend((_INSERT_SIGNAL, _signal_row(frame, p, s)) for p, s in signals.items())
+                table = self._signals
+                rows.extend((table.insert, table.row(frame, p, s)) for p, s in signals.items())
             self._put(rows)
 
     def flush(self) -> None:
-        """Wait until everything queued so far is committed."""
+        """Wait until the file holds everything that was written so far."""
         self._queue.join()
 
     def close(self, status: str = "finished") -> None:
-        """Commit what is queued and end the record.
+        """Write what is still queued, and close the file.
 
         Args:
             status: ``"finished"``, ``"interrupted"`` or ``"failed"``.
@@ -278,7 +209,7 @@ class Record:
         self._queue.put(rows)
 
     def _write(self, meta: Mapping[str, Any], ready: threading.Event) -> None:
-        """Own the connection: commit each item of the queue, until None or an error."""
+        """Commit each item of the queue until the item None or an error. Runs in the thread."""
         connection: sqlite3.Connection | None = None
         try:
             connection = sqlite3.connect(self.path, isolation_level=None, timeout=10)
@@ -286,12 +217,12 @@ class Record:
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.executescript(
                 f"BEGIN; PRAGMA application_id={APPLICATION_ID};"
-                f"PRAGMA user_version={FORMAT_VERSION};{SCHEMA}"
+                f"PRAGMA user_version={FORMAT_VERSION};{TABLES}{self._signals.create}"
             )
             for key, value in meta.items():
                 connection.execute(*_set_meta(key, value))
             connection.execute("COMMIT")
-        except Exception as e:  # whatever it is, somebody is waiting for `ready`
+        except Exception as e:  # any error: __init__ is waiting for `ready`
             self.error = e
         ready.set()
         while (rows := self._queue.get()) is not None:
@@ -301,7 +232,7 @@ class Record:
                     for sql, values in rows:
                         connection.execute(sql, values)
                     connection.execute("COMMIT")
-            except Exception as e:  # a thread that dies would leave training at a full queue
+            except Exception as e:  # if the thread died, training would block on a full queue
                 self.error = e
             finally:
                 self._queue.task_done()
@@ -327,10 +258,11 @@ class Record:
 
 
 def _make_plain(connection: sqlite3.Connection) -> None:
-    """Leave the WAL mode, so that the record is one plain file again.
+    """Leave WAL mode, so that the record becomes one plain file.
 
-    That needs a moment in which nobody reads; a live page reads several times a second, each time
-    briefly. If somebody keeps the file open the WAL stays beside it, and both are valid.
+    SQLite can do this only while no other connection reads. A live page reads several times per
+    second, each time briefly, so retry for a second. If another process keeps the file open, the
+    WAL stays next to it; the two files together are a valid record.
     """
     deadline = time.monotonic() + 1
     while time.monotonic() < deadline:
@@ -339,17 +271,6 @@ def _make_plain(connection: sqlite3.Connection) -> None:
             return
         except sqlite3.Error:
             time.sleep(0.01)
-
-
-_INSERT_SIGNAL = f"INSERT INTO signal VALUES({', '.join('?' * 18)})"
-
-
-def _signal_row(frame: int, probe: int, s: Summary) -> tuple[Any, ...]:
-    counts = zlib.compress(s.histogram.numpy().astype(np.uint32).tobytes(), 1)
-    return (
-        *(frame, probe, s.count, s.mean, s.std, s.p15, s.p50, s.p85, s.minimum, s.maximum),
-        *(counts, s.under, s.over, s.nonfinite, s.zeros, s.saturated, s.dead, s.gradient),
-    )
 
 
 def _set_meta(key: str, value: Any) -> tuple[str, tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A recorded run, read from its file: finished, being written, or left by a killed process."""
+"""Read the record of a run: finished, still being written, or left by a killed process."""
 
 from __future__ import annotations
 
@@ -13,30 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from gammabeta.signal import schema
+from gammabeta.signal.paths import RecordError, file_path
+from gammabeta.signal.schema import Field, Summary
+from gammabeta.signal.tables import APPLICATION_ID, FORMAT_VERSION, NUMBER, SignalTable
 
-from gammabeta.signal.record import APPLICATION_ID, FORMAT_VERSION, RecordError, file_path
-from gammabeta.signal.summary import Summary
-
-_SIGNALS = """
-SELECT probe, count, mean, std, p15, p50, p85, minimum, maximum, histogram, under, over, nonfinite,
-  zeros, saturated, dead, gradient
-FROM signal WHERE frame = ? ORDER BY probe
-"""
-
-# What the columns hold: SQLite itself does not see to it.
-_NUMBER = (int, float, type(None))
+# Python types of the columns; SQLite itself does not enforce them.
 _ARM = (int, str)
 _PROBE = (int, int, int, str, str, (str, type(None)))
-_SCALAR = (int, int, int, str, _NUMBER)
-_FRAME = (int, int, int, _NUMBER)
-_SIGNAL = (int, int, *(_NUMBER,) * 7, object, int, int, int, int, *(_NUMBER,) * 3)
+_SCALAR = (int, int, int, str, NUMBER)
+_FRAME = (int, int, int, NUMBER)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One place measured: a stage of a layer of an arm."""
+    """One place that is measured: a stage of a layer of an arm."""
 
     id: int
     arm: int
@@ -48,7 +39,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Frame:
-    """One recorded step of one arm; ``id`` grows in the order of recording."""
+    """One recorded step of one arm. Ids increase in the order of recording."""
 
     id: int
     arm: int
@@ -59,7 +50,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Scalar:
-    """One number of one step of one arm, such as its loss; NaN where it was not a number."""
+    """One number of one step of one arm, for example its loss. NULL is read as NaN."""
 
     id: int
     arm: int
@@ -69,14 +60,15 @@ class Scalar:
 
 
 class Run:
-    """A run's record, open for reading. Close it, or use it as a context manager.
+    """The record of a run, open for reading. Close it, or use it as a context manager.
 
     Args:
-        path: the file; a leading ``~`` is the home folder.
+        path: path of the file; a leading ``~`` is expanded to the home folder.
 
     Raises:
-        RecordError: no such file, not a record, cut short, locked, or from a newer gammabeta.
-        TypeError: ``path`` is no path.
+        RecordError: the file does not exist, is not a record, is damaged or locked, or was written
+            by a newer version of gammabeta.
+        TypeError: ``path`` is not a path.
 
     Example:
         >>> with Run("runs/demo.sqlite") as run:  # doctest: +SKIP
@@ -89,12 +81,13 @@ class Run:
             raise RecordError(f"{self.path} is a folder; give the .sqlite file of a run")
         if not os.path.exists(self.path):
             raise RecordError(f"{self.path} does not exist; give the .sqlite file of a run")
-        if not self.path.is_file():  # a FIFO would be waited for
+        if not self.path.is_file():  # opening a FIFO would block
             raise RecordError(f"{self.path} is not a regular file; give the .sqlite file of a run")
         self._connection = self._open()
         try:
             self._check()
             self.meta: dict[str, Any] = self._read_meta()
+            self._signals = self._signal_table()
         except BaseException:
             self._connection.close()
             raise
@@ -110,8 +103,8 @@ class Run:
         if head != b"SQLite format 3\0":
             raise RecordError(f"{self.path} is not a run recorded by gammabeta")
         uri = self.path.absolute().as_uri()
-        # Read-only first. A record in WAL mode in a folder that cannot be written, with no
-        # writer's files beside it, opens only as immutable, which it then is.
+        # Try read-only first. In a folder that is not writable, a record in WAL mode without a -wal
+        # file opens only as immutable. That is safe: nobody can write it there.
         for mode in ("mode=ro", "mode=ro&immutable=1"):
             try:
                 return self._connect(f"{uri}?{mode}")
@@ -122,7 +115,7 @@ class Run:
         raise RecordError(f"{self.path} cannot be opened")
 
     def _connect(self, uri: str) -> sqlite3.Connection:
-        """Open the database and read of it, which is when SQLite first looks at the file."""
+        """Open the database and read from it, because SQLite looks at the file only then."""
         connection = sqlite3.connect(uri, uri=True, timeout=2, check_same_thread=False)
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -150,8 +143,8 @@ class Run:
                 f"{self.path} has format {version}, newer than the {FORMAT_VERSION} this gammabeta "
                 "reads; upgrade gammabeta"
             )
-        # SQLite reads a last page that is cut short as if zeros followed. While there is a log,
-        # what the file lacks may be in it.
+        # If the last page is cut short, SQLite reads zeros for the rest. If there is a log, the
+        # missing part may be in the log.
         log = Path(f"{self.path}-wal")
         try:
             size = self.path.stat().st_size
@@ -183,23 +176,37 @@ class Run:
         except (TypeError, ValueError, RecursionError) as e:
             raise RecordError(f"{self.path} is damaged: its description cannot be read") from e
 
+    def _signal_table(self) -> SignalTable:
+        """Return the table of signals with those columns of the file that this version knows."""
+        columns = {name for _, name, *_ in self._rows("PRAGMA table_info(signal)")}
+        for each in schema.FIELDS:
+            if each.missing == "never" and each.name not in columns:
+                raise RecordError(f"{self.path} is damaged: its signals have no {each.name}")
+        return SignalTable([each for each in schema.FIELDS if each.name in columns])
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The fields that the file has. In its summaries, the other fields are NaN or None."""
+        return self._signals.fields
+
     @property
     def title(self) -> str:
-        """What the run is called."""
+        """Title of the run."""
         return str(self.meta.get("title", ""))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the run was started with."""
+        """Settings of the run."""
         settings = self.meta.get("settings", {})
         if not isinstance(settings, dict):
-            raise RecordError(f"{self.path} is damaged: its settings are no dict")
+            raise RecordError(f"{self.path} is damaged: its settings are not a dict")
         return dict(settings)
 
     def status(self) -> str:
-        """``"running"``, ``"finished"``, ``"interrupted"``, ``"failed"``, or ``"killed"``.
+        """Return ``"running"``, ``"finished"``, ``"interrupted"``, ``"failed"`` or ``"killed"``.
 
-        A run that says it is running, but whose process is known to be gone, was killed.
+        The status is read from the file again at each call. A run is killed if the file says that
+        it is running, but its process no longer exists on this machine.
         """
         self.meta = self._read_meta()
         status = str(self.meta.get("status", "finished"))
@@ -209,11 +216,11 @@ class Run:
         return status if isinstance(pid, int) and _alive(pid) else "killed"
 
     def arms(self) -> dict[int, str]:
-        """Arm id → name."""
+        """Return the names of the arms by id."""
         return dict(self._table(_ARM, "SELECT id, name FROM arm ORDER BY id"))
 
     def probes(self) -> list[Probe]:
-        """Every place measured so far."""
+        """Return the probes recorded so far."""
         return [
             Probe(*row)
             for row in self._table(
@@ -222,50 +229,32 @@ class Run:
         ]
 
     def scalars(self, after: int = 0) -> list[Scalar]:
-        """Scalars recorded after the one with id ``after``, oldest first."""
+        """Return the scalars with an id above ``after``, oldest first."""
         rows = self._table(
             _SCALAR, "SELECT id, arm, step, name, value FROM scalar WHERE id > ? ORDER BY id", after
         )
         return [Scalar(i, a, s, n, math.nan if v is None else v) for i, a, s, n, v in rows]
 
     def frames(self, after: int = 0, most: int = -1) -> Iterator[Frame]:
-        """Frames recorded after the one with id ``after``, oldest first, at most ``most``."""
+        """Yield the frames with an id above ``after``, oldest first.
+
+        Args:
+            after: id of the last frame to skip.
+            most: maximum number of frames; −1 for all.
+        """
         for id_, arm, step, seconds in self._table(
             _FRAME,
             "SELECT id, arm, step, seconds FROM frame WHERE id > ? ORDER BY id LIMIT ?",
             *(after, most),
         ):
-            rows = self._table(_SIGNAL, _SIGNALS, id_)
+            rows = self._table(self._signals.types, self._signals.select, id_)
             yield Frame(id_, arm, step, seconds, {row[0]: self._summary(row[1:]) for row in rows})
 
-    def _summary(self, row: tuple[Any, ...]) -> Summary:
-        count, *moments = row[:8]
-        blob, under, over, nonfinite, zeros, saturated, dead, gradient = row[8:]
+    def _summary(self, values: tuple[Any, ...]) -> Summary:
         try:
-            mean, std, p15, p50, p85, minimum, maximum = (
-                math.nan if value is None else float(value) for value in moments
-            )
-            counts = np.frombuffer(zlib.decompress(blob), dtype=np.uint32).astype(np.int64)
+            return self._signals.summary(values)
         except (zlib.error, TypeError, ValueError) as e:
             raise RecordError(f"{self.path} is damaged: a signal cannot be read ({e})") from e
-        return Summary(
-            count=count,
-            mean=mean,
-            std=std,
-            p15=p15,
-            p50=p50,
-            p85=p85,
-            minimum=minimum,
-            maximum=maximum,
-            histogram=torch.from_numpy(counts),
-            under=under,
-            over=over,
-            nonfinite=nonfinite,
-            zeros=zeros,
-            saturated=saturated,
-            dead=dead,
-            gradient=gradient,
-        )
 
     def close(self) -> None:
         """Close the file."""
@@ -279,13 +268,13 @@ class Run:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process of this machine has the id ``pid``; yes where that cannot be asked."""
+    """Return whether a process with this id exists on this machine; True if unknown."""
     if pid == os.getpid() or os.name == "nt":  # on Windows, os.kill(pid, 0) would end it
         return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # it lives, but is somebody else's
+    except (OSError, OverflowError):  # the process exists, but belongs to another user
         return True
     return pid > 0

@@ -1,19 +1,20 @@
-"""What is measured of one signal at one step."""
+"""Measure one signal at one step."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gammabeta.signal import axis
+from gammabeta.signal.schema import FIELDS, Summary
 
 SAMPLE = 1 << 18
-"""Percentiles and histogram of a larger signal are taken from every k-th value, k the smallest
-stride coprime to its size that leaves at most this many; mean, std, extremes and fractions always
-from all."""
+"""Maximum number of values from which percentiles and histogram are computed. From a larger signal,
+every k-th value is taken, where k is the smallest stride that is coprime to the size and leaves at
+most this many. Mean, std, extremes and fractions always use all values."""
 
 SATURATION: dict[str, tuple[float, float]] = {
     "sigmoid": (-4.0, 4.0),
@@ -22,51 +23,20 @@ SATURATION: dict[str, tuple[float, float]] = {
     "gelu": (-3.0, math.inf),
     "silu": (-5.0, math.inf),
 }
-"""Activation → (low, high): an input <= low or >= high is saturated. There the slope is below
-0.018 (sigmoid), 0.071 (tanh), is 0 (relu), or is within ±0.028 (gelu, silu)."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """One signal at one step.
-
-    Attributes:
-        count: number of values, whatever they are.
-        mean, std: of the finite values; std is the population's (divisor n).
-        p15, p50, p85: percentiles of the finite values (see `SAMPLE`).
-        minimum, maximum: of the finite values.
-        histogram: (BINS,) int64 counts on `axis`; sums with under and over to the sample's size.
-        under, over: sampled values below and above the axis.
-        nonfinite: number of NaN and ±inf among all values.
-        zeros: sampled values exactly 0 (a ReLU's pillar); they are in the histogram too.
-        saturated: fraction of values in the activation's saturated zone; None without one.
-        dead: fraction of features saturated for every example of the batch; None without one.
-        gradient: L2 norm of ∂loss/∂signal; None where no backward pass reached it.
-    """
-
-    count: int
-    mean: float
-    std: float
-    p15: float
-    p50: float
-    p85: float
-    minimum: float
-    maximum: float
-    histogram: Tensor
-    under: int
-    over: int
-    nonfinite: int
-    zeros: int
-    saturated: float | None
-    dead: float | None
-    gradient: float | None = None
+"""Saturated zone of each activation: (low, high) means that inputs <= low or >= high are saturated.
+In the zone the slope is below 0.018 (sigmoid) or 0.071 (tanh), is 0 (relu), or is within ±0.028
+(gelu, silu)."""
 
 
 def summarize(x: Tensor) -> Summary:
-    """Measure ``x``, any shape and floating dtype; saturation is measured by `saturation`.
+    """Measure ``x``; use `saturation` for the fields ``saturated`` and ``dead``.
+
+    Args:
+        x: the signal; any shape and floating dtype.
 
     Numerics:
-        Moments are taken in float64 about the mean, so that a signal far from 0 keeps its std.
+        Computes in float64, and the variance from x − mean, so that the std stays accurate for a
+        signal far from 0.
     """
     values = x.detach().flatten()
     finite = torch.isfinite(values)
@@ -74,10 +44,10 @@ def summarize(x: Tensor) -> Summary:
     if nonfinite:
         values = values[finite]
     if values.numel() == 0:
-        nan = math.nan
+        nothing: dict[str, Any] = {each.name: each.absent for each in FIELDS}
         empty = torch.zeros(axis.BINS, dtype=torch.int64, device="cpu")
         return Summary(
-            x.numel(), nan, nan, nan, nan, nan, nan, nan, empty, 0, 0, nonfinite, 0, None, None
+            **{**nothing, "count": x.numel(), "nonfinite": nonfinite, "histogram": empty}
         )
     precise = values.double()
     mean = precise.mean()
@@ -102,13 +72,14 @@ def summarize(x: Tensor) -> Summary:
         over=over,
         nonfinite=nonfinite,
         zeros=int((sample == 0).sum()),
-        saturated=None,
-        dead=None,
     )
 
 
 def _stride(count: int) -> int:
-    """Coprime to ``count``, and so to every dim: a stride of 4 would skip 3 features of 4."""
+    """Return a stride coprime to ``count``, and so to the size of every dim.
+
+    A stride that divides the number of features would always sample the same features.
+    """
     stride = max(1, math.ceil(count / SAMPLE))
     while math.gcd(stride, count) > 1:
         stride += 1
@@ -118,11 +89,14 @@ def _stride(count: int) -> int:
 def saturation(
     x: Tensor, activation: str | None, feature_dim: int = 1
 ) -> tuple[float | None, float | None]:
-    """Return the saturated fraction of an activation's input and the dead fraction of features.
+    """Return the fraction of saturated values and the fraction of dead features.
+
+    A feature is dead if it is saturated for every example of the batch. Both fractions are None if
+    the activation is not in `SATURATION`.
 
     Args:
-        x: (N, ...) the activation's input.
-        activation: its name; without a zone in `SATURATION` both fractions are None.
+        x: (N, ...) input of the activation.
+        activation: name of the activation.
         feature_dim: the dim that indexes features: 1 for (N, C, ...), −1 for (..., C).
     """
     if activation not in SATURATION or x.numel() == 0:

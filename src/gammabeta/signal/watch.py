@@ -1,4 +1,4 @@
-"""Watch a model train: measure the forward passes that become frames, and record them."""
+"""Watch a model while it trains: measure the forward passes that become frames, and record them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gammabeta.signal.cadence import Cadence
 from gammabeta.signal.capture import Capture
 from gammabeta.signal.record import Record
-from gammabeta.signal.summary import Summary
+from gammabeta.signal.schema import Summary
 
 
 def watch(
@@ -31,33 +31,33 @@ def watch(
     title: str = "",
     settings: Mapping[str, Any] | None = None,
 ) -> Watch:
-    """Record the signal of every layer of ``model`` while it trains.
+    """Record the signal in every layer of ``model`` while it trains.
 
-    Call the model as ever; close each optimizer step with ``signal.step(loss=loss)``.
+    Train as usual, and call ``signal.step(loss=loss)`` after each optimizer step.
 
     Args:
-        model: any module; its linears, convolutions, normalizations and activations are found
-            where they are modules called in ``forward``. Nothing in it is changed: hooks are
-            added, and removed when the watch closes.
-        record: the file to create (``"runs/first"`` is ``runs/first.sqlite``, ``~`` the home
-            folder), or a `Record` that several watches share, one arm each.
-        arm: name of this model's column, such as ``"with batch norm"``.
+        model: any module. Its linear, convolution, normalization and activation modules are
+            measured when ``forward`` calls them. The model is not changed: the watch adds hooks,
+            and removes them when it closes.
+        record: the file to create (``"runs/first"`` creates ``runs/first.sqlite``; ``~`` is the
+            home folder), or a `Record` that several watches share, one arm each.
+        arm: name of this model in the record, for example ``"with batch norm"``.
         cadence: which steps become frames.
-        title: what the page calls the run; for a new record.
-        settings: shown with the run; for a new record.
+        title: title of the run on the page; only for a new record.
+        settings: settings of the run, shown on the page; only for a new record.
 
     Returns:
         A `Watch`, which is a context manager.
 
     Raises:
         RecordError: the file exists or cannot be created.
-        ValueError: the shared record already has an arm of that name.
-        TypeError: ``model`` is no module, or another argument is of the wrong type.
+        ValueError: the shared record already has an arm with this name.
+        TypeError: ``model`` is not a module, or another argument has the wrong type.
 
     Numerics:
-        Only forward passes in training mode are measured, the first of each step. x̂ is computed
-        from z with the layer's own per-channel (or per-example) statistics. A gradient is the L2
-        norm of ∂loss/∂signal as the backward pass delivers it, loss scaling included.
+        Only forward passes in training mode are measured, and only the first one of each step. x̂ is
+        computed from z with the layer's own per-channel (or per-example) statistics. A gradient is
+        the L2 norm of ∂loss/∂signal as the backward pass computes it, including any loss scaling.
 
     Example:
         >>> import tempfile
@@ -89,17 +89,17 @@ def watch(
         record = Record(record, title or type(model).__name__, settings)
     elif arm in record.arms:
         raise ValueError(
-            f"arm={arm!r} is in this record already; give each watched model a name of its own"
+            f"arm={arm!r} already exists in this record; give each watched model its own name"
         )
     return Watch(model, record, arm, cadence or Cadence(), owned)
 
 
 class Watch:
-    """A model being watched; made by `watch`.
+    """A model that is being watched; created by `watch`.
 
     Attributes:
-        record: where the frames go.
-        steps: optimizer steps closed so far.
+        record: the record that the frames are written to.
+        steps: number of calls of `step` so far.
     """
 
     def __init__(
@@ -114,11 +114,11 @@ class Watch:
         self._names = {module: name for name, module in model.named_modules()}
         self._began = time.monotonic()
         self._warned = False
-        self._rows: dict[str, int] = {}  # layer's name → its row, 1 for the first
-        self._passing: Capture | None = None  # the pass that is under way
-        self._passed: Capture | None = None  # the one this step will record
+        self._rows: dict[str, int] = {}  # name of a layer → its number, from 1
+        self._passing: Capture | None = None  # the current pass
+        self._passed: Capture | None = None  # the pass that this step will record
         self._stance: contextlib.AbstractContextManager[object] | None = None
-        # Two hooks stay; those that measure are there only while a pass is being captured.
+        # These two hooks stay; those that measure exist only while a pass is being captured.
         self._handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, with_kwargs=True, always_call=True),
@@ -130,17 +130,16 @@ class Watch:
             warnings.warn(message, RuntimeWarning, stacklevel=3)
 
     def step(self, loss: Tensor | float | None = None, **scalars: Tensor | float) -> None:
-        """Close an optimizer step: record its scalars, and its frame where the cadence says so.
+        """End an optimizer step: record its scalars, and its signals if the step is a frame.
 
         Args:
-            loss: of this step.
-            **scalars: more numbers of this step, such as ``accuracy``, drawn as curves.
+            loss: loss of this step.
+            **scalars: more numbers of this step, for example ``accuracy``; drawn as curves.
+                Infinite numbers and NaN are allowed.
 
         Raises:
-            ValueError: one of them is not one number, or too large for a float.
-            TypeError: one of them is no number.
-
-        Infinite numbers and NaN are recorded like others.
+            ValueError: an argument has several elements, or is too large for a float.
+            TypeError: an argument is not a number.
         """
         numbers = dict(scalars) if loss is None else {"loss": loss, **scalars}
         values = {name: _number(name, value) for name, value in numbers.items()}
@@ -154,13 +153,13 @@ class Watch:
         )
         if self.record.error is not None:
             self._warn(
-                f"recording stopped, training goes on: {self.record.path}: {self.record.error}"
+                f"recording stopped, training continues: {self.record.path}: {self.record.error}"
             )
 
     def _why_nothing(self) -> str:
-        """What a person may have done so that a step shows no signal."""
+        """Return the likely reason why a step has no signal."""
         if self._passed is not None and self._passed.error is not None:
-            return f"a signal could not be measured, training goes on: {self._passed.error}"
+            return f"a signal could not be measured, training continues: {self._passed.error}"
         if self._passed is not None:
             return (
                 "nothing was measured: no linear, convolution, normalization or activation that "
@@ -174,7 +173,7 @@ class Watch:
         )
 
     def close(self, status: str = "finished") -> None:
-        """Take the hooks off the model; end the record if this watch began it."""
+        """Remove the hooks from the model, and close the record if this watch created it."""
         self._stop()
         for handle in self._handles:
             handle.remove()
@@ -184,7 +183,7 @@ class Watch:
             self.record.close(status)
 
     def _frame(self) -> dict[int, Summary]:
-        """The captured signals, by probe; none of a pass in which measuring failed."""
+        """Return the captured signals by probe; none if measuring failed in this pass."""
         if self._passed is None or self._passed.error is not None:
             return {}
         if not self._rows:
@@ -202,22 +201,22 @@ class Watch:
         return signals
 
     def _say_strangers(self, strangers: Mapping[str, str]) -> None:
-        """Name the normalization layers that are not drawn as such."""
+        """Warn about normalization layers that are not measured as such."""
         if strangers:
             named = "; ".join(f"{name or 'the model'}: {why}" for name, why in strangers.items())
-            warnings.warn(f"not drawn as normalizations: {named}", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"not measured as normalizations: {named}", RuntimeWarning, stacklevel=4)
 
     def _begin(self, model: nn.Module, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling():  # the model inside a compiled one: see _why_nothing
+        if torch.compiler.is_compiling():  # inside a compiled model, see _why_nothing
             return
-        self._stop()  # of a pass that never ended
+        self._stop()  # in case the last pass never ended
         if (
             model.training
             and self._handles
             and self._passed is None
             and self._cadence.due(self.steps + 1)
         ):
-            if hasattr(model, "_orig_mod"):  # compiled: this one pass is run as it was written
+            if hasattr(model, "_orig_mod"):  # a compiled model: run this pass uncompiled
                 self._stance = torch.compiler.set_stance("force_eager")
                 self._stance.__enter__()
             self._passing = Capture(self._names)
@@ -227,13 +226,13 @@ class Watch:
     def _end(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        if self._passing is not None and output is not None:  # None: the pass has raised
+        if self._passing is not None and output is not None:  # None if the pass raised
             self._passing.leave(model, args, kwargs, output)
             self._passed = self._passing
         self._stop()
 
     def _stop(self) -> None:
-        """End the pass that is under way, if one is."""
+        """End the current pass, if there is one."""
         passing, self._passing = self._passing, None
         if passing is not None:
             passing.detach()
@@ -242,8 +241,8 @@ class Watch:
             stance.__exit__(None, None, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A watched model may be copied (for an average of weights, say) or pickled, and its hooks
-        # with it. The copy is not watched.
+        # A watched model may be copied (for example, to average weights) or pickled, together with
+        # its hooks. The copy is not watched.
         return _inert, ()
 
     def __enter__(self) -> Watch:
@@ -260,7 +259,10 @@ class Watch:
 
 
 def _order(passed: Capture) -> dict[str, int]:
-    """Number the layers as called; a bare linear at the end is the model's output."""
+    """Number the layers in the order of their calls, without a bare linear at the end.
+
+    That linear is the model's output.
+    """
     layers = list(passed.layers.values())
     if len(layers) > 1 and layers[-1].norm is None and layers[-1].activation is None:
         layers.pop()
@@ -268,14 +270,14 @@ def _order(passed: Capture) -> dict[str, int]:
 
 
 def _number(name: str, value: Any) -> float:
-    """``value`` as a float."""
+    """Return ``value`` as a float."""
     if isinstance(value, (Tensor, np.ndarray)):
         if math.prod(value.shape) != 1:
             raise ValueError(
-                f"{name} has shape {tuple(value.shape)}; give one number, its mean say"
+                f"{name} has shape {tuple(value.shape)}; give one number, such as its mean"
             )
         if isinstance(value, Tensor) and value.is_meta:
-            raise ValueError(f"{name} is on the meta device and has no value; leave it out")
+            raise ValueError(f"{name} is on the meta device and has no value; omit it")
         value = value.item()
     if not isinstance(value, (str, bytes, bytearray)):  # float("1") would do
         try:
@@ -288,7 +290,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _inert() -> Watch:
-    """What a copy of a watched model carries: hooks that do nothing."""
+    """Return a watch that does nothing, for the hooks of a copied model."""
     inert = Watch.__new__(Watch)
     inert._handles, inert._passing, inert._passed, inert._stance = [], None, None, None
     return inert

@@ -159,6 +159,8 @@ def calibrate(
         layers=changes,
         kept=tuple(found.kept),
         small=tuple(small_ones),
+        reasons=found.kept,
+        untracked=tuple(found.untracked),
     )
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from gammabeta.layers.timestep import TimestepBatchNorm
+from gammabeta.layers.traits import running
 from gammabeta.statistics.arguments import check_bool, check_module
 from gammabeta.statistics.contents import Contents
-from gammabeta.statistics.scripted import is_scripted_batch_norm, original_name
 from gammabeta.statistics.undo import undo_all
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -114,11 +113,16 @@ def freeze(model: _Module, *, affine: bool = True) -> _Module:
             to normalize by in evaluation but the batch; or one that `torch.jit` has compiled,
             which cannot be held. Whatever is raised, no layer was frozen.
 
+    Warns:
+        UserWarning: layers of other kinds that keep running statistics (instance norms, norms
+            written by hand) were left as they are; they are named.
+
     Numerics:
         A gradient left on γ or β is dropped: an optimizer moves a parameter that has a gradient,
         whether or not it requires one. Not prevented: setting ``layer.training`` or
-        ``requires_grad`` by hand, assigning another tensor to a buffer or writing into it, and
-        replacing the layer, as ``SyncBatchNorm.convert_sync_batchnorm`` does.
+        ``requires_grad`` by hand, which another `freeze` mends; assigning another tensor to a
+        buffer or writing into it; and replacing the layer, as
+        ``SyncBatchNorm.convert_sync_batchnorm`` does.
 
     Source:
         Common practice where batches are too small for their statistics, as in detection and
@@ -134,17 +138,27 @@ def freeze(model: _Module, *, affine: bool = True) -> _Module:
     check_module(model)
     check_bool("affine", affine)
     layers: dict[str, Any] = {}
+    left: dict[str, str] = {}
     for name, module in model.named_modules():
-        if isinstance(module, (_BatchNorm, TimestepBatchNorm)):
+        its = running(module)
+        if its is None or its.of == "fixed":
+            continue
+        if its.of in ("batch", "timestep"):
             layers[name] = module
-        elif is_scripted_batch_norm(module):
+        elif its.of == "compiled":
             raise ValueError(
-                f"layer {name!r} is a {original_name(module)} that torch.jit has compiled, and "
+                f"layer {name!r} is a {its.name} that torch.jit has compiled, and "
                 "freeze() cannot hold it; freeze the model before it is scripted or traced, or "
                 "freeze() its other parts one by one"
             )
+        else:
+            left[name] = its.name
+    others = ", ".join(f"{name!r} ({kind})" for name, kind in left.items())
     if not layers:
-        raise ValueError(f"model={type(model).__name__} has no batch norm to freeze")
+        raise ValueError(
+            f"model={type(model).__name__} has no batch norm to freeze"
+            + (f"; it has other layers with running statistics: {others}" if left else "")
+        )
     for name, layer in layers.items():
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError(
@@ -158,6 +172,13 @@ def freeze(model: _Module, *, affine: bool = True) -> _Module:
     except BaseException:
         undo_all(reversed(undo))
         raise
+    if left:
+        warnings.warn(
+            f"freeze() holds batch norms only; layers with running statistics that it left as they "
+            f"are: {others}",
+            UserWarning,
+            stacklevel=2,
+        )
     return model
 
 
@@ -172,6 +193,8 @@ def _freeze_layer(layer: Any, affine: bool, undo: list[Callable[[], object]]) ->
         layer.__dict__["reset_running_stats"] = _NoReset()
         if hasattr(layer, "reset_parameters"):
             layer.__dict__["reset_parameters"] = _NoResetParameters(hold)
+    if layer.training:  # also of a frozen layer, whose attribute was set since
+        undo.append(partial(setattr, layer, "training", True))
         layer.training = False
     if affine:
         undo.append(partial(setattr, hold, "affine", hold.affine))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from gammabeta.layers.traits import hides_its_input, mini_batches, synchronizes
 from gammabeta.statistics.moments import Moments, moments
-from gammabeta.statistics.normalized import Recorded, Watch, hides_its_input
+from gammabeta.statistics.normalized import Recorded, Watch
 from gammabeta.statistics.undo import undo_all
 
 _SAYS_ONE_VALUE = ("1 value per channel", "one value per feature")
@@ -47,7 +47,7 @@ class Measured:
 
 @contextmanager
 def measuring(
-    layers: Mapping[str, _BatchNorm], watched: Mapping[str, _BatchNorm] | None = None
+    layers: Mapping[str, nn.Module], watched: Mapping[str, nn.Module] | None = None
 ) -> Iterator[Measured]:
     """Measure each mini-batch that one of ``layers`` normalizes.
 
@@ -102,7 +102,7 @@ def _put_back(layer: nn.Module, own: object) -> None:
 class _Observer:
     """Measures one layer."""
 
-    def __init__(self, name: str, layer: _BatchNorm, measured: Measured, keeps: bool) -> None:
+    def __init__(self, name: str, layer: Any, measured: Measured, keeps: bool) -> None:
         self._who = f"layer {name!r} ({type(layer).__name__})"
         self._name, self._layer, self._measured, self._keeps = name, layer, measured, keeps
 
@@ -110,7 +110,7 @@ class _Observer:
         """The pre-hook of a layer that normalizes what it is called with."""
         if _recomputes():
             return
-        for x in _mini_batches(layer, args, kwargs):
+        for x in mini_batches(layer, args, kwargs):
             self._take(x)
 
     def forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -190,28 +190,12 @@ class _Observer:
 def _synchronizes(layer: nn.Module) -> bool:
     """Whether other processes add their values to those that ``layer`` is given here."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    synchronizes = distributed and isinstance(layer, nn.SyncBatchNorm)
-    return synchronizes and torch.distributed.get_world_size() > 1
+    return distributed and synchronizes(layer) and torch.distributed.get_world_size() > 1
 
 
 def _recomputes() -> bool:
     """Whether this is inside a backward pass: checkpointing computes what was measured again."""
     return torch._C._current_graph_task_id() != -1
-
-
-def _mini_batches(
-    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Iterable[object]:
-    """What a layer called with ``args`` and ``kwargs`` normalizes together: its input, mostly.
-
-    A layer that cuts its input, or leaves values out of it, says what it normalizes in a method
-    ``mini_batches``, called as ``forward`` is, that returns tensors (N, C) or (N, C, ...).
-    """
-    own: Any = getattr(layer, "mini_batches", None)
-    if own is None:
-        return _input(args, kwargs)
-    cut: Iterable[object] = own(*args, **kwargs)
-    return cut
 
 
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[object]:

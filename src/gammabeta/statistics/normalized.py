@@ -11,12 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gammabeta.layers.renorm import _BatchRenorm
-from gammabeta.layers.traits import has_own_forward
+from gammabeta.layers.traits import lineage
 from gammabeta.statistics.moments import Moments
 
 _BATCH_NORMS = frozenset(
@@ -33,30 +31,6 @@ _SAFETY = 32
 """Roundings by which a layer's own arithmetic may differ from float64."""
 
 
-def hides_its_input(layer: nn.Module) -> bool:
-    """Whether ``layer`` may normalize something other than what it is called with.
-
-    It does not if its ``forward`` is torch's or gammabeta's, or if it says in ``mini_batches``,
-    defined together with ``forward`` or later, what it normalizes.
-
-    Example:
-        >>> norm = nn.BatchNorm1d(4)
-        >>> norm.forward = lambda x: type(norm).forward(norm, x.transpose(1, 2)).transpose(1, 2)
-        >>> hides_its_input(norm), hides_its_input(nn.BatchNorm1d(4))
-        (True, False)
-    """
-    # A subclass that overrides ``forward`` only inherits a ``mini_batches`` that may not fit.
-    return has_own_forward(layer) and _depth(layer, "mini_batches") > _depth(layer, "forward")
-
-
-def _depth(layer: nn.Module, name: str) -> int:
-    """How far up the classes ``name`` is defined; −1 on the object itself."""
-    if name in layer.__dict__:
-        return -1
-    classes = type(layer).__mro__
-    return next((i for i, cls in enumerate(classes) if name in vars(cls)), len(classes))
-
-
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Calls ``take`` with the input of each batch norm operator that belongs to ``layer``.
 
@@ -68,7 +42,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         take: called with the operator's input and whether it normalizes by the mini-batch.
     """
 
-    def __init__(self, layer: _BatchNorm, take: Callable[[Tensor, bool], None]) -> None:
+    def __init__(self, layer: Any, take: Callable[[Tensor, bool], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._layer, self._take = layer, take
 
@@ -84,7 +58,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         weight, mean = args[1], args[3]
         if mean is not None:
             return _same_memory(mean, self._layer.running_mean)
-        return isinstance(self._layer, _BatchRenorm) or _same_memory(weight, self._layer.weight)
+        return "batch-renorm" in lineage(self._layer) or _same_memory(weight, self._layer.weight)
 
 
 def _same_memory(one: object, other: object) -> bool:
@@ -96,7 +70,7 @@ def _same_memory(one: object, other: object) -> bool:
 class Recorded:
     """The running statistics of ``layer`` before a call, to be compared with those after it."""
 
-    def __init__(self, layer: _BatchNorm) -> None:
+    def __init__(self, layer: Any) -> None:
         self._layer = layer
         self._mean, self._var = self._now()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -66,6 +66,9 @@ class Calibration:
         kept: names of the layers whose running statistics were left alone.
         small: those of ``skipped`` that gave a layer one value per channel; the others gave one a
             NaN or an infinity.
+        reasons: why each of ``kept`` was left alone.
+        untracked: names of the batch norms without running statistics: they normalize by the batch
+            in evaluation too.
     """
 
     method: str
@@ -74,6 +77,8 @@ class Calibration:
     layers: Mapping[str, LayerChange]
     kept: tuple[str, ...]
     small: tuple[int, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    untracked: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -85,7 +90,7 @@ class Calibration:
             shift, ratio = change.mean_shift, change.var_ratio
             rows.append(
                 [
-                    change.name or "(model)",
+                    _name(change.name),
                     f"{change.batches:,}",
                     f"{change.values:,}",
                     f"{shift.square().mean().sqrt().item():.2f} σ",
@@ -96,14 +101,24 @@ class Calibration:
                 ]
             )
         lines.append(table(_HEADS, rows))
+        if self.untracked:
+            lines.append(f"without running statistics: {', '.join(map(_name, self.untracked))}")
         nonfinite = [index for index in self.skipped if index not in self.small]
         for why, indices in (("not finite", nonfinite), ("one value per channel", self.small)):
             if indices:
                 numbers = ", ".join(str(index + 1) for index in indices)
                 lines.append(f"skipped, {why}: batch {numbers}")
         if self.kept:
-            lines.append(f"left alone: {', '.join(name or '(model)' for name in self.kept)}")
+            kept = [
+                _name(name) + (f" ({self.reasons[name]})" if name in self.reasons else "")
+                for name in self.kept
+            ]
+            lines.append(f"left alone: {', '.join(kept)}")
         return "\n".join(lines)
+
+
+def _name(name: str) -> str:
+    return name or "(model)"
 
 
 def _ratio(value: float) -> str:

@@ -33,21 +33,6 @@ def original_name(module: nn.Module) -> str:
     return str(getattr(module, "original_name", type(module).__name__))
 
 
-def is_scripted_batch_norm(module: nn.Module) -> bool:
-    """Whether ``module`` is a compiled layer that keeps running statistics of a batch.
-
-    A class of another name counts too, if it has the two buffers; an instance norm and a frozen
-    batch norm do not.
-    """
-    if not is_scripted(module):
-        return False
-    name = original_name(module)
-    if "InstanceNorm" in name or "Frozen" in name:
-        return False
-    buffers = (getattr(module, key, None) for key in ("running_mean", "running_var"))
-    return all(isinstance(buffer, Tensor) for buffer in buffers)
-
-
 def script_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield name and value of each attribute, buffers included, that a script can write to."""
     compiled: Any = getattr(module, "_concrete_type", None)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from gammabeta.layers.renorm import _BatchRenorm
+from gammabeta.layers.traits import Running, lineage, running
 from gammabeta.statistics.contents import overlaps
 from gammabeta.statistics.estimators import Algorithm2, Estimator, MovingAverage, Pooled
 from gammabeta.statistics.freeze import is_frozen
-from gammabeta.statistics.scripted import is_scripted_batch_norm
 
 _FRESH: dict[str, Callable[[], Estimator]] = {"algorithm2": Algorithm2, "pooled": Pooled}
 
@@ -29,7 +28,7 @@ class Target:
         estimator: what its mini-batches are given to.
     """
 
-    layer: _BatchNorm
+    layer: Any
     mean: Tensor
     var: Tensor
     tracked: Tensor | None
@@ -43,12 +42,12 @@ class Selection:
     Attributes:
         targets: to be calibrated, by name.
         untracked: without running statistics; they always normalize by the mini-batch.
-        kept: names of the layers whose running statistics are left alone.
+        kept: name of each layer whose running statistics are left alone → why.
     """
 
     targets: dict[str, Target] = field(default_factory=dict)
-    untracked: dict[str, _BatchNorm] = field(default_factory=dict)
-    kept: list[str] = field(default_factory=list)
+    untracked: dict[str, nn.Module] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
 
 
 def select(model: nn.Module, method: str) -> Selection:
@@ -66,16 +65,18 @@ def select(model: nn.Module, method: str) -> Selection:
                 f"({type(module).__name__}); call the model on one first"
             )
     selection = Selection()
-    for name, layer in model.named_modules():
-        mean, var = getattr(layer, "running_mean", None), getattr(layer, "running_var", None)
-        if mean is None or var is None:
-            if isinstance(layer, _BatchNorm):
-                selection.untracked[name] = layer
+    for name, module in model.named_modules():
+        its = running(module)
+        if its is None:
             continue
-        by_hand = getattr(model, "training", False) and not getattr(layer, "training", False)
-        set_here = isinstance(layer, _BatchNorm) and layer.track_running_stats
-        if is_frozen(layer) or by_hand or not set_here:
-            selection.kept.append(name)
+        layer: Any = module
+        mean, var = its.mean, its.var
+        if mean is None or var is None:
+            selection.untracked[name] = layer
+            continue
+        why = _why_kept(model, layer, its)
+        if why:
+            selection.kept[name] = why
             continue
         _check_writable(name, layer)
         tracked = layer.num_batches_tracked
@@ -87,19 +88,34 @@ def select(model: nn.Module, method: str) -> Selection:
             estimator = _FRESH[method]()
         selection.targets[name] = Target(layer, mean, var, tracked, estimator)
     if not selection.targets:
-        left = (
-            " but those left alone (frozen, in eval(), untracked, compiled by torch.jit or of "
-            "another kind): "
-        )
-        names = ", ".join(name or "the model itself" for name in selection.kept)
+        left = [f"{name or 'the model itself'} ({why})" for name, why in selection.kept.items()]
+        left += [
+            f"{name or 'the model itself'} (no running statistics)" for name in selection.untracked
+        ]
         raise ValueError(
             f"model={type(model).__name__} has no batch norm with running statistics"
-            + (left + names if names else "")
+            + (f" but those left alone: {', '.join(left)}" if left else "")
         )
     return selection
 
 
-def _check_writable(name: str, layer: _BatchNorm) -> None:
+def _why_kept(model: nn.Module, layer: Any, its: Running) -> str:
+    """Why the running statistics ``its`` of ``layer`` are left alone; "" if they are not."""
+    if is_frozen(layer):
+        return "frozen"
+    if its.of == "fixed":
+        return f"{its.name}: fixed statistics"
+    if its.of == "compiled":
+        return "compiled by torch.jit"
+    if its.of != "batch":
+        return f"{its.name}: statistics of another kind"
+    if not layer.track_running_stats:
+        return "track_running_stats=False"
+    by_hand = getattr(model, "training", False) and not layer.training
+    return "in eval()" if by_hand else ""
+
+
+def _check_writable(name: str, layer: Any) -> None:
     """Raise if running statistics have no memory of their own to be written to."""
     who = f"layer {name!r} ({type(layer).__name__})"
     for key in ("running_mean", "running_var", "num_batches_tracked"):
@@ -132,7 +148,7 @@ def lend(model: nn.Module, targets: Mapping[str, Target], others: str) -> None:
         if module in chosen:
             module.training = True
             _lend_copies(module)
-            if isinstance(module, _BatchRenorm):  # it would go by the statistics to be replaced
+            if "batch-renorm" in lineage(module):  # it would go by the statistics to be replaced
                 module.__dict__.update(r_max=1.0, d_max=0.0)
         elif _keeps_statistics(module):
             module.training = False
@@ -144,9 +160,8 @@ def lend(model: nn.Module, targets: Mapping[str, Target], others: str) -> None:
 
 def _keeps_statistics(module: nn.Module) -> bool:
     """Whether ``module`` is a batch norm that has running statistics to normalize by."""
-    if isinstance(module, _BatchNorm):
-        return module.running_mean is not None
-    return is_scripted_batch_norm(module)
+    its = running(module)
+    return its is not None and its.of in ("batch", "compiled") and its.mean is not None
 
 
 def _lend_copies(layer: nn.Module) -> None:

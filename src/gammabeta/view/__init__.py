@@ -1,4 +1,4 @@
-"""The view: a run's record as a page, live or as one file."""
+"""Show the record of a run as a page: live, or as one HTML file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Server", "export"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the server when it is asked for: it brings Starlette and Uvicorn with it."""
+    """Import the server on first use, because it imports Starlette and Uvicorn."""
     if name == "Server":
         from gammabeta.view.server import Server
 

@@ -1,4 +1,4 @@
-"""The page: one template, one set of modules, served live or put into one file."""
+"""Build the page from one template and one set of modules, for the server or as one file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from gammabeta.atomic_files import write_whole
-from gammabeta.signal.record import RecordError, file_path
+from gammabeta.signal.paths import RecordError, file_path
 from gammabeta.signal.run import Run
 from gammabeta.view.payload import snapshot
 
@@ -21,7 +21,7 @@ _TYPES = {".js": "text/javascript", ".css": "text/css"}
 
 
 def asset(name: str) -> tuple[bytes, str] | None:
-    """Return the bytes and media type of one of the page's own files; None if it has no such."""
+    """Return the bytes and the media type of a file of the page; None if there is no such file."""
     suffix = Path(name).suffix
     if suffix not in _TYPES or name not in _names():
         return None
@@ -41,7 +41,7 @@ def live_page() -> tuple[str, str]:
         TITLE="gammabeta",
         POLICY="",
         STYLE='<link rel="stylesheet" href="./static/style.css">',
-        ICON=_icon(),  # a browser asks for it again at each change of the hash, run over or not
+        ICON=_icon(),  # inline: a browser requests it again at each change of the hash
         IMPORTS=f'<script type="importmap">{imports}</script>',
         RUN="",
         MAIN='<script type="module" src="./static/main.js"></script>',
@@ -52,8 +52,8 @@ def live_page() -> tuple[str, str]:
 def exported_page(run: Run) -> str:
     """Return ``run`` as one HTML document that needs no server and no network.
 
-    The modules are data: URLs named by an import map, so they are the very files the live page
-    loads; the run is its JSON, deflated and in base64, so that no name in it can become markup.
+    An import map contains the modules as data: URLs, so they are the same files that the live page
+    loads. The run is compressed JSON in base64, so that no name in it can become markup.
     """
     modules = {
         f"gammabeta/{name}": f"data:text/javascript;base64,{_base64(_read(name))}"
@@ -62,7 +62,7 @@ def exported_page(run: Run) -> str:
     }
     data = snapshot(run)
     if data["status"] == "running":
-        data["status"] = "snapshot"  # the file will never hear of more
+        data["status"] = "snapshot"  # the document cannot receive more
     packed = zlib.compress(json.dumps(data, separators=(",", ":"), allow_nan=False).encode(), 9)
     policy = (
         "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; "
@@ -84,17 +84,16 @@ def export(run: Run, path: str | os.PathLike[str], overwrite: bool = False) -> P
 
     Args:
         run: the run.
-        path: of the file; a leading ``~`` is the home folder.
-        overwrite: whether an existing file may be replaced.
+        path: path of the file; a leading ``~`` is expanded to the home folder.
+        overwrite: whether to replace an existing file. It is replaced completely or not at all.
+            Anything but a regular file (a device, a FIFO) is never replaced.
 
     Returns:
         The path.
 
     Raises:
-        RecordError: the file exists and ``overwrite`` is false, or it cannot be written. An
-            existing file is replaced whole or not at all. What is no regular file (a device,
-            a FIFO) is never replaced.
-        TypeError: ``run`` is no run, or ``path`` no path.
+        RecordError: the file exists and ``overwrite`` is False, or it cannot be written.
+        TypeError: ``run`` is not a `Run`, or ``path`` is not a path.
     """
     if not isinstance(run, Run):
         raise TypeError(f"run is a {type(run).__name__}; give a gammabeta.Run(path)")
@@ -111,7 +110,7 @@ def export(run: Run, path: str | os.PathLike[str], overwrite: bool = False) -> P
 
 
 def _fill(**parts: str) -> str:
-    """Put ``parts`` into the template, in one pass, so that no part is searched for marks."""
+    """Insert ``parts`` into the template in one pass, so that no part is searched for marks."""
     pieces = _read("index.html").decode().split("%%")
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 

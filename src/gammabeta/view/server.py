@@ -1,8 +1,9 @@
-"""The live page: a small server on the loopback address that reads one run's file.
+"""Serve the live page of one run on the loopback address.
 
-It knows the run only through its record, so it shows a run of this process, of another one, or a
-finished one alike. Nothing but that run and the page's own files is served, and only to requests
-that name a loopback host (a page elsewhere cannot reach it by pointing its name here).
+The server reads the run only from its record, so the run may belong to this process, belong to
+another process, or be finished. It serves only that run and the files of the page, and only to
+requests that name a loopback host, so that a web site cannot read the run by pointing its own name
+to this address.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from gammabeta.signal.record import RecordError
+from gammabeta.signal.paths import RecordError
 from gammabeta.signal.run import Run
 from gammabeta.view import page, payload
 
@@ -38,12 +39,12 @@ _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 @dataclass
 class Audience:
-    """Who is looking, as the server's thread tells the one that started it.
+    """The pages that are open, shared between the server's thread and the thread that started it.
 
     Attributes:
-        visits: requests for the run so far.
-        listeners: pages that listen for events now.
-        dismissed: set to end their streams.
+        visits: number of requests for the run so far.
+        listeners: number of pages that are listening for events.
+        dismissed: set this to end the event streams.
     """
 
     visits: int = 0
@@ -55,8 +56,8 @@ def application(path: Path, audience: Audience | None = None) -> Starlette:
     """Return the ASGI application that shows the run at ``path``.
 
     Args:
-        path: the run's file.
-        audience: kept up to date.
+        path: file of the run.
+        audience: updated by the application; None to not report it.
     """
     audience = audience or Audience()
 
@@ -90,14 +91,16 @@ def application(path: Path, audience: Audience | None = None) -> Starlette:
         return HTMLResponse(document, headers={**_SAFE, "Content-Disposition": disposition})
 
     async def events(request: Request) -> Response:
-        # After a lost connection the browser repeats the URL but names the last event it had.
+        # To reconnect, a browser repeats the URL, and names the last event in this header.
         last = request.headers.get("last-event-id") or request.query_params.get("after", "0:0")
         try:
             frame, scalar = (int(part) for part in last.split(":"))
-            if not (0 <= frame < 2**63 and 0 <= scalar < 2**63):  # what SQLite can count to
+            if not (0 <= frame < 2**63 and 0 <= scalar < 2**63):  # the range of SQLite's integers
                 raise ValueError
         except ValueError:
-            return JSONResponse({"error": f"after={last!r} is no cursor"}, 400, headers=_SAFE)
+            return JSONResponse(
+                {"error": f"after={last!r} is not a cursor, such as 0:0"}, 400, headers=_SAFE
+            )
         return StreamingResponse(
             _events(path, frame, scalar, audience),
             media_type="text/event-stream",
@@ -117,7 +120,7 @@ def application(path: Path, audience: Audience | None = None) -> Starlette:
 
 
 async def _events(path: Path, frame: int, scalar: int, audience: Audience) -> AsyncIterator[str]:
-    """Server-sent events: what is recorded after the cursor, until the run has ended."""
+    """Yield what is recorded after the cursor as server-sent events, until the run has ended."""
     audience.listeners += 1
     try:
         yield "retry: 1000\n\n"
@@ -136,7 +139,7 @@ async def _events(path: Path, frame: int, scalar: int, audience: Audience) -> As
                 yield f"event: end\ndata: {json.dumps(status)}\n\n"
                 return
             else:
-                yield ": still here\n\n"  # a comment: shows a dead connection to both sides
+                yield ": still here\n\n"  # a comment, so that both sides notice a dead connection
                 await asyncio.sleep(POLL_SECONDS)
     finally:
         audience.listeners -= 1
@@ -149,11 +152,11 @@ def _news(path: Path, frame: int, scalar: int) -> tuple[str, payload.Json]:
 
 
 def check_port(port: int | None) -> None:
-    """Raise unless ``port`` is one, or None.
+    """Raise an error unless ``port`` is None or a valid port.
 
     Raises:
-        ValueError: it is out of range.
-        TypeError: it is no whole number.
+        ValueError: ``port`` is out of range.
+        TypeError: ``port`` is not a whole number.
     """
     if port is None:
         return
@@ -167,11 +170,12 @@ def listen(port: int | None) -> socket.socket:
     """Return a socket bound to the loopback address.
 
     Args:
-        port: which; None for `DEFAULT_PORT`, or any free one if that is taken.
+        port: port number, 0 for any free port; None for `DEFAULT_PORT`, or any free port if it is
+            taken.
 
     Raises:
-        ValueError: the port is out of range or taken.
-        TypeError: it is no whole number.
+        ValueError: ``port`` is out of range or taken.
+        TypeError: ``port`` is not a whole number.
     """
     check_port(port)
     for candidate in (port,) if port is not None else (DEFAULT_PORT, 0):
@@ -188,14 +192,14 @@ def listen(port: int | None) -> socket.socket:
 
 
 class Server:
-    """The live page in a background thread; a context manager.
+    """Serve the live page in a background thread; a context manager.
 
     Args:
-        path: the run's file.
+        path: file of the run.
         port: see `listen`.
 
     Attributes:
-        url: where the page is.
+        url: address of the page.
     """
 
     def __init__(self, path: Path, port: int | None = None) -> None:
@@ -215,18 +219,18 @@ class Server:
         )
 
     def start(self) -> Server:
-        """Begin to serve; return when the page can be opened."""
+        """Start the server, and return when the page can be opened."""
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
             time.sleep(0.005)
         return self
 
     def drain(self, seconds: float, first: float = 0.0) -> None:
-        """Let every listening page hear the end of the run, for ``seconds`` at most.
+        """Wait until all listening pages have received the end of the run.
 
         Args:
-            seconds: for pages that listen.
-            first: how long to wait for a first page, which was asked for but has not come yet.
+            seconds: maximum time to wait for the pages, in seconds.
+            first: maximum time to wait for the first page to connect, in seconds.
         """
         begin = time.monotonic()
         while not self._audience.visits and time.monotonic() < begin + first and not self._hurried:
@@ -236,16 +240,16 @@ class Server:
             time.sleep(0.02)
 
     def hurry(self) -> None:
-        """End the :meth:`drain` that is under way, or let the next one not wait."""
+        """Let :meth:`drain` return immediately, the current call or the next one."""
         self._hurried = True
 
     def wait(self) -> None:
-        """Serve until the process is interrupted."""
+        """Block until the server stops or the process is interrupted."""
         while self._thread.is_alive():
             self._thread.join(0.2)
 
     def stop(self) -> None:
-        """End the server and free its port."""
+        """Stop the server and release its port."""
         self._audience.dismissed = True
         self._server.should_exit = True
         if self._thread.is_alive():

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from gammabeta.lab.claims.framework.batched_stacks import Crowd
-from gammabeta.lab.claims.framework.training import accuracy, milestones, scores, subset, train
+from gammabeta.lab.claims.framework.training import accuracies, milestones, subset, train
 from gammabeta.lab.data.flat import Dataset, load
 from gammabeta.lab.models.stack import Stack
+from gammabeta.lab.train.accuracy import accuracy
 from gammabeta.statistics import calibrate
 
 RATES = [0.05, 0.2, 1.0]
@@ -45,7 +46,7 @@ def test_members_train_as_they_would_alone(
     crowd = Crowd(stacks(norm, activation)).double()
     result = train(crowd, digits, RATES, steps=30, seed=3, own_batches=own)
     assert result["steps"] == milestones(30)
-    output = scores(crowd, digits.test_x)
+    output = crowd.eval()(digits.test_x)
     for index, (stack, rate) in enumerate(zip(stacks(norm, activation), RATES, strict=True)):
         stack.double()
         optimizer = torch.optim.SGD(stack.parameters(), lr=rate)
@@ -57,8 +58,8 @@ def test_members_train_as_they_would_alone(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        torch.testing.assert_close(output[index], scores(stack, digits.test_x), atol=1e-6, rtol=0)
-        alone = float(accuracy(stack, digits.test_x, digits.test_y))
+        torch.testing.assert_close(output[index], stack.eval()(digits.test_x), atol=1e-6, rtol=0)
+        alone = accuracy(stack, [(digits.test_x, digits.test_y)])
         assert result["members"][index]["final"] == pytest.approx(alone, abs=1e-5)
 
 
@@ -78,7 +79,7 @@ def test_calibrated_accuracies_are_those_with_population_statistics(digits: Data
     calibrate(moving, [digits.train_x[batch] for batch in chosen])
     for one, other in zip(moving.buffers(), population.buffers(), strict=True):
         assert torch.equal(one, other)
-    expected = accuracy(moving, *subset(digits)).tolist()
+    expected = accuracies(moving, *subset(digits))
     assert results[1] == pytest.approx(expected, abs=1e-5)
     assert results[0] != pytest.approx(expected, abs=1e-2)
     plain = Crowd(stacks("none"))  # nothing to calibrate
@@ -132,11 +133,13 @@ def test_affine_only_moves_nothing_but_gamma_and_beta(digits: Dataset) -> None:
 
 
 def test_stacks_that_do_not_go_together_are_refused(digits: Dataset) -> None:
-    with pytest.raises(ValueError, match=r"stacks are of 2 shapes; give at least one, all alike"):
+    with pytest.raises(
+        ValueError, match=r"stacks are of 2 shapes; give one or more, all of the same"
+    ):
         Crowd([Stack(8, 3, depth=1), Stack(8, 3, depth=2)])
     with pytest.raises(ValueError, match=r"norm of the stacks is LayerNorm; need batch or none"):
         Crowd([Stack(8, 3, norm="layer")])
-    with pytest.raises(ValueError, match=r"rates=\[0.1\] must be 3, one a member"):
+    with pytest.raises(ValueError, match=r"rates=\[0.1\] must hold 3 rates, one for each member"):
         train(Crowd(stacks("none")), digits, [0.1], steps=1, seed=0)
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from gammabeta.lab.claims.framework.context import Context
 from gammabeta.lab.claims.framework.fit import (
     Fit,
-    accuracy,
     batches,
     fit,
+    held_out_accuracy,
     recorded,
     side_of,
     spaced,
@@ -45,7 +45,7 @@ def test_it_learns_and_is_bit_reproducible() -> None:
     assert all(map(torch.equal, model.parameters(), twin.parameters()))
     assert list(one.accuracies) == [5, 10, 30]
     assert one.final > 0.85
-    assert one.final == accuracy(model, DIGITS)
+    assert one.final == held_out_accuracy(model, DIGITS)
     assert model.training
 
 
@@ -69,8 +69,8 @@ def test_a_curve_is_of_the_same_images_all_along() -> None:
     model = nn.Linear(64, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     found = fit(model, optimizer, many, steps=4, batch_size=8, seed=0, evaluate_at=(2,))
-    assert found.accuracies[2] == found.accuracies[4] == accuracy(model, many, 2000)
-    assert found.accuracies[4] != found.final == accuracy(model, many)
+    assert found.accuracies[2] == found.accuracies[4] == held_out_accuracy(model, many, 2000)
+    assert found.accuracies[4] != found.final == held_out_accuracy(model, many)
 
 
 def test_batches_are_the_same_for_every_arm() -> None:
@@ -100,11 +100,11 @@ def test_what_comes_before_a_step_sees_its_batch_before_it() -> None:
 
 def test_accuracy_is_of_evaluation_mode_and_gives_the_mode_back() -> None:
     model = nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 10))
-    accuracy(model, DIGITS, 100)
+    held_out_accuracy(model, DIGITS, 100)
     assert model.training
     assert int(model[0].num_batches_tracked) == 0
     right = (model.eval()(DIGITS.test_x).argmax(1) == DIGITS.test_y).sum() / 360
-    assert accuracy(model, DIGITS) == pytest.approx(float(right))
+    assert held_out_accuracy(model, DIGITS) == pytest.approx(float(right))
     assert not model.training
 
 

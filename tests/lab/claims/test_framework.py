@@ -75,9 +75,9 @@ def test_numbers_read_well(number: Number, text: str, spread: str) -> None:
 def test_an_outcome_says_one_of_three_things() -> None:
     with pytest.raises(ValueError, match=r"verdict='maybe' must be one of: holds, holds under"):
         Outcome([Number("one", 1, 1, 1)], "maybe", "")
-    with pytest.raises(ValueError, match="must hold at least the number that decided"):
+    with pytest.raises(ValueError, match="must hold at least the deciding number"):
         Outcome([], HOLDS, "")
-    with pytest.raises(ValueError, match="must hold one number a seed"):
+    with pytest.raises(ValueError, match="must hold one number per seed"):
         Number.over("none", [])
     assert Outcome([Number("one", 1, 1, 1)], HOLDS, "", headline="1 to 2").told() == "1 to 2"
 

@@ -108,7 +108,7 @@ def test_the_page(results: list[Result]) -> None:
 
 def test_the_markdown(results: list[Result], tmp_path: Path) -> None:
     text = report.markdown(results, tmp_path)
-    assert "| [Made up](#one) | 1 | a < b \\| c: 50.0 % (40.0 … 60.0), ≥ 3 asked | holds |" in text
+    assert "| [Made up](#one) | 1 | a < b \\| c: 50.0 % (40.0 … 60.0), target ≥ 3 | holds |" in text
     assert "| [T<w>o](#two) | 1 | 1 to 9: of all | holds under this protocol |" in text
     assert "![Made up](figures/made-up.svg)" in text
     assert "**does not hold here.** No." in text

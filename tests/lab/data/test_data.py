@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from gammabeta.lab.data.flat import DATASETS, FASHION_MNIST, DataError, load, read_idx
+from gammabeta.lab.data.flat import DATASETS, load
+from gammabeta.lab.data.idx import read_idx
+from gammabeta.lab.data.raw import DataError
+from gammabeta.lab.data.sources import FASHION_MNIST
 
 ROOT = Path(__file__).parents[3]
 EMBEDDED = ROOT / "src/gammabeta/lab/data/digits/digits.npz"

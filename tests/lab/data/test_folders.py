@@ -14,7 +14,7 @@ from PIL import Image
 from gammabeta.lab.data import Images, load_images
 from gammabeta.lab.data import folder as folders
 from gammabeta.lab.data.distort import opened
-from gammabeta.lab.data.flat import DataError
+from gammabeta.lab.data.raw import DataError
 from gammabeta.lab.train.run import fit, resume
 from tests.lab.train.small import PLAN, Small, rebuild
 
@@ -203,7 +203,7 @@ def test_advice_on_a_test_split_that_is_gone_helps(tmp_path: Path) -> None:
     pictures(tmp_path / "train", "cat", "dog")
     bad = png(tmp_path / "val/cat/0.png")
     bad.write_bytes(b"no image")
-    with pytest.raises(DataError, match="no images left to test on; bring some back"):
+    with pytest.raises(DataError, match="has no readable test images left; restore some"):
         load_images("folder", tmp_path, skip_unreadable=True)
     png(bad)
     assert counts(load_images("folder", tmp_path, skip_unreadable=True)) == (10, 1)

@@ -25,8 +25,8 @@ from gammabeta.lab.data import (
 )
 from gammabeta.lab.data.distort import crop
 from gammabeta.lab.data.examples import Example
-from gammabeta.lab.data.flat import DataError
 from gammabeta.lab.data.order import draw
+from gammabeta.lab.data.raw import DataError
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.booleans(), st.integers(0, 5))

@@ -19,9 +19,9 @@ from gammabeta.lab.data import Distortions, load_images
 from gammabeta.lab.data import folder as folders
 from gammabeta.lab.data.bare import bare
 from gammabeta.lab.data.distort import opened
-from gammabeta.lab.data.flat import DataError
 from gammabeta.lab.data.order import draw
 from gammabeta.lab.data.quiet import quiet
+from gammabeta.lab.data.raw import DataError
 
 WIDTH, HEIGHT = 40, 24
 PIXELS = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)

@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 from gammabeta.lab.claims.framework import images
-from gammabeta.lab.data import Arrays, Stream, examples, load_images
+from gammabeta.lab.data import Arrays, Stream, crops, examples, load_images
 from gammabeta.lab.data import folder as folders
 from gammabeta.lab.data.distort import opened
-from gammabeta.lab.data.flat import FASHION_MNIST, DataError, embedded_digits
-from gammabeta.lab.train.evaluate import crops
+from gammabeta.lab.data.raw import DataError
+from gammabeta.lab.data.sources import FASHION_MNIST, embedded_digits
 from gammabeta.lab.train.ranks import Ranks
 from gammabeta.lab.train.supply import held_out, whole_pictures
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gammabeta.lab.data.flat import Dataset, load
-from gammabeta.lab.demo.pair import Pair, evaluate
+from gammabeta.lab.demo.pair import Pair
 from gammabeta.lab.demo.presets import Settings, preset
 from gammabeta.lab.models import Stack
 from gammabeta.signal import Record, Run
@@ -198,40 +198,6 @@ def test_the_settings_reach_the_stacks(tmp_path: Path) -> None:
             assert all(torch.equal(v, state[k]) for k, v in arm.model.state_dict().items())
             arm.signal.close()
     assert [arm.name for arm in arms] == ["without", "with group norm"]
-
-
-def toy(examples: int) -> Dataset:
-    """Labels that the first of two features tells: its sign."""
-    x = torch.randn(examples, 2, generator=torch.Generator().manual_seed(0))
-    y = (x[:, 0] > 0).long()
-    return Dataset("toy", x, y, x, y, classes=2)
-
-
-@pytest.mark.parametrize("examples", [1, 5, 2048, 2049, 5000])
-def test_evaluate_counts_what_is_right(examples: int) -> None:
-    data = toy(examples)
-    sign = nn.Linear(2, 2, bias=False)
-    with torch.no_grad():
-        sign.weight.copy_(torch.tensor([[-1.0, 0], [1, 0]]))
-    assert evaluate(sign, data) == 1.0
-    with torch.no_grad():
-        sign.weight.neg_()
-    assert evaluate(sign, data) == 0.0
-    with torch.no_grad():
-        sign.weight.zero_()  # a tie goes to class 0
-    assert evaluate(sign, data) == int((data.test_y == 0).sum()) / examples
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_evaluate_leaves_the_model_as_it_was(training: bool) -> None:
-    model = Stack(2, 2, norm="batch").train(training)
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    evaluate(model, toy(50))
-    assert model.training == training
-    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        evaluate(model, DIGITS)
-    assert model.training == training
 
 
 def test_accuracy_by_the_batchs_own_statistics_leaves_the_arm_as_it_was(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_it_prints_and_offers_the_nearest_name() -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({}, ValueError, "give lr= or optimizer="),
+        ({}, ValueError, "give exactly one of lr= and optimizer="),
         ({"lr": -1.0}, ValueError, "lr=-1.0 must be a positive number"),
         ({"lr": 0.1, "layers": ["erly"]}, ValueError, "did you mean 'early'"),
         ({"lr": 0.1, "layers": "early"}, TypeError, "give a list"),

@@ -250,7 +250,7 @@ def test_a_better_network_is_not_lost_to_a_run_that_goes_back(
 
 def test_the_state_of_a_diverged_run_is_not_gone_on_with(tmp_path: Path) -> None:
     fit(replace(Small(), lr=1e30), PLAN, tmp_path)
-    with pytest.raises(CheckpointError, match=r"diverged\.pt is the state after the loss was not"):
+    with pytest.raises(CheckpointError, match=r"diverged\.pt is the state after a non-finite loss"):
         resume(tmp_path / "diverged.pt", rebuild=rebuild)
 
 
@@ -356,6 +356,6 @@ def test_plans_that_will_not_do(settings: dict[str, object], said: str) -> None:
 
 
 def test_devices_that_are_not_here(tmp_path: Path) -> None:
-    for device, said in (("cud", "is not known"), ("meta", "will not do")):
+    for device, said in (("cud", "is not known"), ("meta", "is not supported")):
         with pytest.raises(ValueError, match=said):
             fit(Small(), replace(PLAN, device=device), tmp_path / "run")

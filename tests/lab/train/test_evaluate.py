@@ -265,8 +265,8 @@ def test_bad_arguments() -> None:
         ({"calibration": batches}, "calibration= is for statistics='population'"),
         ({"batches": []}, "batches is empty"),
         ({"batches": [(images(4), labels(3))]}, "labels have shape"),
-        ({"batches": [(images(4), labels(4) + 3)]}, "label 6 is none of the model's classes"),
-        ({"batches": [(images(4), labels(4) - 1)]}, "label -1 is none of the model's classes"),
+        ({"batches": [(images(4), labels(4) + 3)]}, "label 6 is not a class of the model"),
+        ({"batches": [(images(4), labels(4) - 1)]}, "label -1 is not a class of the model"),
         ({"models": [net, Net(classes=7)]}, "models have different numbers of classes: 6, 7"),
         (
             {"models": nn.Identity(), "batches": [(SCORES, LABELS)], "crops": 144},

@@ -46,7 +46,7 @@ def test_members_of_other_images_are_refused(
     """The one might be tested on what the other was trained on."""
     stranger = replace(trained[1], data={**trained[1].data, **other})
     check(trained, DIGITS)
-    with pytest.raises(ValueError, match=f"with other {words} than .*takes the same images"):
+    with pytest.raises(ValueError, match=f"with other {words} than .*need the same images"):
         check([trained[0], stranger], DIGITS)
 
 

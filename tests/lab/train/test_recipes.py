@@ -166,7 +166,7 @@ def test_the_optimizer_is_sgd_and_lets_gamma_beta_and_biases_be() -> None:
             assert decays.pop(id(parameter)) == (made.weight_decay if weight else 0.0), key
         assert not decays
     frozen = gb.BatchNorm2d(3).requires_grad_(False)
-    with pytest.raises(ValueError, match="model=BatchNorm2d has no parameter that wants a gradi"):
+    with pytest.raises(ValueError, match="model=BatchNorm2d has no parameter that requires a"):
         recipe("bn-x5").optimizer(frozen)
     (group,) = recipe("bn-x5").optimizer(gb.BatchNorm2d(3)).param_groups
     assert group["weight_decay"] == 0.0

@@ -1,4 +1,4 @@
-"""How each norm bears small mini-batches: error over batch sizes from 1 to 128."""
+"""Test error of each norm at batch sizes from 1 to 128."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from gammabeta.lab.claims.framework.claim import Claim, Number, Outcome, verdict
 from gammabeta.lab.claims.framework.context import Context
 from gammabeta.lab.claims.framework.figure import COOL, INK, OLIVE, PLUM, WARM, band, labels, sheet
-from gammabeta.lab.claims.framework.fit import accuracy, batches, fit, side_of
+from gammabeta.lab.claims.framework.fit import batches, fit, held_out_accuracy, side_of
 from gammabeta.lab.models.vgg import GHOST, GROUPS, SmallVGG
 from gammabeta.layers import BatchRenorm2d
 from gammabeta.statistics import calibrate
@@ -53,8 +53,7 @@ def run(context: Context) -> Outcome:
             for seed in range(len(context.seeds))
         ]
         number = Number.over(
-            f"what batch norm's error less group norm's gains from batch {LARGE} to {SMALL}, "
-            f"{name}",
+            f"growth of the BN − GN error gap from batch {LARGE} to batch {SMALL}, {name}",
             [100 * value for value in rise],
             "points",
             paper="10.6 points better than BN at batch 2 (ImageNet)" if not numbers else "",
@@ -115,7 +114,7 @@ def _arm(context: Context, norm: str, size: int, seed: int) -> dict[str, Any]:
             count = max(2, CALIBRATED // size)
             images = [x for _, x, _ in batches(data, size, count, seed + 1_000_000)]
             calibrate(twin, images, progress=False)
-            population = accuracy(twin, data)
+            population = held_out_accuracy(twin, data)
         return {**found.kept(), "population": population}
 
     return context.run({"norm": norm, "batch": size, "seed": seed, "steps": steps}, train)

@@ -55,7 +55,7 @@ def run(context: Context) -> Outcome:
     figure = context.figure("scales")
     draw_scales(figure, grids)
     numbers = [number for number, _ in order]
-    because = f"{because[0].upper()}{because[1:]}. {ENOUGH:g} × was asked."
+    because = f"{because[0].upper()}{because[1:]}. Target ≥ {ENOUGH:g} ×."
     return Outcome([*numbers, *details], verdict(reached), because, [figure])
 
 

@@ -16,6 +16,7 @@ from gammabeta.lab.claims.framework.figure import COOL, WARM, band, labels, shee
 from gammabeta.lab.claims.framework.fit import fit, side_of
 from gammabeta.lab.measures import CovariateShift, covariate_shift
 from gammabeta.lab.models.vgg import SmallVGG
+from gammabeta.lab.train.step import take_step
 from gammabeta.layers import BatchNorm1d
 
 ARMS = ("without", "with batch norm")
@@ -159,10 +160,7 @@ def _deep_linear(
         if step % every == 1 or every == 1:
             at.append(step)
             rows.append(_row(covariate_shift(model, _squares, (x, target), lr=rate)))
-        loss = _squares(model(x), target)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        loss, _ = take_step(model, optimizer, x, target, loss=_squares)
         if step % every == 0:
             losses.append(loss.item() / LINEAR_EXAMPLES)
             context.progress.within(step / steps)

@@ -19,8 +19,9 @@ from gammabeta.lab.claims.framework.claim import (
 from gammabeta.lab.claims.framework.context import Context
 from gammabeta.lab.claims.framework.curves import Net
 from gammabeta.lab.claims.framework.figure import COOL, MUTED, label, sheet
-from gammabeta.lab.claims.framework.training import scores, train
+from gammabeta.lab.claims.framework.training import CHUNK, train
 from gammabeta.lab.models.stack import Stack
+from gammabeta.lab.train.accuracy import count_correct, evaluating, split
 
 MEMBERS = 6
 RATE = 0.1
@@ -117,9 +118,12 @@ def _train(context: Context, seed: int, steps: int) -> dict[str, Any]:
         measure=[max(1, steps * tenth // 10) for tenth in range(1, 10)] + [steps],
         within=context.progress.within,
     )
-    probabilities = torch.softmax(scores(crowd, data.test_x), -1).mean(0)
-    right = (probabilities.argmax(-1) == data.test_y).float().mean()
-    return {"alone": [m["final"] for m in trained["members"]], "together": float(right)}
+    with evaluating(crowd):
+        right, seen = count_correct(
+            lambda x: torch.softmax(crowd(x), -1).mean(0), split(data.test_x, data.test_y, CHUNK)
+        )
+    together = float(right / seen)
+    return {"alone": [m["final"] for m in trained["members"]], "together": together}
 
 
 CLAIM = Claim(

@@ -44,7 +44,7 @@ TEN = Experiment(Net(10, "sigmoid"), (0.1, 0.3, 1.0), (0.3, 1.0), 6_000, 3_000)
 TWENTY = Experiment(Net(20, "relu"), (0.01, 0.03, 0.1, 0.3), (0.03, 0.1), 8_000, 1_500)
 EXPERIMENTS = (SMALL, THREE, FIVE, SEVEN, TEN, TWENTY)
 TOLD = (0.5, 0.7, 0.8)
-"""Accuracies to which the ratio is told beside, as it falls towards the best one."""
+"""Accuracies at which the ratio is also reported, because it falls towards the best one."""
 MATCHED = 0.1
 """The rate at which the 5-layer sigmoid is compared at a matched rate."""
 
@@ -126,9 +126,9 @@ def _at_an_end(each: Curves) -> str:
 
 def _calibrated(each: Curves, found: Curves) -> Number:
     """The ratio at the matched rate, with the statistics of Algorithm 2: it decides nothing."""
-    label = f"{each.net.title()}: both at rate {MATCHED:g}, statistics by Algorithm 2 (told, "
+    label = f"{each.net.title()}: both at rate {MATCHED:g}, statistics by Algorithm 2 "
     pairs = ratios(each.of["none"][MATCHED], found.of["batch"][MATCHED])
-    return ratio_number(label + "not judged)", pairs)
+    return ratio_number(label + "(reported, not scored)", pairs)
 
 
 def _to(each: Curves, target: float) -> Number:
@@ -136,7 +136,7 @@ def _to(each: Curves, target: float) -> Number:
     pairs = zip(each.of["none"][MATCHED], each.of["batch"][MATCHED], strict=True)
     reached = [(slow.reach(target), fast.reach(target)) for slow, fast in pairs]
     values = [math.nan if math.isinf(fast) else slow / fast for slow, fast in reached]
-    label = f"{each.net.title()}: both at rate {MATCHED:g}, to {target:.0%} (told, not judged)"
+    label = f"{each.net.title()}: both at rate {MATCHED:g}, to {target:.0%} (reported, not scored)"
     return Number.over(label, values, "×")
 
 

@@ -40,7 +40,7 @@ def run(context: Context) -> Outcome:
     because = (
         f"From Glorot's weights the highest rate that trains is {ratios[0].text()} as high with "
         f"batch norm for {grids[0].net.title()} and {ratios[1].text()} for "
-        f"{grids[1].net.title()}; {ENOUGH:g} × was asked."
+        f"{grids[1].net.title()}; target ≥ {ENOUGH:g} ×."
     )
     figure = context.figure("maps")
     draw_maps(figure, grids)

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gammabeta.lab.claims.framework.claim import (
@@ -26,12 +25,13 @@ from gammabeta.lab.claims.framework.fit import batches
 from gammabeta.lab.claims.framework.inception_figure import draw
 from gammabeta.lab.claims.framework.training import (
     CALIBRATION,
-    accuracy,
     milestones,
     population_statistics,
     subset,
 )
+from gammabeta.lab.train.accuracy import accuracy, split
 from gammabeta.lab.train.recipes import Recipe, recipe
+from gammabeta.lab.train.step import take_step
 
 RATES = (0.003, 0.01, 0.03)
 LENGTHS = (600, 1800)
@@ -130,7 +130,7 @@ def run(context: Context) -> Outcome:
     because = (
         f"The baseline is best at rate {best_rate:g} decayed over {length:,} steps, with "
         f"{others[0].text()}. {soonest} is there in {best.text()} fewer steps at its own "
-        f"best rate and length ({ENOUGH:g} × was asked); at rates matched one by one the ratio is "
+        f"best rate and length (target ≥ {ENOUGH:g} ×); at rates matched one by one the ratio is "
         f"at most {most:.3g} ×."
     )
     figure = context.figure("recipes")
@@ -174,14 +174,11 @@ def _train(
         for step, x, y in batches(data, used.batch_size, steps, seed):
             for group in optimizer.param_groups:
                 group["lr"] = used.learning_rate(step - 1)
-            loss = F.cross_entropy(model(_images(x)), y)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            loss, _ = take_step(model, optimizer, _images(x), y)
             if step in marks:
                 population_statistics(model, data.train_x, seed, used.batch_size, _images)
-                right = accuracy(model, _images(test_x), test_y, chunk=100)
-                accuracies.append(round(float(right), 5))
+                right = accuracy(model, split(_images(test_x), test_y, 100))
+                accuracies.append(round(right, 5))
                 context.progress.within(step / steps)
                 if not math.isfinite(loss.item()):
                     break

@@ -67,8 +67,8 @@ def run(context: Context) -> Outcome:
             if rate != setting.matched and _holds(alike):
                 told = {arm: number.text() for arm, number in alike.items()}
                 notes.append(
-                    f"Told, not judged: {setting.name}, all arms at rate {rate:g}. Noise stops the "
-                    f"plain network ({told['without']} of training images right in peace, "
+                    f"Reported, not scored: {setting.name}, all arms at rate {rate:g}. Noise stops "
+                    f"the plain network ({told['without']} of training images right without noise, "
                     f"{told['without, noise']} with noise) and not the one with batch norm "
                     f"({told['with batch norm, noise']} with noise)."
                 )

@@ -12,7 +12,7 @@ from gammabeta.lab.claims.framework.claim import Claim, Number, Outcome, verdict
 from gammabeta.lab.claims.framework.context import Context
 from gammabeta.lab.claims.framework.curves import Net
 from gammabeta.lab.claims.framework.figure import COOL, MUTED, OLIVE, PLUM, WARM, label, sheet
-from gammabeta.lab.claims.framework.training import accuracy, train
+from gammabeta.lab.claims.framework.training import accuracies, train
 
 NET = Net(3, "relu")
 RATES = (0.03, 0.1, 0.3)
@@ -68,7 +68,7 @@ def run(context: Context) -> Outcome:
     replaces = tests["batch norm"].value >= tests["dropout"].value - NEAR
     because = (
         f"The gap between training and test accuracy is {ratio.text()} that of the network with "
-        f"neither (at most {SMALLER:g} asked), and batch norm alone has "
+        f"neither (target ≤ {SMALLER:g} ×), and batch norm alone has "
         f"{tests['batch norm'].text()} on the test set where dropout alone has "
         f"{tests['dropout'].text()}."
     )
@@ -165,8 +165,8 @@ def _train(
         measure=[max(1, steps // 2), steps],
         within=context.progress.within,
     )
-    training = accuracy(crowd, few.train_x, few.train_y).tolist()
-    test = accuracy(crowd, whole.test_x, whole.test_y).tolist()
+    training = accuracies(crowd, few.train_x, few.train_y)
+    test = accuracies(crowd, whole.test_x, whole.test_y)
     return {
         "members": [
             {"held_out": member["final"], "train": a, "test": b}

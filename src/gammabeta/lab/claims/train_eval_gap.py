@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta.lab.claims.framework.claim import Claim, Number, Outcome, verdict
@@ -23,10 +23,11 @@ from gammabeta.lab.claims.framework.figure import (
     labels,
     sheet,
 )
-from gammabeta.lab.claims.framework.fit import accuracy, batches, fit
+from gammabeta.lab.claims.framework.fit import batches, fit, held_out_accuracy
 from gammabeta.lab.claims.framework.training import SUBSET, subset
 from gammabeta.lab.data.flat import Dataset
 from gammabeta.lab.models import Stack
+from gammabeta.lab.train.accuracy import count_correct, split
 from gammabeta.statistics import calibrate
 
 BATCHES = (60, 8)
@@ -132,13 +133,11 @@ def _arm(context: Context, size: int, momentum: float, seed: int) -> dict[str, A
         optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
         gaps: Gaps = {"moving average": {}}
 
-        def measure(step: int, x: Tensor, y: Tensor) -> None:
-            if step - 1 in points:
-                _measure(step - 1)
-
-        def _measure(step: int) -> None:
+        def measure(step: int) -> None:
+            if step not in points:
+                return
             as_trained = _by_its_own_batches(model, data, size)
-            gaps["moving average"][str(step)] = as_trained - accuracy(model, data, SUBSET)
+            gaps["moving average"][str(step)] = as_trained - held_out_accuracy(model, data, SUBSET)
             if momentum == DEFAULT:
                 for name, method in (("Algorithm 2", "algorithm2"), ("pooled", "pooled")):
                     twin = copy.deepcopy(model)
@@ -149,7 +148,8 @@ def _arm(context: Context, size: int, momentum: float, seed: int) -> dict[str, A
                         method,
                         progress=False,
                     )
-                    gaps.setdefault(name, {})[str(step)] = as_trained - accuracy(twin, data, SUBSET)
+                    lost = as_trained - held_out_accuracy(twin, data, SUBSET)
+                    gaps.setdefault(name, {})[str(step)] = lost
 
         fit(
             model,
@@ -158,17 +158,15 @@ def _arm(context: Context, size: int, momentum: float, seed: int) -> dict[str, A
             steps=points[-1],
             batch_size=size,
             seed=seed,
-            before=measure,
+            after=measure,
             context=context,
         )
-        _measure(points[-1])
         return {"gaps": gaps}
 
     key = {"batch": size, "momentum": momentum, "seed": seed, "steps": points[-1]}
     return context.run(key, train)
 
 
-@torch.no_grad()
 def _by_its_own_batches(model: nn.Module, data: Dataset, size: int) -> float:
     """Test accuracy with every test mini-batch normalized by itself, as training does."""
     twin = copy.deepcopy(model).train()
@@ -177,8 +175,8 @@ def _by_its_own_batches(model: nn.Module, data: Dataset, size: int) -> float:
             module.momentum = 0.0
     images, labels = subset(data)
     whole = len(labels) // size * size
-    parts = zip(torch.split(images[:whole], size), torch.split(labels[:whole], size), strict=True)
-    return sum(int((twin(x).argmax(1) == y).sum()) for x, y in parts) / whole
+    right, seen = count_correct(twin, split(images[:whole], labels[:whole], size))
+    return int(right) / seen
 
 
 def _draw(context: Context, kept: dict[tuple[int, float], list[dict[str, Any]]]) -> Path:

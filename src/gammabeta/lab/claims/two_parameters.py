@@ -95,8 +95,8 @@ def run(context: Context) -> Outcome:
         verdict = DOES_NOT_HOLD
     because = (
         f"γ and β set to a mini-batch's standard deviation and mean give the input back within "
-        f"{identity.text()} ({EXACT:g} was asked), and training them alone takes a random network "
-        f"to {affine.text()} ({ENOUGH:.0%} was asked; chance is 10 %)."
+        f"{identity.text()} (target ≤ {EXACT:g}), and training them alone takes a random network "
+        f"to {affine.text()} (target ≥ {ENOUGH:.0%}; chance is 10 %)."
     )
     describe = (
         f"Test accuracy of a random network of which only γ and β are trained: {affine.text()}; "

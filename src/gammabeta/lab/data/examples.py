@@ -1,4 +1,4 @@
-"""What a source of images gives: examples in two splits, and what a network must know of them."""
+"""Data sets of images: examples in two splits, and the properties a network needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gammabeta.lab.data.flat import DataError
+from gammabeta.lab.data.raw import DataError
 
 Picture: TypeAlias = Any
 """A Pillow image, the bytes of an image file, or a uint8 tensor (C, H, W)."""
@@ -23,31 +23,31 @@ Example: TypeAlias = tuple[Picture, int]
 """A picture and its class."""
 
 _TOGETHER = 2**24
-"""Pixels that are resized at once: in float32 they are four times as large."""
+"""Pixels resized at once; in float32 they take four times the memory."""
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 
 class Examples(Protocol):
-    """Examples that can be asked for by number."""
+    """Examples with random access."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of examples."""
 
     def example(self, index: int) -> Example:
-        """Return one; may be called from several threads."""
+        """Return one example; may be called from several threads."""
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """Examples that come one after the other, shard by shard."""
+    """Examples read in sequence, shard by shard."""
 
     @property
     def shards(self) -> int:
-        """How many shards there are, at least 1."""
+        """Number of shards, at least 1."""
 
     def read(self, shard: int) -> Iterator[Example]:
-        """Yield the examples of a shard, from its first."""
+        """Yield the examples of a shard in order."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Arrays:
 
 
 def memory() -> int:
-    """Return this machine's memory in bytes; without end where it cannot be asked."""
+    """Return the memory of this machine in bytes; `sys.maxsize` if it is unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -101,18 +101,18 @@ def memory() -> int:
 
 @dataclass(frozen=True)
 class Images:
-    """A data set of images as a network meets it.
+    """A data set of images, as a network uses it.
 
     Attributes:
-        name: as the person gave it.
-        classes: the classes' names, in the order of their numbers.
+        name: as the user gave it.
+        classes: names of the classes, in the order of their indices.
         channels: 1 or 3.
-        size: height and width that a network is given.
-        mean, std: of each channel, in units of 0 … 1: x ← (x/255 − mean) / std.
+        size: height and width of a network's input.
+        mean, std: mean and standard deviation per channel, for x ← (x/255 − mean) / std.
         train, test: the splits.
-        fingerprint: a checksum of which examples these are; 0 where they are not known before.
-        distorted: whether its training examples are cropped, mirrored and distorted by default.
-        note: what a person should know of it, in one line; such as a split that is not official.
+        fingerprint: a checksum of the examples; 0 if they are not known in advance.
+        distorted: whether training examples are cropped, mirrored and distorted by default.
+        note: one line of information for the user, such as an unofficial split.
     """
 
     name: str

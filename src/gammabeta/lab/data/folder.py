@@ -8,18 +8,18 @@ from pathlib import Path
 
 from gammabeta.lab.data.distort import opened, pillow, read
 from gammabeta.lab.data.examples import Example, Images, Picture
-from gammabeta.lab.data.flat import DataError
 from gammabeta.lab.data.found import SUFFIXES, Found
 from gammabeta.lab.data.order import draw
+from gammabeta.lab.data.raw import DataError
 
 SIZE = 224
 CENTRED = (0.5, 0.5, 0.5)
-"""Mean and std of photographs, as Inception takes them: bytes become −1 … 1."""
+"""Mean and standard deviation for photographs, as in Inception: bytes become −1 … 1."""
 
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("val", "valid", "validation", "test", "testing")
 DECODED = 5_000
-"""Files up to which all are decoded before training; of more, only their heads are read."""
+"""Up to this many files are decoded before training; of more, only the headers are read."""
 
 _SPLIT = 5  # a stream of random numbers beside those of `order`, `feed` and `arrays`
 _TEST_SHARE = 5
@@ -31,9 +31,9 @@ class Files:
     """Examples that are image files.
 
     Args:
-        paths: of the files.
+        paths: paths of the files.
         labels: their classes.
-        skip: whether a file that turns out to be unreadable is replaced by the next one.
+        skip: replace a file that cannot be read with the next one.
     """
 
     def __init__(self, paths: list[Path], labels: list[int], skip: bool) -> None:
@@ -72,8 +72,8 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
     without a suffix of an image's; the note counts them.
 
     Args:
-        folder: of the images.
-        size: height and width given to the network; 224 if None.
+        folder: folder of the images.
+        size: height and width of the network's input; 224 if None.
         skip_unreadable: leave out files that cannot be read.
 
     Raises:
@@ -115,7 +115,7 @@ def image_folder(folder: Path, size: int | None = None, *, skip_unreadable: bool
         notes.append(f"left out: {said}")
     train, test = (_files(names, part, unreadable, skip_unreadable) for part in (found, tests))
     if not test:
-        raise DataError(f"{folder} has no images left to test on; bring some back")
+        raise DataError(f"{folder} has no readable test images left; restore some")
     lost, untested = (
         [name for label, name in enumerate(names) if label not in used]
         for used in (set(train.labels), set(test.labels))
@@ -163,7 +163,7 @@ def _classes(
     needed: dict[str, list[Path]] | None = None,
     beside: Path | None = None,
 ) -> dict[str, list[Path]]:
-    """Class → its files, both in the order of their names."""
+    """Map each class to its files, both sorted by name."""
     found = {}
     there.beside(folder)
     for inside in there.folders(folder):

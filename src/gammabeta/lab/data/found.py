@@ -1,4 +1,4 @@
-"""Which files of a folder are images of a class, and what was passed over."""
+"""Find the images of a class in a folder, and count the files that were skipped."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SERVICE = frozenset(
         "desktop.ini",
     }
 )
-"""Names, in small letters, of what tools and systems put beside a person's files."""
+"""Lower-case names of files and folders that tools and operating systems create."""
 
 _NAMED = 4
 
 
 def service(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or put there by a tool or a system.
+    """Return whether this name is hidden, or belongs to a tool or an operating system.
 
     Example:
         >>> service(".ipynb_checkpoints"), service("@eaDir"), service("cat")
@@ -46,7 +46,7 @@ def service(name: str) -> bool:
 
 
 class Found:
-    """Looks for images, and remembers what it passed over."""
+    """Finds images, and remembers what it skipped."""
 
     def __init__(self) -> None:
         self._suffixes: Counter[str] = Counter()

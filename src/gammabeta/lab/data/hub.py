@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face's, streamed: nothing is downloaded before it is used."""
+"""Data sets of Hugging Face, streamed: nothing is downloaded before it is used."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from gammabeta.lab.data.distort import pillow
 from gammabeta.lab.data.examples import Example, Images
-from gammabeta.lab.data.flat import DataError
 from gammabeta.lab.data.folder import CENTRED, SIZE
+from gammabeta.lab.data.raw import DataError
 
 PREFIX = "hf:"
 _TESTS = ("validation", "val", "test", "valid")
@@ -47,7 +47,7 @@ class HubStream:
 
 
 def hub(name: str, size: int | None = None) -> Images:
-    """Return a data set of Hugging Face's.
+    """Return a data set of Hugging Face.
 
     Args:
         name: ``"hf:NAME"`` or ``"hf:NAME:CONFIGURATION"``.
@@ -66,7 +66,7 @@ def hub(name: str, size: int | None = None) -> Images:
         ) from e
     path, _, configuration = name.removeprefix(PREFIX).partition(":")
     if not path:
-        raise DataError(f"data={name!r} names no data set; such as hf:cifar10")
+        raise DataError(f"data={name!r} names no data set; give one, such as hf:cifar10")
     try:
         splits = datasets.load_dataset(path, configuration or None, streaming=True)
     except Exception as e:  # of the network, the hub, the files: many kinds

@@ -1,4 +1,4 @@
-"""One door to every data set: by name, by folder, by Hugging Face's name."""
+"""Load any data set: by name, from a folder, or from Hugging Face."""
 
 from __future__ import annotations
 

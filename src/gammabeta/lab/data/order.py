@@ -1,4 +1,4 @@
-"""Which examples meet in which mini-batch: a function of the seed and the epoch alone."""
+"""The order of examples, a function of the seed and the epoch only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from gammabeta.lab.data.examples import Indices
 
 SHARD = 1024
-"""Consecutive examples that make a shard, where the data has no files of its own."""
+"""Consecutive examples per shard, for data that is not stored in shards."""
 
 _WRITTEN, _SHARDS, _WITHIN = 0, 1, 2  # what a stream of random numbers is for
 
@@ -15,18 +15,19 @@ _WRITTEN, _SHARDS, _WITHIN = 0, 1, 2  # what a stream of random numbers is for
 class Order:
     """The order of the examples in each epoch.
 
-    A large data set is kept in shards, files that each hold some of its examples in an order that
-    was drawn when they were written. An epoch reads the shards in a new order. What the paper
-    changed (section 4.2.1) is the order *within* them: left as written, neighbours stay neighbours
-    and meet again and again; shuffled, they do not, which it found to be worth about 1%.
+    A large data set is stored in shards, files that each hold some examples in a random but fixed
+    order. Each epoch reads the shards in a new order. The paper (section 4.2.1) also shuffles the
+    examples *within* shards, so that the same examples do not always appear together in a
+    mini-batch; it reports an improvement of about 1%.
 
     Here shards are blocks of consecutive examples of one fixed permutation.
 
     Args:
         size: number of examples.
-        seed: of the epochs' orders. The permutation that fills the shards does not depend on it.
-        shard: examples a shard.
-        within_shards: whether examples are shuffled within their shard.
+        seed: random seed for the orders of the epochs. The permutation that fills the shards does
+            not depend on it.
+        shard: examples per shard.
+        within_shards: shuffle examples within their shard.
 
     Raises:
         ValueError: ``size`` or ``shard`` is less than 1.
@@ -56,7 +57,7 @@ class Order:
         self._shards = [written[start : start + shard] for start in range(0, size, shard)]
 
     def epoch(self, epoch: int) -> Indices:
-        """Return the examples' numbers in the order of ``epoch`` (the first is 0)."""
+        """Return the indices of the examples in the order of ``epoch`` (from 0)."""
         shards = draw(_SHARDS, self._seed, epoch).permutation(len(self._shards))
         if not self._within:
             return np.concatenate([self._shards[s] for s in shards])
@@ -66,5 +67,5 @@ class Order:
 
 
 def draw(*key: int) -> np.random.Generator:
-    """Return a stream of random numbers of its own for ``key``: whole numbers, 0 or more."""
+    """Return an independent random generator for ``key``, integers of 0 or more."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))

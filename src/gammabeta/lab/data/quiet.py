@@ -1,4 +1,4 @@
-"""Pillow's warnings kept away while pictures are read, in however many threads."""
+"""Suppress Pillow's warnings while pictures are read, in any number of threads."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _inside = 0
 def quiet() -> Iterator[None]:
     """Keep Pillow's warnings from being printed, or raised as errors.
 
-    `warnings.catch_warnings` is for one thread: of two, the one that leaves last would put back the
-    other's filters, for good. Here the last one that leaves takes away what was added.
+    `warnings.catch_warnings` is not thread-safe: of two threads, the last one to leave would
+    permanently restore the other's filters. Here the last thread to leave removes the filter.
     """
     global _inside
     with _lock:

@@ -1,4 +1,4 @@
-"""Mini-batches of examples that come one after the other, from any position on."""
+"""Mini-batches of a stream of examples, from any position."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gammabeta.lab.data.examples import Example, Stream
 from gammabeta.lab.data.feed import Batch, Distort, Position, ahead, stacked
-from gammabeta.lab.data.flat import DataError
 from gammabeta.lab.data.order import draw
+from gammabeta.lab.data.raw import DataError
 
 _AHEAD = 3
 _SHARDS, _WITHIN, _DISTORTED = 6, 7, 8  # streams of random numbers beside the others
@@ -33,20 +33,20 @@ class _Place:
 class Streamed:
     """Mini-batches of a stream.
 
-    The shards' order is drawn for each epoch; within a shard, blocks of consecutive examples are
-    shuffled. Ranks share the shards, or where there are too few, the examples of each. After an
-    interruption the current shard is read again from its beginning, and what was used is passed
-    over.
+    Each epoch reads the shards in a new order; within a shard, blocks of consecutive examples are
+    shuffled. The shards are divided among the ranks, or if there are too few, the examples of each
+    shard. After an interruption the current shard is read again from its beginning, and the
+    examples already used are skipped.
 
     Args:
         stream: the training split.
-        batch_size: examples a mini-batch of this process.
-        seed: of orders and distortions.
-        distort: makes each example what the network sees.
-        block: examples that are held to be shuffled.
-        within_shards: whether they are; otherwise a shard is used as it was written.
+        batch_size: examples per mini-batch of this process.
+        seed: random seed for orders and distortions.
+        distort: turns an example into network input.
+        block: number of examples held in memory for shuffling.
+        within_shards: shuffle blocks within a shard; otherwise keep the stored order.
         workers: threads that decode and distort.
-        rank, ranks: this process and how many there are.
+        rank, ranks: rank of this process and number of processes.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Streamed:
         self._ranks = ranks
 
     def batches(self, position: Position) -> Iterator[Batch]:
-        """Yield the mini-batches from ``position`` on.
+        """Yield the mini-batches, starting at ``position``.
 
         Raises:
             DataError: the stream has no examples for this rank, or one cannot be decoded.

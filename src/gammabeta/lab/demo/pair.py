@@ -1,21 +1,20 @@
-"""Train two stacks side by side: same weights, same mini-batches, one difference."""
+"""Train two stacks with the same weights and mini-batches, without and with a norm."""
 
 from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta.lab.data.flat import Dataset
 from gammabeta.lab.demo.presets import Settings
 from gammabeta.lab.models.stack import Stack
-from gammabeta.layers import NonFiniteBatchWarning
+from gammabeta.lab.train.accuracy import accuracy, count_correct, split
+from gammabeta.lab.train.step import quiet_layers, take_step
 from gammabeta.signal import Cadence, Record, Watch, watch
 
 EVALUATE_EVERY = 5
@@ -24,12 +23,12 @@ EVALUATE_EVERY = 5
 
 @dataclass
 class Arm:
-    """One of the two networks and how it has fared.
+    """One of the two networks and its results.
 
     Attributes:
         name: ``"without"``, or ``"with batch norm"`` and the like.
         accuracies: step → test accuracy in evaluation mode.
-        diverged: the step whose loss was not finite; from then on the arm stands still.
+        diverged: the step whose loss was not finite; the arm takes no steps after it.
     """
 
     name: str
@@ -53,9 +52,9 @@ class Pair:
     """Two arms, recorded as they train.
 
     Args:
-        settings: what to train.
-        data: what to train on.
-        record: where both arms' signals go.
+        settings: the networks and their training.
+        data: training and test images.
+        record: receives the signals of both arms.
     """
 
     def __init__(self, settings: Settings, data: Dataset, record: Record) -> None:
@@ -81,7 +80,7 @@ class Pair:
             self.arms.append(Arm(name, model, _optimizer(model, settings), signal))
 
     def train(self) -> Iterator[int]:
-        """Take the steps, yielding each one's number after both arms took it."""
+        """Take all steps; yield the number of each after both arms have taken it."""
         size = len(self.data.train_x)
         try:
             for step in range(1, self.settings.steps + 1):
@@ -96,17 +95,11 @@ class Pair:
                 arm.signal.close()
 
     def _step(self, arm: Arm, step: int, x: Tensor, y: Tensor) -> None:
-        with warnings.catch_warnings():
-            # An arm that diverges is reported by its record, not by its layers.
-            warnings.simplefilter("ignore", NonFiniteBatchWarning)
-            loss = F.cross_entropy(arm.model(x), y)
-        arm.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        arm.optimizer.step()
+        with quiet_layers():
+            loss, _ = take_step(arm.model, arm.optimizer, x, y)
         scalars = {}
         if step % EVALUATE_EVERY == 0 or step in (1, self.settings.steps):
-            accuracy = arm.accuracies[step] = evaluate(arm.model, self.data)
-            scalars["accuracy"] = accuracy
+            scalars["accuracy"] = arm.accuracies[step] = accuracy(arm.model, self._test())
         arm.losses.append(loss.item())
         arm.signal.step(loss=loss, **scalars)
         if not math.isfinite(arm.losses[-1]):
@@ -115,29 +108,13 @@ class Pair:
     def evaluate_in_training_mode(self, arm: Arm) -> float:
         """Return the test accuracy of ``arm`` normalizing by the test mini-batches themselves.
 
-        A copy is used: in training mode a layer moves its running statistics.
+        A copy is used, because layers in training mode update their running statistics.
         """
-        model = copy.deepcopy(arm.model).train()
-        return _accuracy(model, self.data)
+        right, seen = count_correct(copy.deepcopy(arm.model).train(), self._test())
+        return int(right) / seen
 
-
-def evaluate(model: nn.Module, data: Dataset) -> float:
-    """Return the fraction of test images ``model`` gets right in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    try:
-        return _accuracy(model, data)
-    finally:
-        model.train(was_training)
-
-
-@torch.no_grad()
-def _accuracy(model: nn.Module, data: Dataset) -> float:
-    right = 0
-    for start in range(0, len(data.test_y), 2048):
-        chosen = slice(start, start + 2048)
-        right += int((model(data.test_x[chosen]).argmax(1) == data.test_y[chosen]).sum())
-    return right / len(data.test_y)
+    def _test(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return split(self.data.test_x, self.data.test_y, 2048)
 
 
 def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:

@@ -128,7 +128,7 @@ def covariate_shift(
     """
     objective = Objective(model, loss, batch)
     if (lr is None) == (optimizer is None):
-        raise ValueError("give lr= or optimizer=, one of them")
+        raise ValueError("give exactly one of lr= and optimizer=")
     if lr is not None and not (math.isfinite(lr) and lr > 0):
         raise ValueError(f"lr={lr} must be a positive number")
     chosen = _layers(model, layers, objective)

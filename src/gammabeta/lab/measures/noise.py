@@ -153,14 +153,14 @@ class Noise:
             return None  # the output as it is
         if not isinstance(output, Tensor) or output.dim() < 2:
             given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"noise needs outputs (examples, units, ...), and met: {given}")
+            raise ValueError(f"noise needs outputs of shape (examples, units, ...), not {given}")
         dim = output.dim() - 1
         if isinstance(layer, NORMS):
             dim = channel_dim(layer, output) % output.dim()
         elif isinstance(layer, _CHANNELS_FIRST):
             dim = 1
         if dim == 0:
-            raise ValueError(f"noise needs a batch, and met one example: {tuple(output.shape)}")
+            raise ValueError(f"noise needs a batch, not one example of shape {tuple(output.shape)}")
         shape = [1] * output.dim()
         shape[0], shape[dim] = output.shape[0], output.shape[dim]
         s, m = (part.reshape(shape).to(output) for part in self.draw(shape[0], shape[dim]))

@@ -47,7 +47,7 @@ class Objective:
             raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             given = f"{len(batch)} items" if isinstance(batch, (tuple, list)) else type(batch)
-            raise TypeError(f"batch must be a pair (input, target), and is: {given}")
+            raise TypeError(f"batch must be a pair (input, target), not {given}")
         if any(map(is_lazy, model.parameters())):
             raise ValueError("model has a lazy module; call the model on a batch first")
         self.model = model
@@ -109,7 +109,7 @@ class Objective:
         if not isinstance(value, Tensor):
             raise TypeError(f"loss returned a {type(value).__name__}; it must return a tensor")
         if value.numel() != 1:
-            raise ValueError(f"loss returned shape {tuple(value.shape)}; it must be one number")
+            raise ValueError(f"loss returned shape {tuple(value.shape)}; it must be a scalar")
         if not value.requires_grad:
             raise ValueError("loss returned a number that depends on no parameter of the model")
         return value.reshape(())

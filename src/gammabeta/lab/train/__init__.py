@@ -1,1 +1,1 @@
-"""The training engine: recipes, checkpoints that resume bit by bit, evaluation."""
+"""Training: recipes, a resumable loop with checkpoints, and evaluation."""

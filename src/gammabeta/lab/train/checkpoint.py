@@ -62,7 +62,7 @@ _NEEDED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or written; the message says why and what would do."""
+    """A checkpoint cannot be read or written; the message says why and how to fix it."""
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -76,7 +76,7 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def steps(folder: Path) -> list[Path]:
-    """Return the checkpoints of steps in ``folder``, the newest first."""
+    """Return the checkpoints after steps in ``folder``, newest first."""
     named = [
         (int(number), path)
         for path in folder.glob(f"{_STEP}*{SUFFIX}")
@@ -179,7 +179,7 @@ def _read(path: Path) -> dict[str, Any]:
     seal = _SEAL + hashlib.sha256(memoryview(raw)[:-_SEALED]).hexdigest().encode()
     if raw[-_SEALED:] != seal:
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint of gammabeta's: it does not end in its checksum"
+            f"{path} is damaged or not a checkpoint of gammabeta: it does not end in its checksum"
         )
     try:
         state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
@@ -197,11 +197,11 @@ def _read(path: Path) -> dict[str, Any]:
         )
     missing = [name for name in _NEEDED if name not in state]
     if missing:
-        raise CheckpointError(f"{path} is no whole checkpoint: it lacks {', '.join(missing)}")
+        raise CheckpointError(f"{path} is not a complete checkpoint: it lacks {', '.join(missing)}")
     for name, (needed, holds) in _NEEDED.items():
         if not holds(state[name]):
             raise CheckpointError(
-                f"{path} is no whole checkpoint: {name}={brief(state[name])} must be {needed}"
+                f"{path} is not a complete checkpoint: {name}={brief(state[name])} must be {needed}"
             )
     return state
 

@@ -1,25 +1,25 @@
-"""The training engine: a plain PyTorch loop, killed anywhere, goes on as if it had not been.
+"""The training loop. A run that was killed can be resumed with the same result.
 
-On one machine or, under ``torchrun``, on many processes with `DistributedDataParallel`. What the
-loop needs is in `state`, what it keeps in `snapshot`, `checkpoint` and `journal`; this is the loop.
+It runs in one process or, under ``torchrun``, in several with `DistributedDataParallel`. The step
+is in `step`, random states are in `state`, and what a run saves is in `snapshot`, `checkpoint` and
+`journal`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gammabeta.lab.data import Batch, Images
 from gammabeta.lab.train import checkpoint, snapshot
+from gammabeta.lab.train.accuracy import count_correct, evaluating
 from gammabeta.lab.train.journal import Journal
 from gammabeta.lab.train.network import Standardize, Trainable, build, describe
 from gammabeta.lab.train.plan import Plan, due
@@ -33,31 +33,30 @@ from gammabeta.lab.train.state import (
     synchronized,
     warmed_up,
 )
+from gammabeta.lab.train.step import quiet_layers, take_step
 from gammabeta.lab.train.supply import feed_of, held_out
-from gammabeta.layers import NonFiniteBatchWarning
 from gammabeta.signal import Cadence, Watch, watch
 
 FLUSH = 20
-"""Steps between two looks at the losses where looking makes a GPU or other ranks wait."""
+"""Steps between checks of the loss if a check makes a GPU or other ranks wait."""
 
 
 class Trainer:
-    """A run: the network, its optimizer, its place in the data.
+    """A run: the network, its optimizer and its position in the data.
 
     Args:
-        recipe: what to train, and how.
-        plan: everything else that decides the run.
-        images: what to train on.
+        recipe: the network, its optimizer and learning rate.
+        plan: all other settings.
+        images: the data set.
         ranks: this process among others.
-        folder: of the run; this process must hold it (`gammabeta.lab.train.journal.Held`).
-        resumed: what `checkpoint.read` gave, to go on from there.
+        folder: folder of the run; this process must hold it (`gammabeta.lab.train.journal.Held`).
+        resumed: the checkpoint to resume from, see `checkpoint.read`.
         report: called with the progress, on the first rank.
 
     Raises:
         ValueError: the plan does not suit the data, the device or the number of ranks.
 
-    The global random states (torch, Python, NumPy) are seeded for the run, and as they were after
-    `run`.
+    `run` seeds the global random states (torch, Python, NumPy) and restores them at the end.
     """
 
     def __init__(
@@ -75,9 +74,9 @@ class Trainer:
         self.folder = folder
         self.outcome = Outcome()
         self.stop = False
-        """Set it, from a signal handler say, to end the run at the next look at the losses."""
+        """Set to True, for example in a signal handler, to end the run at the next check."""
         self.notes: list[str] = []
-        """What a person should know of this run, a line each."""
+        """Information for the user, one line each."""
         self._report = report or (lambda _: None)
         self._data = describe(images)
         self._feed = feed_of(recipe, plan, images, ranks)
@@ -93,7 +92,7 @@ class Trainer:
         self._losses: list[Tensor] = []
         self._since = Since()
         self._kept = math.nan
-        """Accuracy of the best checkpoint that is there, maybe of a step that is to come again."""
+        """Accuracy of the best checkpoint on disk; its step may be repeated after a resume."""
         if resumed is not None:
             best = folder / checkpoint.BEST
             with contextlib.suppress(checkpoint.CheckpointError):
@@ -113,7 +112,7 @@ class Trainer:
         """Train until the last step, or until the loss is not finite.
 
         Raises:
-            CheckpointError: one could not be written. Those before are intact.
+            CheckpointError: a checkpoint could not be written. Earlier ones are intact.
         """
         outside = random_state(self.ranks.device)
         if self._random is None:
@@ -122,7 +121,7 @@ class Trainer:
             set_random_state(self._random, self.ranks.device)
         batches = self._feed.batches(self._position)
         try:
-            with self._journal() as journal, self._watched() as signal, _quiet_layers():
+            with self._journal() as journal, self._watched() as signal, quiet_layers():
                 self._loop(batches, journal, signal)
         finally:
             with contextlib.suppress(AttributeError):  # an iterator need not have it
@@ -136,10 +135,12 @@ class Trainer:
         plan, outcome = self.plan, self.outcome
         network = self._distributed()
         self.model.train()
-        if outcome.step == 0:  # from here on the run can be killed, and a full disk is known of
+        if (
+            outcome.step == 0
+        ):  # from here on the run can be resumed, and a full disk has been noticed
             first = self._save(checkpoint.path_of(self.folder, 0))
             if self.ranks.first:
-                checkpoint.read(first)  # a recipe could hold what cannot be read again
+                checkpoint.read(first)  # a recipe may hold values that cannot be read back
         self._since.begin()
         while outcome.step < plan.steps:
             step = outcome.step + 1
@@ -159,7 +160,7 @@ class Trainer:
             stopping = outcome.stopped
             accuracy = self._measure(step) if evaluating else None
             saved = None
-            # The best first: killed between the two, a resumed run comes here again.
+            # The best one first: if killed between the two, a resumed run repeats this.
             if accuracy is not None and outcome.best_step == step and not self._kept > accuracy:
                 self._save(self.folder / checkpoint.BEST)
             if saving or stopping:
@@ -177,13 +178,8 @@ class Trainer:
         rate = self.recipe.learning_rate(step - 1)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        with self._precision():
-            loss = F.cross_entropy(network(x), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        loss, _ = take_step(network, self.optimizer, x, y, precision=self._precision())
         self._position = batch.after
-        loss = loss.detach()
         self._losses.append(loss)
         self._since.images += len(batch.y) * self.ranks.count
         return loss
@@ -205,17 +201,17 @@ class Trainer:
     def _measure(self, step: int) -> float:
         """Return the accuracy on the test split, in evaluation mode."""
         self._since.pause()
-        right, seen = 0.0, 0.0
-        self.model.eval()
-        try:
-            with torch.no_grad(), averaged_buffers(self.model, self.ranks), self._precision():
-                for x, y in held_out(self.images, self.ranks):
-                    scores = self.model(self._ready(x))
-                    right += float((scores.argmax(1) == y.to(self.ranks.device)).sum())
-                    seen += len(y)
-        finally:
-            self.model.train()
-        right, seen = self.ranks.sum([right, seen])
+        with (
+            evaluating(self.model),
+            averaged_buffers(self.model, self.ranks),
+            self._precision(),
+        ):
+            batches = (
+                (self._ready(x), y.to(self.ranks.device))
+                for x, y in held_out(self.images, self.ranks)
+            )
+            counts = count_correct(self.model, batches)
+        right, seen = self.ranks.sum([float(count) for count in counts])
         accuracy = right / seen
         outcome = self.outcome
         outcome.accuracies[step] = accuracy
@@ -249,13 +245,13 @@ class Trainer:
         since.reset()
 
     def _diverge(self, journal: Journal | None) -> None:
-        """Keep the state that a person may want to look at, and say at which step it was."""
+        """Save the state for inspection, and log the step."""
         self._save(self.folder / checkpoint.DIVERGED)
         if journal is not None:
             journal.add(step=self.outcome.diverged, loss=math.nan, diverged=True)
 
     def _save(self, path: Path) -> Path:
-        """Write a checkpoint of all ranks; on every rank, or none, it succeeds."""
+        """Write a checkpoint of all ranks; it succeeds on all ranks or on none."""
         self._since.pause()
         own = snapshot.own(self.model, self.ranks.device, self._position)
         held = self.ranks.gather(own)
@@ -278,11 +274,11 @@ class Trainer:
         return snapshot.Parts(self.model, self.optimizer, self.outcome)
 
     def _distributed(self) -> nn.Module:
-        """The network as it is called in training."""
+        """The network to call in training."""
         if self.ranks.count == 1:
             return self.model
-        # Each rank keeps running statistics of its own mini-batches, as the paper's workers did;
-        # they are averaged where they are used.
+        # Each rank has running statistics of its own mini-batches, as the paper's workers did;
+        # they are averaged when they are used.
         size, channels = self._data["size"], self._data["channels"]
         zeros = torch.zeros(2, channels, size, size, dtype=torch.uint8)
         with self._precision(), warmed_up(self.model, self.ranks.device):
@@ -327,16 +323,8 @@ class Trainer:
             yield signal
 
 
-@contextlib.contextmanager
-def _quiet_layers() -> Iterator[None]:
-    """A run that diverges is reported by the engine, not by its layers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NonFiniteBatchWarning)
-        yield
-
-
 def _free(folder: Path, name: str) -> Path:
-    """A record's name that is not in use: a run may be resumed at the same step more than once."""
+    """An unused name of a record: a run may be resumed at the same step more than once."""
     count, path = 1, folder / name
     while path.with_name(path.name + ".sqlite").exists():
         count += 1

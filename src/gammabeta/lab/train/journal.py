@@ -1,4 +1,4 @@
-"""The run's folder: who may write there, and the log of what happened, one JSON object a line."""
+"""The folder of a run: its lock, and its log with one JSON object per line."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LOCK = "lock"
 
 
 class Held:
-    """Holds a folder for this process alone; a context manager. Freed when the process ends.
+    """Context manager that locks a folder for this process. The end of the process frees it.
 
     Args:
-        folder: of the run; made if it is not there.
+        folder: folder of the run; created if missing.
 
     Raises:
-        ValueError: another process holds it, or it cannot be made.
+        ValueError: another process holds it, or it cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,14 +56,14 @@ class Held:
 
 
 class Journal:
-    """The log of a run. Each line is written through to the file as it is made.
+    """The log of a run. Each line is written to the file immediately.
 
-    If that fails, on a full disk say, it warns once, and there are no more lines: the run goes on.
+    If writing fails, for example on a full disk, it warns once and stops logging. The run goes on.
 
     Args:
-        folder: of the run.
-        after: what the log says of later steps is dropped: a run that goes on from step
-            ``after`` will say it again.
+        folder: folder of the run.
+        after: lines of later steps are dropped, because a run resumed from step ``after`` repeats
+            them.
     """
 
     def __init__(self, folder: Path, after: int = 0) -> None:
@@ -74,7 +74,7 @@ class Journal:
         self._file: IO[bytes] | None = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def add(self, **row: Any) -> None:
-        """Write a line; it has a ``step``. What is not a finite number is written as null."""
+        """Write a line, which must have a ``step``. Non-finite numbers are written as null."""
         if self._file is None:
             return
         try:
@@ -95,7 +95,7 @@ class Journal:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a log; one that was cut short when its process ended is passed over."""
+    """Yield the lines of a log, skipping incomplete ones."""
     if not path.exists():
         return
     for line in path.read_text("utf-8", errors="replace").splitlines():

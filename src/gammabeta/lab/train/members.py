@@ -1,4 +1,4 @@
-"""Checkpoints as trained networks, with the data they know: what `evaluate` needs of them."""
+"""Trained networks from checkpoints, for evaluation."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Member:
     """A trained network.
 
     Attributes:
-        path: of its checkpoint.
-        model: the network, its weights loaded.
-        recipe, plan: what it was trained by.
-        data: what it was trained on, see `gammabeta.lab.train.network.describe`.
-        step: after how many steps.
+        path: path of its checkpoint.
+        model: the network with its weights.
+        recipe, plan: its training settings.
+        data: its training data, see `gammabeta.lab.train.network.describe`.
+        step: number of steps it was trained for.
     """
 
     path: Path
@@ -59,8 +59,8 @@ def load_member(
     Args:
         place: a checkpoint, or a run's folder: then its best one, or the newest if none was
             measured.
-        device: where to.
-        rebuild: makes the recipe of what the checkpoint holds, where it is none of the paper's.
+        device: device of the network.
+        rebuild: makes a recipe that is not one of the paper's from the checkpoint.
 
     Raises:
         CheckpointError: it is missing, damaged or somebody else's, or holds something wrong.
@@ -75,7 +75,7 @@ def load_member(
         try:
             model = build(recipe, plan, held["data"])
         except ValueError as e:
-            raise CheckpointError(f"its network cannot be made: {e}") from e
+            raise CheckpointError(f"its network cannot be built: {e}") from e
         load_weights(model, held)
     if device is not None:
         model.to(device)
@@ -83,7 +83,7 @@ def load_member(
 
 
 def check(members: Sequence[Member], images: Images) -> None:
-    """Raise if ``members`` do not go together, or not with ``images``.
+    """Raise if ``members`` do not match each other or ``images``.
 
     Raises:
         ValueError: they were trained on images of another kind, or for other classes.
@@ -94,8 +94,8 @@ def check(members: Sequence[Member], images: Images) -> None:
             if member.data[what] != first.data[what]:
                 words = {"name": "data", "fingerprint": "files"}.get(what, what)
                 raise ValueError(
-                    f"{member.path} was trained with other {words} than {first.path}; an ensemble "
-                    "takes the same images"
+                    f"{member.path} was trained with other {words} than {first.path}; the members "
+                    "of an ensemble need the same images"
                 )
     if (
         len(images.classes) != len(first.data["classes"])
@@ -136,7 +136,7 @@ def evaluate_members(
         progress: called with the number of images done so far.
 
     Raises:
-        ValueError: there are none, or they do not go together, or with the data.
+        ValueError: there are no members, or they do not match each other or the data.
     """
     if not members:
         raise ValueError("members is empty; give at least one")
@@ -173,7 +173,7 @@ def evaluate_members(
 
 @dataclass(frozen=True)
 class _Batches:
-    """The first so many mini-batches, made again for each pass: they may be too many to hold."""
+    """The first ``count`` mini-batches, made again in each pass: they may not fit into memory."""
 
     feed: Feed
     ready: Standardize
@@ -184,7 +184,7 @@ class _Batches:
 
 
 def _shown(images: Images, crops: int, ready: Standardize) -> Iterator[tuple[Any, Tensor]]:
-    """The test split; whole pictures where they are to be cropped in many ways."""
+    """The test split; whole pictures for many crops."""
     if crops == 1 or isinstance(images.test, Arrays):
         for x, y in held_out(images, None):
             yield ready(x), y

@@ -1,4 +1,4 @@
-"""A recipe's network for some data: built the same way to train, to resume and to evaluate."""
+"""Build the network of a recipe, for training, resuming and evaluation."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gammabeta.lab.train.plan import Plan
 
 
 class Trainable(Protocol):
-    """What the engine asks of a recipe; a frozen dataclass, so that a checkpoint can hold it."""
+    """Protocol of a recipe; a frozen dataclass, so that a checkpoint can store it."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the recipe."""
 
     @property
     def batch_size(self) -> int:
-        """Examples a step, of each process."""
+        """Examples per step of each process."""
 
     @property
     def shuffle_within_shards(self) -> bool:
@@ -53,11 +53,11 @@ class Trainable(Protocol):
         """Return an optimizer of the network's parameters."""
 
     def learning_rate(self, step: int) -> float:
-        """Return the rate of a step; the first is 0."""
+        """Return the learning rate of a step (from 0)."""
 
 
 def describe(images: Images) -> dict[str, Any]:
-    """Return what a network has to know of its data, as a checkpoint keeps it."""
+    """Return the properties of the data that a network needs, as stored in checkpoints."""
     return {
         "name": images.name,
         "classes": list(images.classes),
@@ -70,10 +70,10 @@ def describe(images: Images) -> dict[str, Any]:
 
 
 def check_data(data: Mapping[str, Any]) -> None:
-    """Raise unless ``data`` is what `describe` gives.
+    """Raise unless ``data`` is a valid result of `describe`.
 
     Raises:
-        ValueError: it is not; the first wrong entry is named.
+        ValueError: an entry is missing or invalid.
     """
     channels = data.get("channels")
     checks: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
@@ -122,12 +122,12 @@ def build(recipe: Trainable, plan: Plan, data: Mapping[str, Any]) -> nn.Module:
 
 
 class Standardize:
-    """Makes a network's input of bytes: x ← (x/255 − mean) / std, for each channel.
+    """Turns bytes into network input: x ← (x/255 − mean) / std, for each channel.
 
     Args:
         data: see `describe`.
-        device: where to.
-        channels_last: whether the result is in that layout.
+        device: device of the result.
+        channels_last: memory layout of the result.
     """
 
     def __init__(self, data: Mapping[str, Any], device: torch.device, channels_last: bool) -> None:

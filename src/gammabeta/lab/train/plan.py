@@ -1,4 +1,4 @@
-"""What decides a training run, apart from its recipe; kept in every checkpoint."""
+"""The settings of a training run besides its recipe; stored in every checkpoint."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ FREE = (
     "watch",
     "skip_unreadable",
 )
-"""What a run may change when it is resumed: none of it changes a weight after the same step."""
+"""Settings that may change on resume; none of them changes the weights."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a run, apart from its recipe.
+    """All settings of a run besides its recipe.
 
     Attributes:
         data: name of the data set, see `gammabeta.lab.data.load_images`.
-        data_dir: its folder; "" for the place where it is looked for by itself.
-        steps: optimizer steps in all.
-        seed: of weights, order, distortions and dropout.
-        size: height and width given to the network; 0 for the data's own.
+        data_dir: its folder; "" for the default.
+        steps: total number of optimizer steps.
+        seed: random seed for weights, order, distortions and dropout.
+        size: height and width of the network's input; 0 for those of the data.
         width: multiplies the network's channels.
-        stem, channels: of the network; "auto" lets the recipe choose.
+        stem, channels: variants of the network; "auto" lets the recipe choose.
         distortions: ``"paper"`` crops, mirrors and distorts the training examples, ``"none"`` does
             not, ``"auto"`` does with photographs.
-        shard: examples a shard, see `gammabeta.lab.data.Order`.
+        shard: examples per shard, see `gammabeta.lab.data.Order`.
         precision: ``"fp32"``, or ``"bf16"`` for autocast.
-        channels_last: whether images and weights are kept in that layout.
-        sync_bn: whether batch norm's mini-batch is that of all ranks.
+        channels_last: use the channels-last memory layout for images and weights.
+        sync_bn: compute batch statistics over all ranks.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
-        skip_unreadable: whether images that cannot be read are left out.
-        evaluate_every, checkpoint_every, log_every: in steps; 0 for at the end only.
-        keep: how many checkpoints are kept, beside the best.
+        skip_unreadable: skip images that cannot be read.
+        evaluate_every, checkpoint_every, log_every: intervals in steps; 0 for only at the end.
+        keep: number of checkpoints to keep besides the best one.
         workers: threads that prepare distorted examples.
-        watch: whether the signal is recorded.
+        watch: record the signal.
 
     Raises:
         ValueError: an unknown name or a number out of range.
@@ -102,25 +102,25 @@ class Plan:
             raise ValueError(f"width={self.width} must be a positive number, at most {WIDEST}")
 
     def with_changes(self, **changes: Any) -> Plan:
-        """Return this plan with ``changes``; a change that is None is none."""
+        """Return this plan with ``changes``; None leaves a field unchanged."""
         return replace(self, **{k: v for k, v in changes.items() if v is not None})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the plan as numbers and text under names."""
+        """Return the plan as a dict of numbers and strings."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, held: Mapping[str, Any]) -> Plan:
-        """Return the plan that `as_dict` gave.
+        """Return the plan of a dict made by `as_dict`.
 
         Raises:
-            ValueError: ``held`` is not that: a name is unknown or missing, or a value wrong.
+            ValueError: a name is unknown or missing, or a value is invalid.
         """
         return made(cls, "plan", held)
 
 
 def check_types(made: Any) -> None:
-    """Raise unless each field of a dataclass is of the type it is annotated with.
+    """Raise unless each field of a dataclass has its annotated type.
 
     Raises:
         ValueError: one of them is not.
@@ -145,11 +145,11 @@ _TYPES: dict[str, tuple[Any, str]] = {
 
 
 def made(kind: type[_Made], what: str, held: Mapping[str, Any]) -> _Made:
-    """Return the dataclass ``kind`` with the fields ``held``, which has to have all of them.
+    """Return the dataclass ``kind`` with the fields ``held``, which must be complete.
 
     Args:
-        kind: of dataclass.
-        what: what a person calls it, for the message.
+        kind: the dataclass.
+        what: its name in error messages.
         held: name → value.
 
     Raises:
@@ -171,7 +171,7 @@ def made(kind: type[_Made], what: str, held: Mapping[str, Any]) -> _Made:
 
 
 def due(step: int, every: int, last: int) -> bool:
-    """Return whether what happens every so many steps, and at the last one, happens at ``step``.
+    """Return whether a periodic action is due at ``step``; it is always due at the last step.
 
     Example:
         >>> [step for step in range(1, 11) if due(step, 4, 10)]

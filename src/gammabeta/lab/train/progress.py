@@ -1,4 +1,4 @@
-"""How far a run has come, how fast, and how it ended."""
+"""Progress, speed and outcome of a run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
-        step, steps: optimizer steps taken, and in all.
-        loss: mean over the steps since the last report, and over all ranks.
-        learning_rate: of this step.
-        images_per_second: of all ranks, since the last report; without evaluating and saving.
-        seconds_left: until the last step, at this speed.
-        accuracy: on the test split, if it was measured at this step.
+        step, steps: optimizer steps taken, and in total.
+        loss: mean over the steps since the last report and over all ranks.
+        learning_rate: learning rate of this step.
+        images_per_second: speed of all ranks since the last report, without evaluation and
+            checkpoints.
+        seconds_left: estimated time until the last step.
+        accuracy: accuracy on the test split, if it was measured at this step.
         best: the best accuracy so far.
         saved: the checkpoint written at this step.
     """
@@ -36,16 +37,16 @@ class Progress:
 
 @dataclass
 class Outcome:
-    """How a run ended.
+    """Outcome of a run.
 
     Attributes:
         step: the last step taken.
         accuracies: step → test accuracy, as measured by this process.
-        best: the best of the whole run; NaN if none was measured.
-        best_step: where that was.
+        best: best accuracy of the whole run; NaN if none was measured.
+        best_step: the step with the best accuracy.
         diverged: the step whose loss was not finite.
-        stopped: whether it was asked to stop before the last step.
-        checkpoint: the last one written.
+        stopped: whether the run was stopped before the last step.
+        checkpoint: the last checkpoint written.
     """
 
     step: int = 0
@@ -58,7 +59,7 @@ class Outcome:
 
 
 class Since:
-    """What has happened since the last report, with the clock stopped while nothing is trained."""
+    """Losses and time since the last report; time counts only while training."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -71,26 +72,26 @@ class Since:
         self._began = time.monotonic()
 
     def pause(self) -> None:
-        """Stop the clock, if it runs."""
+        """Stop the clock if it is running."""
         if self._began is not None:
             self._seconds += time.monotonic() - self._began
             self._began = None
 
     def again(self) -> None:
-        """Start the clock, if it stands."""
+        """Start the clock if it is stopped."""
         if self._began is None:
             self.begin()
 
     def loss(self) -> float:
-        """Return the mean loss; NaN of none."""
+        """Return the mean loss; NaN without losses."""
         return math.fsum(self.losses) / len(self.losses) if self.losses else math.nan
 
     def speed(self) -> tuple[float, float]:
-        """Return images a second and seconds a step; the clock stops."""
+        """Stop the clock; return images per second and seconds per step."""
         self.pause()
         seconds = max(self._seconds, 1e-9)
         return self.images / seconds, seconds / max(len(self.losses), 1)
 
     def reset(self) -> None:
-        """Forget all."""
+        """Start over."""
         self.losses, self.images, self._seconds = [], 0, 0.0

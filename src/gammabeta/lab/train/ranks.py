@@ -1,4 +1,4 @@
-"""One process of many: who it is, and what all of them agree on."""
+"""This process among others, and communication with them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Ranks:
     """This process among those that train together.
 
     Attributes:
-        rank: its number, from 0.
-        count: how many there are; 1 where nothing is distributed.
-        device: where it computes.
+        rank: number of this process, from 0.
+        count: number of processes; 1 if training is not distributed.
+        device: device of this process.
     """
 
     rank: int
@@ -49,9 +49,9 @@ class Ranks:
                 tensor.div_(self.count)
 
     def gather(self, held: Any) -> list[Any]:
-        """Return what every rank holds, in their order; empty but on the first.
+        """Return the values of all ranks, in order, on the first rank; empty on the others.
 
-        Everything has to be on the CPU.
+        All values must be on the CPU.
         """
         if self.count == 1:
             return [held]
@@ -60,7 +60,7 @@ class Ranks:
         return found or []
 
     def agree(self, problem: Exception | None) -> None:
-        """Raise on every rank if one has a problem, so that none waits for it for ever.
+        """Raise on every rank if one has a problem, so that no rank waits forever.
 
         Raises:
             Exception: this rank's ``problem``, if it is the first rank or the only one.
@@ -83,15 +83,15 @@ class RankError(ValueError):
 
 @contextlib.contextmanager
 def ranks(device: str) -> Iterator[Ranks]:
-    """Join the processes that ``torchrun`` started; alone where it did not.
+    """Join the processes that ``torchrun`` started, or run alone without it.
 
-    NCCL connects GPUs, gloo processors. A process group that is there already is used, and left.
+    GPUs communicate through NCCL, CPUs through gloo. An existing process group is used as it is.
 
     Args:
         device: ``"cpu"``, ``"cuda"``, or ``"auto"`` for a GPU if there is one.
 
     Raises:
-        ValueError: the device is not there.
+        ValueError: the device is not available.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -119,7 +119,7 @@ def _device(name: str, local: int) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device={name!r} is not known; cpu, cuda or auto will do") from None
+        raise ValueError(f"device={name!r} is not known; use cpu, cuda or auto") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(f"device={name!r} is not here: torch sees no GPU; give --device cpu")
@@ -132,5 +132,5 @@ def _device(name: str, local: int) -> torch.device:
             device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     elif device.type != "cpu":
-        raise ValueError(f"device={name!r} will not do; cpu, cuda or auto will")
+        raise ValueError(f"device={name!r} is not supported; use cpu, cuda or auto")
     return device

@@ -1,7 +1,7 @@
 """The paper's training recipes by name, and its seven changes as switches that can be ablated.
 
-A recipe is what section 4.2 varies: the network's normalization and activation, and how it is
-trained. What it is trained on is not part of it.
+A recipe holds what section 4.2 varies: normalization and activation of the network, and its
+training. The data is not part of it.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ EIGHT_EPOCHS = 8 * 1_281_167 / 32
 class Recipe:
     """A network and how it is trained.
 
-    The fields are the baseline's settings and switches; what training goes by are the properties
-    `lr`, `weight_decay`, `dropout`, `local_response_norm`, `decay_every`, and `learning_rate`.
+    The fields are the settings of the baseline and switches; training uses the properties `lr`,
+    `weight_decay`, `dropout`, `local_response_norm`, `decay_every`, and `learning_rate`.
 
     Attributes:
         name: as the paper calls it; ``+`` at its end says that it was changed.
         norm: ``"batch"`` or ``"none"``.
-        activation: of every layer.
+        activation: activation of every layer.
         rate_factor: multiplies ``base_lr``: 1, 5 or 30 in the paper.
         no_dropout, weaker_l2, faster_decay, no_local_response_norm, shuffle_within_shards,
             weak_distortions: see `SWITCHES`.
         base_lr: initial learning rate of the baseline; the paper's 0.0015 was for ImageNet.
-        batch_size: examples a step.
-        momentum: of SGD. The paper says "SGD with momentum" and no number: 0.9 is customary.
+        batch_size: examples per step.
+        momentum: momentum of SGD. The paper gives no number; 0.9 is customary.
         base_weight_decay: weight of the L2 penalty of the baseline. Not printed: 2e-4 is that of
             Caffe's GoogLeNet, and a fifth of it, 4e-5, that of TensorFlow's Inception.
         dropout_fraction: probability, before the classifier; GoogLeNet's 40 %.
@@ -141,7 +141,7 @@ class Recipe:
 
     @property
     def weight_decay(self) -> float:
-        """Of the optimizer: the gradient of the L2 penalty over the weight."""
+        """Weight decay of the optimizer: gradient of the L2 penalty divided by the weight."""
         return self.base_weight_decay / (L2_DIVISOR if self.weaker_l2 else 1.0)
 
     @property
@@ -160,9 +160,9 @@ class Recipe:
         return self.base_decay_every / (DECAY_FACTOR if self.faster_decay else 1.0)
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of ``step``; the first is 0.
+        """Return the learning rate of ``step`` (from 0).
 
-        ``lr · decay_rate ** (step / decay_every)``: exponential decay, without stairs.
+        ``lr · decay_rate ** (step / decay_every)``: continuous exponential decay.
 
         Example:
             >>> inception = recipe("inception")
@@ -174,7 +174,7 @@ class Recipe:
     # Others like it.
 
     def with_changes(self, **changes: Any) -> Recipe:
-        """Return this recipe with ``changes`` to its fields; a change that is None is none.
+        """Return this recipe with ``changes`` to its fields; None leaves a field unchanged.
 
         Raises:
             ValueError: an unknown field, or a value out of range.
@@ -240,15 +240,15 @@ class Recipe:
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return SGD with momentum over the parameters of ``model``.
 
-        The L2 penalty is on the weights of convolutions and linear layers. γ, β and biases have
-        none: the paper does not say, and this is what its authors' later code does. Set the rate
+        The L2 penalty applies to the weights of convolutions and linear layers only, not to γ, β
+        and biases. The paper does not say; its authors' later code does so. Set the learning rate
         of both groups to `learning_rate` before each step.
 
         Args:
             model: any module; frozen parameters are left out.
 
         Raises:
-            ValueError: no parameter wants a gradient.
+            ValueError: no parameter requires a gradient.
         """
         weights: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
@@ -256,7 +256,9 @@ class Recipe:
             if parameter.requires_grad:
                 (weights if parameter.dim() > 1 else others).append(parameter)
         if not weights and not others:
-            raise ValueError(f"model={type(model).__name__} has no parameter that wants a gradient")
+            raise ValueError(
+                f"model={type(model).__name__} has no parameter that requires a gradient"
+            )
         groups = [
             {"params": weights, "weight_decay": self.weight_decay},
             {"params": others, "weight_decay": 0.0},

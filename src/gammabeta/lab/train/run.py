@@ -1,4 +1,4 @@
-"""A run and its folder: begun anew, or gone on with from a checkpoint."""
+"""Start a run in a folder, or resume it from a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from gammabeta.atomic_files import tidy
 from gammabeta.lab.data import Images, load_images
-from gammabeta.lab.data.flat import DataError
+from gammabeta.lab.data.raw import DataError
 from gammabeta.lab.train import checkpoint
 from gammabeta.lab.train.checkpoint import CheckpointError
 from gammabeta.lab.train.engine import Trainer
@@ -32,13 +32,13 @@ def fit(
     images: Images | None = None,
     report: Report | None = None,
 ) -> Outcome:
-    """Train ``recipe`` as ``plan`` says, in ``folder``.
+    """Train ``recipe`` with the settings of ``plan``, in ``folder``.
 
     Args:
-        recipe: what to train, and how; a frozen dataclass.
-        plan: everything else that decides the run.
-        folder: where checkpoints and the log go; it must have no run in it.
-        images: what to train on; loaded as the plan says if None.
+        recipe: the network, its optimizer and learning rate; a frozen dataclass.
+        plan: all other settings.
+        folder: folder for checkpoints and the log; it must not contain a run.
+        images: the data set; None loads the plan's.
         report: called with the progress.
 
     Returns:
@@ -72,12 +72,12 @@ def resume(
     report: Report | None = None,
     **changes: Any,
 ) -> Outcome:
-    """Go on with a run; its weights end as if it had never been interrupted, bit by bit.
+    """Resume a run; the final weights are bit-identical to those of an uninterrupted run.
 
     Args:
         place: the run's folder, or one of its checkpoints.
-        images: what to train on; loaded as the plan says if None.
-        rebuild: makes the recipe of what its checkpoint holds, where it is none of the paper's.
+        images: the data set; None loads the plan's.
+        rebuild: makes a recipe that is not one of the paper's from the checkpoint.
         report: called with the progress.
         **changes: of the plan; only what changes no weight, see `gammabeta.lab.train.plan.FREE`.
 
@@ -156,7 +156,7 @@ def _begun(
         stack.enter_context(Held(folder))
         if checkpoint.steps(folder):
             raise ValueError(
-                f"out={folder} has a run in it; give another folder, or go on with it: "
+                f"out={folder} has a run in it; give another folder, or resume the run: "
                 f"gammabeta train --resume {folder}"
             )
         tidy(folder)
@@ -183,8 +183,8 @@ def _resumed(
     held = checkpoint.read(path)
     if held["diverged"] is not None:
         raise CheckpointError(
-            f"{path} is the state after the loss was not finite in step {held['diverged']}; go on "
-            f"from one before it, or look at it with torch.load"
+            f"{path} is the state after a non-finite loss in step {held['diverged']}; resume an "
+            f"earlier checkpoint, or inspect this one with torch.load"
         )
     recipe, plan = made_by(path, held, rebuild)
     plan = plan.with_changes(**changes)
@@ -197,13 +197,13 @@ def _resumed(
             found = images or _load(plan)
             if describe(found) != held["data"]:
                 raise CheckpointError(
-                    f"data={plan.data!r} is not what it was trained on; bring back the same files"
+                    f"data={plan.data!r} is not what it was trained on; restore the same files"
                 )
             return Trainer(recipe, plan, found, all_ranks, folder, resumed=held, report=report)
         except (CheckpointError, DataError):
             raise
         except ValueError as e:
-            raise CheckpointError(f"the run cannot go on: {e}") from e
+            raise CheckpointError(f"the run cannot be resumed: {e}") from e
 
 
 def _checkpoint(place: Path) -> Path:
@@ -212,7 +212,7 @@ def _checkpoint(place: Path) -> Path:
 
 
 def _check_log(folder: Path) -> None:
-    """A log that is a FIFO would be waited for."""
+    """Refuse a log that is a FIFO: reading it would block."""
     log = folder / LOG
     if log.exists() and not log.is_file():
         raise ValueError(f"out={folder} cannot be used: {log} is not a regular file")

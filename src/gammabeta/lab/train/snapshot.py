@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run, and how it is put back."""
+"""What a checkpoint holds of a run, and how it is restored."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from gammabeta.lab.train.state import buffers_of, can_be_set, random_state
 from gammabeta.names import known
 
 Rebuild = Callable[[Mapping[str, Any]], Trainable]
-"""Makes a recipe of what a checkpoint holds of it, where it is none of the paper's."""
+"""Makes a recipe that is not one of the paper's from the fields in a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What of a run changes while it trains, but for its place in the data.
+    """The parts of a run that change in training, except its position in the data.
 
     Attributes:
         model: the network.
-        optimizer: of its parameters.
-        outcome: how far it is.
+        optimizer: the optimizer of its parameters.
+        outcome: progress of the run.
     """
 
     model: nn.Module
@@ -40,7 +40,7 @@ class Parts:
 
 
 def own(model: nn.Module, device: torch.device, position: Mapping[str, int]) -> dict[str, Any]:
-    """Return what each rank has of its own."""
+    """Return the state that differs between ranks."""
     return {
         "buffers": buffers_of(model),
         "random": random_state(device),
@@ -51,7 +51,7 @@ def own(model: nn.Module, device: torch.device, position: Mapping[str, int]) -> 
 def whole(
     parts: Parts, plan: Plan, recipe: Trainable, data: Mapping[str, Any], ranks: list[Any]
 ) -> dict[str, Any]:
-    """Return what a checkpoint holds; ``ranks`` is what each rank has of its `own`."""
+    """Return the content of a checkpoint; ``ranks`` holds the `own` state of each rank."""
     outcome = parts.outcome
     return {
         "plan": plan.as_dict(),
@@ -94,18 +94,18 @@ def _recipe(held: Mapping[str, Any]) -> Recipe:
 
 
 def check_alike(field: str, given: Any, ours: Any) -> None:
-    """Raise unless ``given``, which a checkpoint holds, is of the same make as ``ours``.
+    """Raise unless ``given``, from a checkpoint, has the same structure as ``ours``.
 
-    Dicts have to have the same keys, lists the same length, tensors the same shape and type;
-    numbers may differ, but have to be finite.
+    Dicts must have the same keys, lists the same length, tensors the same shape and type. Numbers
+    may differ but must be finite.
 
     Args:
-        field: what it is called in the checkpoint, for the message.
-        given: of the checkpoint.
-        ours: what this gammabeta makes.
+        field: its name in the checkpoint, for the message.
+        given: the value in the checkpoint.
+        ours: the value that this version of gammabeta makes.
 
     Raises:
-        CheckpointError: it is not; the innermost field that differs is named.
+        CheckpointError: the structure differs; the message names the innermost field.
 
     Example:
         >>> check_alike("group", {"momentum": 0.5}, {"momentum": 0.9})
@@ -118,7 +118,7 @@ def check_alike(field: str, given: Any, ours: Any) -> None:
         _must(field, given, isinstance(given, dict), "a dict")
         odd = sorted(map(str, given.keys() ^ ours.keys()))
         if odd:
-            raise CheckpointError(f"{field} must have {brief(odd[0])} here and there, or nowhere")
+            raise CheckpointError(f"{field} must have {brief(odd[0])} in both or in neither")
         for name, value in ours.items():
             check_alike(f"{field}.{name}", given[name], value)
     elif isinstance(ours, (list, tuple)):
@@ -150,7 +150,7 @@ def load_weights(model: nn.Module, held: Mapping[str, Any]) -> None:
     """Give ``model`` the weights and buffers of a checkpoint.
 
     Raises:
-        CheckpointError: they are another network's.
+        CheckpointError: they belong to another network.
     """
     try:
         check_alike("model", held["model"], dict(model.state_dict()))
@@ -163,7 +163,7 @@ def load_weights(model: nn.Module, held: Mapping[str, Any]) -> None:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, held: Any) -> None:
-    """Give ``optimizer`` the state of a checkpoint; torch itself looks at little of it."""
+    """Load the state of a checkpoint into ``optimizer``; torch itself validates little of it."""
     ours = [
         {name: value for name, value in group.items() if name not in ("params", "lr")}
         for group in optimizer.param_groups
@@ -171,7 +171,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, held: Any) -> None:
     try:
         optimizer.load_state_dict(held)
     except Exception as e:  # what is no such state raises anything
-        raise CheckpointError(f"optimizer is not that of its recipe: {brief(str(e))}") from e
+        raise CheckpointError(f"optimizer does not match its recipe: {brief(str(e))}") from e
     for number, (group, own) in enumerate(zip(optimizer.param_groups, ours, strict=True)):
         known_ones = {name: value for name, value in group.items() if name in own}
         check_alike(f"optimizer.param_groups[{number}]", known_ones, own)
@@ -179,7 +179,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, held: Any) -> None:
     places = {id(parameter): number for number, (parameter, _) in enumerate(groups)}
     for key, entries in optimizer.state.items():
         if id(key) not in places:
-            raise CheckpointError(f"optimizer.state has {brief(key)}, which is no parameter")
+            raise CheckpointError(f"optimizer.state has {brief(key)}, which is not a parameter")
         field = f"optimizer.state[{places[id(key)]}]"
         _must(field, entries, isinstance(entries, dict), "a dict")
         if isinstance(optimizer, torch.optim.SGD) and groups[places[id(key)]][1]["momentum"]:
@@ -190,14 +190,14 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, held: Any) -> None:
 def put_back(
     held: Mapping[str, Any], parts: Parts, ranks: Ranks
 ) -> tuple[dict[str, Any] | None, dict[str, int], str]:
-    """Set ``parts`` to what a checkpoint holds.
+    """Restore ``parts`` from a checkpoint.
 
     Returns:
-        The random state (None where the number of ranks is another), the place in the data, and
-        what a person should know (empty for nothing).
+        The random state (None if the number of ranks differs), the position in the data, and a
+        note for the user (may be empty).
 
     Raises:
-        CheckpointError: it holds something of the wrong make; the field is named.
+        CheckpointError: the content is invalid; the message names the field.
     """
     load_weights(parts.model, held)
     _load_optimizer(parts.optimizer, held["optimizer"])

@@ -1,4 +1,4 @@
-"""What of a run is not in its weights: random states, and buffers that differ between ranks."""
+"""State of a run besides its weights: random states, and buffers that differ between ranks."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def set_random_state(held: dict[str, Any], device: torch.device) -> None:
     """
     version, words, gauss = held["python"]
     if not isinstance(gauss, (float, type(None))):
-        raise ValueError(f"{gauss!r} is no number that was drawn")
+        raise ValueError(f"{gauss!r} is not a random number")
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = held["numpy"]
     if not 0 <= position <= len(keys):  # NumPy would read beyond them
-        raise ValueError(f"{position} is no place among {len(keys)} words")
+        raise ValueError(f"{position} is not a position among {len(keys)} words")
     np.random.set_state((name, np.array(keys, np.uint32), position, has_gauss, cached))
     torch.set_rng_state(held["torch"])
     if device.type == "cuda" and "cuda" in held:

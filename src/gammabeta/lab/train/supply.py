@@ -1,4 +1,4 @@
-"""What feeds a run: mini-batches to train on, and the test split in parts."""
+"""The data of a run: training mini-batches, and the test split in batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gammabeta.lab.data import (
 from gammabeta.lab.data.distort import opened, tensor
 from gammabeta.lab.data.examples import Example
 from gammabeta.lab.data.feed import stacked
-from gammabeta.lab.data.flat import DataError
+from gammabeta.lab.data.raw import DataError
 from gammabeta.lab.train.network import Trainable
 from gammabeta.lab.train.plan import Plan
 from gammabeta.lab.train.ranks import Ranks
@@ -36,7 +36,7 @@ _THREADS = 4
 
 
 def feed_of(recipe: Trainable, plan: Plan, images: Images, ranks: Ranks) -> Feed:
-    """Return the mini-batches of a run, of this rank.
+    """Return the training mini-batches of this rank.
 
     Raises:
         ValueError: too few examples for the mini-batch and the number of ranks.
@@ -78,7 +78,7 @@ def feed_of(recipe: Trainable, plan: Plan, images: Images, ranks: Ranks) -> Feed
 
 
 def held_out(images: Images, ranks: Ranks | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the test split, or this rank's part of it: (N, C, size, size) uint8 and labels.
+    """Yield batches of the test split, or of this rank's part: (N, C, size, size) uint8 and labels.
 
     Raises:
         DataError: an image cannot be read.

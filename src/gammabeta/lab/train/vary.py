@@ -1,4 +1,4 @@
-"""The differences between the members of an ensemble (section 4.2.3)."""
+"""Variations of a recipe for the members of an ensemble (section 4.2.3)."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ MEMBERS: tuple[dict[str, Any], ...] = (
     {**_DROP_10, **_PER_ACTIVATION},
     {**_LARGER, **_DROP_5, **_PER_ACTIVATION},
 )
-"""Changes of each member: every combination but none. The first six, as many as the paper's
-ensemble has, hold each difference two to four times."""
+"""Changes of each member: all non-empty combinations. Among the first six, the size of the paper's
+ensemble, each change occurs two to four times."""
 
 
 def vary(recipe: Recipe, k: int) -> Recipe:
     """Return the recipe of member ``k`` of an ensemble around ``recipe``.
 
-    Each member has some of: larger initial weights (× 1.5); dropout of 5 % or 10 %; a γ and β for
-    each activation in the last module. Which, depends on ``k`` alone; from 11 on it starts over.
-    The members' seeds are not of the recipe: give each its own.
+    Each member has some of these: larger initial weights (× 1.5); dropout of 5 % or 10 %; γ and β
+    per activation in the last module. They depend on ``k`` only and repeat from 11 on. The seed is
+    not part of the recipe: give each member its own.
 
     Args:
         recipe: the paper's is ``bn-x30``.
@@ -58,8 +58,8 @@ def vary(recipe: Recipe, k: int) -> Recipe:
         raise ValueError(f"k={k} must be at least 0, the first member")
     if recipe.norm != "batch":
         raise ValueError(
-            f"recipe={recipe.name!r} is without batch norm; the members' differences are of one "
-            "with it, such as 'bn-x30'"
+            f"recipe={recipe.name!r} is without batch norm; vary a recipe that has it, "
+            "such as 'bn-x30'"
         )
     changes = dict(MEMBERS[k % len(MEMBERS)])
     if "init_scale" in changes:

@@ -1,5 +1,5 @@
-// The URL's hash carries the run, the playhead, the speed and the open layer, so that a link shows
-// what its sender saw.
+// The URL's hash holds the run, the playhead, the speed and the open layer, so that a link shows what its
+// sender saw.
 
 /** @typedef {{run?: string, step?: number, speed?: number, slow?: boolean, layer?: number}} Address */
 

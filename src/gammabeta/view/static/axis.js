@@ -1,4 +1,4 @@
-// The one axis of all cells: asinh-scaled, fixed for the run.
+// The axis of all cells: asinh-scaled, fixed for the run.
 
 /** @typedef {{limit: number, linear: number, bins: number}} AxisSpec */
 
@@ -9,13 +9,13 @@ export class Axis {
     this.linear = spec.linear;
     this.bins = spec.bins;
     this.reach = Math.asinh(spec.limit / spec.linear);
-    /** Width of each bin in x: what turns counts into density. */
+    /** Width of each bin in x; a density is a count divided by it. */
     this.widths = new Float64Array(spec.bins);
     for (let i = 0; i < spec.bins; i++) this.widths[i] = this.edge(i + 1) - this.edge(i);
   }
 
   /**
-   * Where x falls on the axis: 0 at its left end, 1 at its right end, clamped.
+   * Position of x on the axis: 0 at the left end, 1 at the right end, clamped.
    * @param {number} x
    */
   position(x) {
@@ -31,7 +31,7 @@ export class Axis {
     return this.linear * Math.sinh(((2 * i) / this.bins - 1) * this.reach);
   }
 
-  /** Ticks, the most telling first. */
+  /** Ticks, the most important first. */
   ticks() {
     return [0, -1, 1, -10, 10, -100, 100].filter((x) => Math.abs(x) <= this.limit);
   }

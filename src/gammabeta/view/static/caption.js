@@ -1,4 +1,4 @@
-// One line about the most telling thing at the playhead, made from the numbers there.
+// One line about the most remarkable numbers at the playhead.
 
 import { number, percent } from "gammabeta/format.js";
 
@@ -21,7 +21,7 @@ export function caption(run, frame) {
 const QUIET = { badness: 0, words: "", short: "" };
 
 /**
- * How an arm fares: `words` when it is the one to talk about, `short` beside another.
+ * The state of an arm: `words` if the caption is about this arm, `short` beside another arm.
  * @param {Run} run
  * @param {import("gammabeta/run.js").Arm} arm
  * @param {number} frame
@@ -68,8 +68,8 @@ function state(run, arm, frame, step) {
 }
 
 /**
- * From which saturated fraction on there is something to say: half of a ReLU's inputs are below 0
- * in health, while a sigmoid's or tanh's should be saturated rarely.
+ * The saturated fraction above which the caption mentions it. Half of a healthy ReLU's inputs are
+ * below 0, but those of a sigmoid or tanh should rarely be saturated.
  * @param {Run} run
  * @param {number} arm
  * @param {number} layer

@@ -12,7 +12,7 @@ import { hueOf } from "gammabeta/theme.js";
 /** @typedef {import("gammabeta/player.js").Moment} Moment */
 /** @typedef {import("gammabeta/theme.js").Palette} Palette */
 /**
- * What all cells are drawn from.
+ * The state from which all cells are drawn.
  * @typedef {object} Scene
  * @property {Run} run
  * @property {Moment} moment
@@ -22,7 +22,7 @@ import { hueOf } from "gammabeta/theme.js";
  */
 
 const TRAIL = 10;
-const FOOT = 9; // below the base line: the mean's tick and the ±1σ bar
+const FOOT = 9; // space below the base line for the mean's tick and the ±1σ bar
 const HEAD = 5;
 
 /** The phase of slow motion in which a stage arrives. @type {Record<Stage, number>} */
@@ -47,7 +47,7 @@ export class Cell {
     this.canvas.dataset.stage = stage;
     this.width = 0;
     this.height = 0;
-    /** The trail, the zones and the pinned frame change only from frame to frame. */
+    /** The trail, the zones and the pinned frame change only when the frame changes. */
     this.backdrop = document.createElement("canvas");
     this.backdropKey = "";
   }
@@ -117,7 +117,7 @@ export class Cell {
   /** @type {Stage} */
   preactivation = "z";
 
-  /** Whether the zones of saturation mean something here: z might enter, were it not normalized. */
+  /** Whether to show saturated zones: on the activation's input, and on z, which would be the input without the normalization. */
   get entersOrMight() {
     return this.stage === this.preactivation || this.stage === "z";
   }
@@ -188,7 +188,7 @@ export class Cell {
   }
 
   /**
-   * Exact zeros: a pillar as high as their share.
+   * Draw exact zeros as a pillar, as high as their share.
    * @param {CanvasRenderingContext2D} context
    * @param {Signal} signal
    * @param {Run} run
@@ -222,7 +222,7 @@ export class Cell {
   }
 
   /**
-   * What the shape cannot show: saturation, what is off the axis, what is not finite.
+   * Write what the shape cannot show: the shares of values that are saturated, beyond the axis, or not finite.
    * @param {CanvasRenderingContext2D} context
    * @param {Signal} signal
    * @param {Palette} palette

@@ -1,4 +1,4 @@
-// One layer opened: its stages large, the numbers of each below it, for every arm.
+// An open layer: its stages for every arm, large, with their numbers below.
 
 import { Cell } from "gammabeta/cell.js";
 import { element, icon } from "gammabeta/dom.js";
@@ -59,7 +59,7 @@ export class Detail {
         if (!probe) continue;
         const cell = new Cell(arm.id, layer, stage, hue);
         cell.preactivation = run.preactivation(arm.id, layer);
-        cell.canvas.removeAttribute("role"); // its numbers stand below it
+        cell.canvas.removeAttribute("role"); // its numbers are listed below
         cell.canvas.setAttribute("aria-hidden", "true");
         const foot = element("canvas", { class: "foot", "aria-hidden": "true" });
         const name = STAGE_NAMES[stage] ?? stage;
@@ -95,8 +95,10 @@ export class Detail {
     this.written = key;
     for (const { probe, list } of this.numbers) {
       const signal = scene.run.signal(probe, scene.moment.frame);
-      const rows = signal ? signalRows(signal) : [];
-      list.replaceChildren(...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+      const rows = signal ? signalRows(signal, scene.run.fields) : [];
+      list.replaceChildren(
+        ...rows.flatMap(([name, value, title]) => [element("dt", { title }, name), element("dd", {}, value)]),
+      );
     }
   }
 }

@@ -1,4 +1,4 @@
-// Building elements. Text is always text: nothing here parses markup.
+// Build elements. Text is always inserted as text: nothing here parses markup.
 
 /**
  * @template {keyof HTMLElementTagNameMap} K

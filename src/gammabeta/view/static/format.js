@@ -1,7 +1,7 @@
-// Numbers and words as the page shows them.
+// Format numbers and names for the page.
 
 /**
- * Four significant digits; a proper minus; words for what is no number.
+ * Four significant digits and a typographic minus; null is "not finite".
  * @param {number | null | undefined} x
  */
 export function number(x) {
@@ -14,7 +14,7 @@ export function number(x) {
 }
 
 /**
- * A fraction as a percentage: whole above 1%, never 0% or 100% unless it is.
+ * A fraction as a percentage: without decimals above 1%, and 0% or 100% only if exact.
  * @param {number | null | undefined} fraction
  */
 export function percent(fraction) {

@@ -1,4 +1,4 @@
-// The arms side by side: a row a layer, the input at the bottom; a cell a stage.
+// The arms side by side: one row per layer, the input at the bottom, and one cell per stage.
 
 import { Cell } from "gammabeta/cell.js";
 import { element, fit } from "gammabeta/dom.js";
@@ -8,10 +8,10 @@ import { hueOf } from "gammabeta/theme.js";
 /** @typedef {import("gammabeta/run.js").Run} Run */
 /** @typedef {import("gammabeta/cell.js").Scene} Scene */
 
-/** Rows of a few layers are tall; of many, low, and the page scrolls. */
+/** Height of a row if there are more than MANY layers; the page scrolls. */
 const LOW = 46;
 const MANY = 7;
-/** What all rows of a few layers have together, within bounds a row. */
+/** Height of all rows together if there are few layers, within limits per row. */
 const ALL = 300;
 
 export class Grid {
@@ -42,7 +42,7 @@ export class Grid {
     this.shownArm = -1;
   }
 
-  /** Build the elements, once more if the run has grown another arm, layer or stage. */
+  /** Build the elements; rebuild them if the run has a new arm, layer or stage. */
   build() {
     const { run } = this;
     const key = JSON.stringify([run.arms, run.probes.length]);
@@ -205,7 +205,7 @@ export function drawAxis(canvas, { run, palette }) {
   context.fillStyle = palette.muted;
   context.font = "10px system-ui, sans-serif";
   context.textBaseline = "top";
-  // A label that would touch one drawn before it is left out; the tick stays.
+  // Omit a label that would touch an earlier one; the tick stays.
   /** @type {[number, number][]} */
   const taken = [];
   for (const x of run.axis.ticks()) {

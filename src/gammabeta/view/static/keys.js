@@ -24,7 +24,7 @@ export function listen(hands) {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     const target = /** @type {HTMLElement} */ (event.target);
     const onButton = target.closest("button, a, input, select, textarea");
-    if (event.key === " " && onButton) return; // a focused button is pressed by Space
+    if (event.key === " " && onButton) return; // Space presses the focused button
     const stride = event.shiftKey ? 10 : 1;
     /** @type {Record<string, () => void>} */
     const actions = {
@@ -63,15 +63,15 @@ export function helpDialog() {
       "p",
       {},
       "Each cell is the distribution of one signal over a mini-batch, on one axis that never changes: " +
-        "a shape that has moved has moved. The tick below is its mean, the bar ± 1 standard deviation, " +
-        "the grey trail the ten frames before. Shaded zones saturate the activation; the percentage is the share of values in them. " +
-        "A pillar is the share that is exactly 0. Shapes are drawn to equal height.",
+        "if a shape moves, the signal has moved. Below it, the tick marks the mean and the bar ± 1 standard deviation; " +
+        "the grey trail shows the ten frames before. In shaded zones the activation is saturated; the percentage is the share of values in them. " +
+        "A pillar is the share of values that are exactly 0. All shapes are drawn to the same height.",
     ),
     element(
       "p",
       {},
-      "In slow motion z slides and scales to x̂, is stretched by γ and shifted by β, and passes the " +
-        "nonlinearity, between recorded histograms. Why this helps training is contested: the paper " +
+      "In slow motion z slides and scales to x̂, is stretched by γ and shifted by β, and passes through the " +
+        "nonlinearity; every stage is a recorded histogram. Why this helps training is contested: the paper " +
         "that introduced batch normalization named internal covariate shift; later work measured a smoother loss landscape.",
     ),
   );

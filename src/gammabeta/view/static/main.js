@@ -1,4 +1,4 @@
-// The page: builds its parts, keeps them in step with the playhead.
+// The page: builds its parts and updates them with the playhead.
 
 import * as address from "gammabeta/address.js";
 import { caption } from "gammabeta/caption.js";
@@ -130,7 +130,7 @@ function start(run) {
     speeds.forEach((made, i) => made.setAttribute("aria-pressed", String(player.speed === SPEEDS[i])));
   }
 
-  /** What need not follow every frame of an animation. */
+  /** Update what does not have to follow every frame of an animation. */
   function settle() {
     if (player.playing) return;
     grid.describe(scene);
@@ -212,7 +212,7 @@ function start(run) {
     if (cell) {
       const frame = player.moment.frame;
       const signal = run.signal(run.probe(cell.arm, cell.layer, cell.stage), frame);
-      tip.show(signalWords(cell.layer, cell.stage, run.steps[frame] ?? 0, signal), event);
+      tip.show(signalWords(cell.layer, cell.stage, run.steps[frame] ?? 0, signal, run.fields), event);
       return;
     }
     const found = strips.slider.contains(target) ? strips.hover(event) : null;
@@ -220,7 +220,7 @@ function start(run) {
     else tip.hide();
   }
 
-  // Begin where the address says, or moving.
+  // Begin at the address's position, or playing.
   player.still = still.matches;
   player.live = run.running;
   const wanted = address.read();
@@ -277,7 +277,7 @@ function button(kind, name, content) {
 }
 
 /**
- * Fetch the file that "save" gives while its server is still there: it may end with the run.
+ * Fetch the file for "save" while the server exists: the server may end with the run.
  * @param {HTMLAnchorElement} save
  */
 async function keepForSaving(save) {
@@ -288,7 +288,7 @@ async function keepForSaving(save) {
 }
 
 /**
- * Show another icon on a button, if it is not the one shown.
+ * Show an icon on a button, unless it is already there.
  * @param {HTMLElement} target
  * @param {string} name
  */

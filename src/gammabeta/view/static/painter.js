@@ -1,4 +1,4 @@
-// What does not move with the playhead: curves, the map of σ, their axes.
+// Draw what does not move with the playhead: the curves, the map of σ, and their axes.
 
 import { number, percent } from "gammabeta/format.js";
 import { DASHES, hueOf } from "gammabeta/theme.js";
@@ -61,7 +61,7 @@ export class Painter {
       this.map(arm.id, i, colour);
     });
     if (time.right > 60) {
-      // Two lines that end together keep their names apart.
+      // Keep the names of two lines that end close together apart.
       ends.sort((a, b) => a.y - b.y);
       let above = -Infinity;
       context.textAlign = "left";
@@ -107,7 +107,7 @@ export class Painter {
   }
 
   /**
-   * Draw a curve up to where it stops being finite; returns the height of its end.
+   * Draw a curve until it stops being finite; returns the height of its end.
    * @param {Series} series
    * @param {(value: number) => number} y
    * @param {string} colour
@@ -164,10 +164,10 @@ export class Painter {
       const y = top + (depth - layer) * rowHeight;
       for (let frame = 0; frame < run.length; frame++) {
         const signal = run.signal(probe, frame);
-        if (!signal || signal.step !== run.steps[frame]) continue; // an arm that has stopped is drawn no more
+        if (!signal || signal.step !== run.steps[frame]) continue; // an arm that has stopped is not drawn
         context.globalAlpha = signal.std === null ? 1 : shade(signal.std);
         context.fillStyle = signal.std === null ? palette.bad : colour;
-        // Whole pixels of the screen: overlapping translucent columns would draw a grid.
+        // Use whole screen pixels: overlapping translucent columns would look like a grid.
         const from = whole(Math.max(time.left, time.x(frame) - half));
         const to = whole(Math.min(time.end, time.x(frame) + half));
         context.fillRect(from, y, to - from, rowHeight - (rowHeight > 3 ? 1 : 0));
@@ -182,7 +182,7 @@ export class Painter {
     }
   }
 
-  /** What the map's shades mean. */
+  /** The legend of the map's shades. */
   legend() {
     const { time, context, palette } = this;
     context.font = PLAIN;
@@ -202,7 +202,7 @@ export class Painter {
     });
   }
 
-  /** Steps at the foot. */
+  /** The step labels at the bottom. */
   steps() {
     const { time, context, palette } = this;
     const { run } = time;

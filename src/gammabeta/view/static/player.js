@@ -2,7 +2,7 @@
 
 /** @typedef {{frame: number, blend: number, phase: number | null}} Moment */
 
-/** Frames a second at speed 1: the demonstration's run passes in about ten seconds. */
+/** Frames per second at speed 1: the demonstration plays in about ten seconds. */
 const RATE = 15;
 /** Slow motion: z → x̂, x̂ → γx̂ + β, and through the activation, 300 ms each; then a rest. */
 export const STAGE_MS = 300;
@@ -19,8 +19,8 @@ export class Player {
     this.playing = false;
     this.slow = false;
     this.speed = 1;
-    this.still = false; // reduced motion: whole frames, no tweens
-    /** More frames are expected: at the end, wait for them. */
+    this.still = false; // reduced motion: whole frames without blending
+    /** Whether more frames are expected: at the end, wait for them. */
     this.live = false;
     /** Milliseconds into the current frame's slow motion. */
     this.elapsed = 0;
@@ -104,7 +104,7 @@ export class Player {
   /** @param {number} now */
   tick(now) {
     if (!this.playing) return;
-    const passed = Math.min(100, Math.max(0, now - this.last)); // a hidden tab must not jump
+    const passed = Math.min(100, Math.max(0, now - this.last)); // do not jump after the tab was hidden
     this.last = now;
     if (this.slow && !this.still) {
       this.elapsed += passed * this.speed;

@@ -1,4 +1,4 @@
-// A recorded run in memory: what the page knows, and how it grows.
+// A recorded run in memory.
 
 import { Axis } from "gammabeta/axis.js";
 
@@ -6,17 +6,13 @@ import { Axis } from "gammabeta/axis.js";
 /** @typedef {{id: number, name: string}} Arm */
 /** @typedef {{id: number, arm: number, layer: number, name: string, stage: Stage, activation: string | null}} Probe */
 /**
- * One signal at one step. A null is a number that was not finite, or was not measured.
+ * One signal at one step. A null is a number that is not finite or was not measured. The properties
+ * here are those that the page draws; `signalRows` lists all in the run's `fields`.
  * @typedef {object} Signal
  * @property {number} step
  * @property {number} count
  * @property {number | null} mean
  * @property {number | null} std
- * @property {number | null} p15
- * @property {number | null} p50
- * @property {number | null} p85
- * @property {number | null} minimum
- * @property {number | null} maximum
  * @property {number} first
  * @property {number[]} counts
  * @property {number} under
@@ -24,12 +20,22 @@ import { Axis } from "gammabeta/axis.js";
  * @property {number} nonfinite
  * @property {number} zeros
  * @property {number | null} saturated
- * @property {number | null} dead
  * @property {number | null} gradient
+ */
+/**
+ * How the page lists a value of a signal, see gammabeta/signal/schema.py. An optional value is omitted
+ * if it was not measured.
+ * @typedef {object} Field
+ * @property {string} name
+ * @property {string} label
+ * @property {string} description
+ * @property {string} unit
+ * @property {"number" | "percent" | "share of values" | "share of sample"} show
+ * @property {boolean} optional
  */
 /** @typedef {{arm: number, step: number, signals: any[][]}} FrameRow */
 /** @typedef {{arms: Arm[], probes: Probe[], frames: FrameRow[], scalars: [number, number, string, number | null][], cursor: {frame: number, scalar: number}}} Increment */
-/** @typedef {{title: string, note: string, status: string, created: string, settings: Record<string, unknown>, axis: import("gammabeta/axis.js").AxisSpec, columns: string[], saturation: Record<string, [number | null, number | null]>}} Header */
+/** @typedef {{title: string, note: string, status: string, created: string, settings: Record<string, unknown>, axis: import("gammabeta/axis.js").AxisSpec, columns: string[], fields: Field[], saturation: Record<string, [number | null, number | null]>}} Header */
 /** @typedef {{steps: number[], values: (number | null)[]}} Series */
 
 export const STAGES = /** @type {Stage[]} */ (["z", "normalized", "affine", "activation"]);
@@ -43,6 +49,7 @@ export class Run {
     this.axis = new Axis(snapshot.axis);
     this.saturation = snapshot.saturation;
     this.columns = snapshot.columns;
+    this.fields = snapshot.fields;
     this.cursor = snapshot.cursor;
     /** @type {Arm[]} */
     this.arms = [];
@@ -58,7 +65,7 @@ export class Run {
   }
 
   /**
-   * Take in what is new.
+   * Add what was recorded since the last call.
    * @param {Increment} news
    */
   add(news) {
@@ -96,7 +103,7 @@ export class Run {
     return this.steps.length;
   }
 
-  /** The last step of which anything is known. */
+  /** The last step that has a frame or a scalar. */
   get last() {
     let last = this.steps[this.steps.length - 1] ?? 0;
     for (const curves of this.scalars.values()) {
@@ -132,7 +139,7 @@ export class Run {
   }
 
   /**
-   * The stage that enters the activation.
+   * The stage that is the activation's input.
    * @param {number} arm
    * @param {number} layer
    * @returns {Stage}
@@ -142,7 +149,7 @@ export class Run {
   }
 
   /**
-   * Whether the arm normalizes: this, not its name, gives it its hue.
+   * Whether the arm normalizes; this determines its hue, not its name.
    * @param {number} arm
    */
   normalizes(arm) {
@@ -150,7 +157,7 @@ export class Run {
   }
 
   /**
-   * The newest signal at or before a frame; an arm that stopped holds its last.
+   * The newest signal at or before a frame; an arm that stopped keeps its last one.
    * @param {Probe | undefined} probe
    * @param {number} frame
    * @returns {Signal | undefined}

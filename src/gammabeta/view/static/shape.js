@@ -1,10 +1,10 @@
-// From recorded counts to the shape that is drawn, and from one shape to the next.
+// Compute the shape of recorded counts, and the shapes between two shapes.
 
 /** @typedef {import("gammabeta/run.js").Signal} Signal */
 /** @typedef {import("gammabeta/axis.js").Axis} Axis */
 /** Heights over the bins of the axis, the highest 1. @typedef {Float32Array} Shape */
 
-/** Spread of the smoothing, in bins: what 4,096 values need to look like what they are. */
+/** Standard deviation of the smoothing, in bins: enough for 4,096 values to look smooth. */
 const SMOOTHING = 2.4;
 const KERNEL = kernel(SMOOTHING);
 /** Quantiles that carry a shape from one stage to the next. */
@@ -16,8 +16,8 @@ const shapes = new WeakMap();
 const quantiles = new WeakMap();
 
 /**
- * The density of a signal per unit of x, as heights on the axis. Exact zeros (a ReLU's) are left
- * out: they are drawn as a pillar.
+ * The density of a signal per unit of x, as heights on the axis, without exact zeros (of a ReLU),
+ * which are drawn as a pillar.
  * @param {Signal} signal
  * @param {Axis} axis
  * @returns {Shape}
@@ -36,9 +36,9 @@ export function shapeOf(signal, axis) {
 }
 
 /**
- * The shape on its way from one stage to the next: each quantile travels in a straight line on the
- * axis. For a map that keeps order (normalizing, scaling, a sigmoid) that is where it goes in truth;
- * both ends are the recorded histograms.
+ * The shape between two stages: each quantile moves in a straight line on the axis. For a map that
+ * preserves order (normalizing, scaling, a sigmoid), each quantile really goes there. Both ends are the
+ * recorded histograms.
  * @param {Signal} from
  * @param {Signal} to
  * @param {number} t 0 … 1
@@ -52,7 +52,7 @@ export function between(from, to, t, axis) {
   for (let q = 0; q < QUANTILES; q++) {
     const left = mix(a[q] ?? 0, b[q] ?? 0, t);
     const right = Math.max(mix(a[q + 1] ?? 0, b[q + 1] ?? 0, t), left + 0.05);
-    // One quantile's mass, spread evenly over the bins it spans.
+    // Spread the mass of one quantile evenly over its bins.
     for (let i = Math.floor(left); i < right && i < axis.bins; i++) {
       const overlap = Math.min(right, i + 1) - Math.max(left, i);
       if (i >= 0) counts[i] = (counts[i] ?? 0) + overlap / (right - left);
@@ -62,7 +62,7 @@ export function between(from, to, t, axis) {
 }
 
 /**
- * Work the shapes of a run out before they are asked for, while the page has nothing else to do.
+ * Compute the shapes of a run in advance, while the page is idle.
  * @param {import("gammabeta/run.js").Run} run
  */
 export function prepare(run) {
@@ -119,7 +119,7 @@ function heights(counts, axis, first, last) {
 }
 
 /**
- * Positions, in bins, of the QUANTILES + 1 quantiles of a signal; what is off the axis waits at its
+ * Positions, in bins, of the QUANTILES + 1 quantiles of a signal. Values beyond the axis count as at its
  * end.
  * @param {Signal} signal
  * @param {Axis} axis
@@ -129,7 +129,7 @@ function quantilesOf(signal, axis) {
   if (result) return result;
   result = new Float32Array(QUANTILES + 1);
   const total = signal.counts.reduce((sum, count) => sum + count, signal.under + signal.over);
-  let bin = -1; // −1 stands for what is under the axis
+  let bin = -1; // −1: below the axis
   let below = 0;
   let here = signal.under;
   for (let q = 0; q <= QUANTILES; q++) {

@@ -1,4 +1,4 @@
-// Where a run comes from: the file itself, or the server that made this page.
+// Load a run: from this file, or from the server of this page.
 
 import { Run } from "gammabeta/run.js";
 
@@ -23,7 +23,7 @@ async function unpack(text) {
 }
 
 /**
- * Hear of what is recorded from now on. The browser heals a lost connection by itself.
+ * Listen for what is recorded from now on. The browser reconnects by itself.
  * @param {Run} run
  * @param {(link: Link, words: string) => void} changed
  */
@@ -34,14 +34,14 @@ export function follow(run, changed) {
   events.onopen = () => changed("live", "");
   events.onmessage = (event) => {
     const news = /** @type {Increment} */ (JSON.parse(event.data));
-    // After a lost connection the same rows may come twice: only newer ones are taken in.
+    // After a reconnection the same rows may come twice: only newer ones are added.
     if (news.cursor.frame === run.cursor.frame && news.cursor.scalar === run.cursor.scalar) return;
     run.add(news);
     changed("live", "");
   };
   events.addEventListener("end", (event) => {
     run.status = JSON.parse(event.data);
-    // Closed a little later: while a page listens, the server that ends with the run waits for it.
+    // Close a little later: a server that ends with the run waits as long as a page listens.
     setTimeout(() => events.close(), 400);
     events.onerror = () => events.close();
     changed("ended", "");

@@ -1,5 +1,5 @@
-// Time: the loss, the accuracy, and log σ layer by step, over one axis of frames that is also the
-// scrubber.
+// The strips over time: the loss, the accuracy, and log σ by layer and step, on one axis of frames that
+// is also the slider.
 
 import { element, fit } from "gammabeta/dom.js";
 import { number, percent } from "gammabeta/format.js";
@@ -77,7 +77,7 @@ export class Strips {
   }
 
   /**
-   * Move the playhead: only what it leaves and where it comes to is drawn again.
+   * Move the playhead: redraw only its old and new positions.
    * @param {Scene} scene
    * @param {number} x
    */
@@ -129,7 +129,7 @@ export class Strips {
   }
 
   /**
-   * What is under the pointer: a line of numbers, or null.
+   * The numbers under the pointer, or null.
    * @param {MouseEvent} event
    */
   hover(event) {
@@ -158,7 +158,7 @@ export class Strips {
 }
 
 /**
- * The height of a drawn curve at a step: between two measurements, on the line that joins them.
+ * The height of a drawn curve at a step, interpolated between measurements.
  * @param {Series | undefined} series
  * @param {number} step
  */

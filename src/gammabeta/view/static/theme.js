@@ -1,4 +1,4 @@
-// Colours for the canvases, read from the style sheet so that there is one palette.
+// Colors for the canvases, read from the style sheet so that there is one palette.
 
 /**
  * @typedef {object} Palette
@@ -18,7 +18,7 @@
 const NAMES = /** @type {const} */ (["ink", "muted", "line", "zone", "paper", "bad", "warm", "cool", "plum", "olive"]);
 
 /**
- * An arm's hue: warm for the first that does not normalize, cool for the first that does.
+ * An arm's hue: warm for the first arm that does not normalize, cool for the first one that does.
  * @param {import("gammabeta/run.js").Run} run
  * @param {number} arm
  * @returns {Hue}
@@ -30,7 +30,7 @@ export function hueOf(run, arm) {
 }
 
 /**
- * Whether an earlier arm of the same kind has taken the kind's own hue.
+ * Whether an earlier arm of the same kind already has the hue of the kind.
  * @param {import("gammabeta/run.js").Run} run
  * @param {number} arm
  */
@@ -66,7 +66,7 @@ export function setTheme(theme) {
   try {
     localStorage.setItem(KEY, theme);
   } catch {
-    // not kept, then
+    // the choice is not stored
   }
 }
 

@@ -1,4 +1,4 @@
-// The geometry of time: where a frame, a loss, a layer lies in the strips below the cells.
+// The geometry of the strips below the cells: positions of frames, losses and layers.
 
 import { lastAtOrBefore } from "gammabeta/run.js";
 
@@ -6,10 +6,10 @@ import { lastAtOrBefore } from "gammabeta/run.js";
 
 const LOSS = 74;
 const ACCURACY = 54;
-const GAP = 17; // holds the name of the strip below it
+const GAP = 17; // space for the name of the strip below
 export const FOOT = 18;
 export const TOP = 14;
-/** Losses above this are off the strip: a diverging arm must not flatten the other. */
+/** Losses above this are cut off, so that a diverging arm does not flatten the other. */
 const HIGHEST_DECADE = 4;
 
 export class Timeline {
@@ -98,7 +98,7 @@ export class Timeline {
   }
 
   /**
-   * Where a step lies between frames.
+   * Position of a step between frames.
    * @param {number} step
    */
   frameOf(step) {
@@ -110,7 +110,7 @@ export class Timeline {
     return next === undefined ? i : i + (step - here) / (next - here);
   }
 
-  /** Find the scale of the losses anew: logarithmic, unless one is not positive. */
+  /** Recompute the scale of the losses: logarithmic, unless one is not positive. */
   scaleLosses() {
     let low = Infinity;
     let high = -Infinity;

@@ -1,10 +1,11 @@
-// Numbers beside the pointer.
+// The numbers beside the pointer, and how a signal's fields are listed.
 
 import { element } from "gammabeta/dom.js";
 import { number, percent, STAGE_NAMES } from "gammabeta/format.js";
 
 /** @typedef {import("gammabeta/run.js").Signal} Signal */
-/** @typedef {{title: string, rows: [string, string][]}} Words */
+/** @typedef {import("gammabeta/run.js").Field} Field */
+/** @typedef {{title: string, rows: [name: string, value: string, meaning?: string][]}} Words */
 
 export class Tip {
   constructor() {
@@ -39,34 +40,42 @@ export class Tip {
  * @param {string} stage
  * @param {number} step
  * @param {Signal | undefined} signal
+ * @param {Field[]} fields
  * @returns {Words}
  */
-export function signalWords(layer, stage, step, signal) {
+export function signalWords(layer, stage, step, signal, fields) {
   const title = `layer ${layer} · ${STAGE_NAMES[stage] ?? stage} · step ${step}`;
-  return { title, rows: signal ? signalRows(signal) : [["", "not recorded"]] };
+  return { title, rows: signal ? signalRows(signal, fields) : [["", "not recorded"]] };
 }
 
 /**
- * @param {Signal} s
- * @returns {[string, string][]}
+ * The label, the value and the description of each field, without shares of 0.
+ * @param {Signal} signal
+ * @param {Field[]} fields
+ * @returns {[string, string, string][]}
  */
-export function signalRows(s) {
-  const total = s.counts.reduce((sum, count) => sum + count, s.under + s.over);
-  /** @type {[string, string][]} */
-  const rows = [
-    ["mean", number(s.mean)],
-    ["std", number(s.std)],
-    ["15th percentile", number(s.p15)],
-    ["median", number(s.p50)],
-    ["85th percentile", number(s.p85)],
-    ["smallest", number(s.minimum)],
-    ["largest", number(s.maximum)],
-  ];
-  if (s.saturated !== null) rows.push(["saturated", percent(s.saturated)]);
-  if (s.dead !== null) rows.push(["dead units", percent(s.dead)]);
-  if (s.gradient !== null) rows.push(["gradient norm", number(s.gradient)]);
-  if (s.zeros > 0 && total > 0) rows.push(["exactly 0", percent(s.zeros / total)]);
-  if (s.under + s.over > 0) rows.push(["off the axis", percent((s.under + s.over) / total)]);
-  if (s.nonfinite > 0) rows.push(["not finite", percent(s.nonfinite / s.count)]);
+export function signalRows(signal, fields) {
+  /** @type {[string, string, string][]} */
+  const rows = [];
+  for (const { name, label, description, unit, show, optional } of fields) {
+    /** @type {number | null} */
+    const value = /** @type {Record<string, any>} */ (signal)[name];
+    const text = optional && value === null ? "" : shown(value, show, signal);
+    if (text) rows.push([label, text, unit ? `${description} (${unit})` : description]);
+  }
   return rows;
+}
+
+/**
+ * A value as text; empty for a share of 0.
+ * @param {number | null} value
+ * @param {Field["show"]} show
+ * @param {Signal} signal
+ */
+function shown(value, show, signal) {
+  if (show === "number") return number(value);
+  if (show === "percent") return percent(value);
+  if (!value) return "";
+  const { count, counts, under, over } = signal;
+  return percent(value / (show === "share of values" ? count : counts.reduce((sum, each) => sum + each, under + over)));
 }

@@ -1,13 +1,14 @@
-"""A crowd: many stacks of one shape trained side by side, as batched matrix products.
+"""A crowd: many stacks of one shape, trained together with batched matrix products.
 
-A stack of 100 units a layer is so small that a good part of its step is the time between
-operations. A crowd takes one step for all its members at once: the same sums, another order. Each
-keeps its own weights, statistics, learning rate and dropout; nothing passes between them.
+A stack with 100 units per layer is so small that overhead between operations is a large part of
+its step. A crowd takes one step for all members at once. Each member has its own weights,
+statistics, learning rate and dropout; the members do not affect each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +18,20 @@ from gammabeta.layers import BatchNorm1d
 
 
 class Crowd(nn.Module):
-    """Stacks of one shape, side by side.
+    """Stacks of one shape, computed together.
 
     Args:
-        stacks: the members; all of one depth, width and activation, all with batch norm or all
-            without any norm. Their weights are copied.
-        dropout: probability that a unit's output is dropped in training, one a member.
-        seed: of the dropped units. The global random state is neither read nor moved.
+        stacks: the members. All have the same depth, width and activation, and all have batch
+            norm or none has a norm. Their weights are copied.
+        dropout: dropout probability of each member.
+        seed: random seed for dropout. The global random state is neither read nor changed.
 
     Raises:
-        ValueError: the stacks differ in shape, or have another norm.
+        ValueError: the stacks differ in shape, or have a norm other than batch norm.
 
     Numerics:
-        A member computes what its stack would, up to the order of sums in the matrix products. A
-        member whose values are not finite does not disturb the others.
+        A member computes what its stack would compute, up to the order of summation in the matrix
+        products. Non-finite values in one member do not affect the others.
 
     Example:
         >>> members = [Stack(8, 3, depth=2, width=4, seed=seed) for seed in (0, 1)]
@@ -47,7 +48,9 @@ class Crowd(nn.Module):
         super().__init__()
         shapes = {str(stack) for stack in stacks}
         if len(shapes) != 1:
-            raise ValueError(f"stacks are of {len(shapes)} shapes; give at least one, all alike")
+            raise ValueError(
+                f"stacks are of {len(shapes)} shapes; give one or more, all of the same shape"
+            )
         columns = list(zip(*map(_layers, stacks), strict=True))  # a column holds one depth
         first = columns[0][0]
         if not isinstance(first.norm, (BatchNorm1d, nn.Identity)):
@@ -82,7 +85,7 @@ class Crowd(nn.Module):
         u = self._first(x)
         for index, bias in enumerate(self.biases[:-1]):
             # u is z, (N, members · width): members' units side by side, as one norm's channels.
-            # Where there is a norm, a bias would be taken away again with the mean.
+            # With a norm, subtracting the mean would cancel the bias.
             u = self.norms[index](u) if len(self.norms) else self.activation(u + bias.view(-1))
             if self._keep is not None and self.training:
                 u = self._dropped(u)
@@ -129,6 +132,31 @@ class Crowd(nn.Module):
         self.biases[-1].requires_grad_(True)
 
 
+class CrowdSGD(torch.optim.Optimizer):
+    """SGD without momentum for a crowd, each member at its own learning rate.
+
+    Raises:
+        ValueError: there are not as many rates as members.
+    """
+
+    def __init__(self, crowd: Crowd, rates: Sequence[float]) -> None:
+        if len(rates) != crowd.members:
+            raise ValueError(
+                f"rates={list(rates)} must hold {crowd.members} rates, one for each member"
+            )
+        each = crowd.per_member(torch.tensor(rates, dtype=crowd.weights[0].dtype))
+        pairs = zip(crowd.parameters(), each, strict=True)
+        super().__init__([{"params": [p], "rate": rate} for p, rate in pairs], {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Take a step; parameters without a gradient are left alone."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:  # a bias before batch norm has none
+                    parameter.addcmul_(parameter.grad, group["rate"], value=-1)
+
+
 def _layers(stack: Stack) -> list[StackLayer]:
     return [layer for layer in stack.layers if isinstance(layer, StackLayer)]
 
@@ -142,7 +170,7 @@ def _joined(norms: Sequence[BatchNorm1d], activation: nn.Module) -> BatchNorm1d:
         first.eps,
         first.momentum,
         activation=name,
-        # A guard would refuse everybody's statistics for one member's sake.
+        # A guard would reject the statistics of all members because of one.
         on_nonfinite="accept",
     )
     with torch.no_grad():

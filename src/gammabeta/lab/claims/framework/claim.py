@@ -1,4 +1,4 @@
-"""What a claim is, and what comes out when it is put to the test."""
+"""A claim, and the outcome of testing it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ HOLDS = "holds"
 UNDER_THIS_PROTOCOL = "holds under this protocol"
 DOES_NOT_HOLD = "does not hold here"
 VERDICTS = (HOLDS, UNDER_THIS_PROTOCOL, DOES_NOT_HOLD)
-"""The only answers. The middle one: another reasonable protocol, also run, answers otherwise."""
+"""All possible verdicts. The second: another reasonable protocol, also run, disagrees."""
 
 
 def verdict(held: Sequence[bool]) -> str:
-    """Return the verdict where the criterion was put to several protocols: all, some or none held.
+    """Return the verdict of a criterion under several protocols: it held in all, some or none.
 
     Example:
         >>> verdict([True, False])
@@ -34,14 +34,14 @@ class Number:
     """One measured number, over seeds.
 
     Attributes:
-        label: what was measured, in words.
-        value: the median over seeds; infinite for a step that never came, NaN for no answer.
+        label: description of what was measured.
+        value: the median over seeds; infinite for a step never reached, NaN if undefined.
         low, high: the smallest and largest over seeds.
-        unit: such as ``"steps"``; ``"%"`` for a fraction, which is given as 0 … 1 and printed
-            as a percentage; ``"×"`` for a ratio.
-        paper: the paper's number as text, where it has one.
-        target: what had to be reached, as text, where something had.
-        bound: ``"≥"`` or ``"≤"`` where the run ended before the value was known.
+        unit: such as ``"steps"``; ``"%"`` for a fraction between 0 and 1 that is printed as a
+            percentage; ``"×"`` for a ratio.
+        paper: the paper's number as text, if any.
+        target: the value to reach, as text, if any.
+        bound: ``"≥"`` or ``"≤"`` if the run ended before the value was known.
     """
 
     label: str
@@ -63,7 +63,7 @@ class Number:
         target: str = "",
         bound: str = "",
     ) -> Number:
-        """Return median, smallest and largest of ``values``, one a seed.
+        """Return median, smallest and largest of ``values``, one per seed.
 
         Raises:
             ValueError: there are no values.
@@ -73,10 +73,10 @@ class Number:
             ratio: 12 × (10 … 30)
         """
         if not values:
-            raise ValueError(f"values={values!r} of {label!r} must hold one number a seed")
+            raise ValueError(f"values={values!r} of {label!r} must hold one number per seed")
         if any(math.isnan(value) for value in values):
             return cls(label, math.nan, math.nan, math.nan, unit, paper, target)
-        # Not interpolated: the median of 100 and "never" would be neither.
+        # Not interpolated: between 100 and "never" there is no meaningful value.
         middle = statistics.median_low(values)
         return cls(label, middle, min(values), max(values), unit, paper, target, bound)
 
@@ -85,7 +85,7 @@ class Number:
         return f"{self.bound} {_text(self.value, self.unit)}".strip()
 
     def spread(self) -> str:
-        """Return smallest and largest, such as ``"91.8 … 92.4"``; empty if they are one."""
+        """Return smallest and largest, such as ``"91.8 … 92.4"``; empty if they are equal."""
         if math.isnan(self.value) or self.low == self.high:
             return ""
         return f"{_text(self.low, self.unit, bare=True)} … {_text(self.high, self.unit, bare=True)}"
@@ -97,16 +97,15 @@ class Number:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out.
+    """The outcome of a claim.
 
     Attributes:
-        numbers: the most important first: the score board shows the first one.
+        numbers: the score board shows the first one.
         verdict: one of `VERDICTS`.
-        because: one sentence: the criterion, with the numbers that decided.
+        because: one sentence that states the criterion with the deciding numbers.
         figures: SVG files.
-        notes: what a reader should know besides.
-        headline: what the score board shows instead of the first number, where no single number
-            would be fair.
+        notes: additional remarks for the reader.
+        headline: text for the score board if no single number represents the outcome.
 
     Raises:
         ValueError: the verdict is not one of the three, or there are no numbers.
@@ -120,34 +119,34 @@ class Outcome:
     headline: str = ""
 
     def told(self) -> str:
-        """Return the score board's text: the headline, or the first number and its target."""
+        """Return the text for the score board: the headline, or the first number and its target."""
         first = self.numbers[0]
-        return self.headline or f"{first}{f', {first.target} asked' if first.target else ''}"
+        return self.headline or f"{first}{f', target {first.target}' if first.target else ''}"
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise ValueError(f"verdict={self.verdict!r} must be one of: {', '.join(VERDICTS)}")
         if not self.numbers:
-            raise ValueError("numbers=[] must hold at least the number that decided")
+            raise ValueError("numbers=[] must hold at least the deciding number")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, how it is tested, and what would refute it; all written before the runs judged.
+    """A claim, how it is tested, and what would refute it; written before the runs it judges.
 
     Attributes:
-        name: what a person types.
-        title: a few words.
-        statement: the claim, in one or two sentences.
+        name: the name on the command line.
+        title: a short title.
+        statement: the claim in one or two sentences.
         source: paper and section.
-        protocol: what is run: data, networks, grids, steps, seeds; also what --quick cuts.
-        criterion: which numbers give which verdict; ``run`` decides by it, in code.
+        protocol: data, networks, grids, steps and seeds, and what --quick reduces.
+        criterion: which numbers give which verdict; ``run`` implements it.
         paper: the paper's number as text, for the score board.
-        minutes_quick, minutes_full: what it costs of one core of 2 to 3 GHz, where results
-            that it shares with an earlier claim are there already.
-        run: runs it.
-        version: of the protocol; results kept under another version are not used.
-        after: claims whose results it shares; of claims side by side it waits for these.
+        minutes_quick, minutes_full: estimated time on one core of 2 to 3 GHz, if results shared
+            with an earlier claim are cached.
+        run: tests the claim.
+        version: version of the protocol; results cached under another version are not used.
+        after: claims that share results with this one; in parallel runs it waits for them.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Where a claim runs: how much, with which seeds, on which data, and what is kept of it.
+"""The settings that a claim runs with, and the cache of its results.
 
-Each arm's result is kept on disk as soon as there is one, so that a run that was stopped goes on
-where it was, and a report can be made again without training anything.
+The result of each arm is cached on disk as soon as it is known. An interrupted run therefore
+continues where it stopped, and a report can be made again without training.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ DATA = "fashion-mnist"
 
 
 class Progress(Protocol):
-    """Who is told how far a claim is."""
+    """Receives the progress of a claim."""
 
     def plan(self, runs: int) -> None:
-        """The claim will ask for ``runs`` results."""
+        """The claim will request ``runs`` results."""
 
     def begin(self, label: str) -> None:
         """One of them is being computed."""
 
     def within(self, fraction: float) -> None:
-        """It is so far, 0 … 1."""
+        """The current result is this far, 0 … 1."""
 
     def done(self, label: str, was_kept: bool) -> None:
-        """It is there; ``was_kept`` if it had been kept from before."""
+        """A result is available; ``was_kept`` if it was already cached."""
 
 
 class Silent:
-    """Progress that nobody watches."""
+    """Ignores all progress."""
 
     def plan(self, runs: int) -> None:
         """Ignore it."""
@@ -57,18 +57,18 @@ class Silent:
 
 @dataclass(frozen=True)
 class Context:
-    """What a claim's ``run`` is given.
+    """The argument of a claim's ``run``.
 
     Attributes:
-        folder: of all that is kept.
-        quick: whether the short protocol is asked for.
-        seeds: of weights and mini-batches; every arm runs with each.
-        data: name of the images.
-        data_dir: their folder, None for the usual place.
+        folder: folder for results, records and figures.
+        quick: use the short protocol.
+        seeds: seeds for weights and mini-batches; every arm runs with each.
+        data: name of the data set.
+        data_dir: its folder, None for the default.
         scale: multiplies every number of steps; below 1 for tests only.
-        progress: who is told.
-        claim: the claim it is bound to, see `of`.
-        seconds: what each result took that was computed for this claim, now or before.
+        progress: receives the progress.
+        claim: the claim this context is bound to, see `of`.
+        seconds: time that each result of this claim took, cached results included.
     """
 
     folder: Path
@@ -86,11 +86,11 @@ class Context:
         return replace(self, claim=claim, seconds=[])
 
     def following(self, progress: Progress) -> Context:
-        """Return this context telling ``progress``."""
+        """Return this context with another ``progress``."""
         return replace(self, progress=progress)
 
     def images(self) -> Dataset:
-        """Return the data set that was asked for."""
+        """Return the data set."""
         return load(self.data, self.data_dir)
 
     def steps(self, full: int, quick: int | None = None) -> int:
@@ -99,7 +99,7 @@ class Context:
         return max(2, round(count * self.scale))
 
     def plan(self, runs: int) -> None:
-        """Say how many results the claim will ask for, so that the time left can be told."""
+        """Announce the number of results, so that the remaining time can be estimated."""
         self.progress.plan(runs)
 
     def run(
@@ -108,20 +108,20 @@ class Context:
         function: Callable[[], dict[str, Any]],
         shared: str = "",
     ) -> dict[str, Any]:
-        """Return what ``function`` returns, computed once and kept under ``key``.
+        """Return the result of ``function``, computed once and cached under ``key``.
 
         Args:
-            key: what decides the result and is not said by claim, version of its protocol, data
-                (its files, where their folder was given) and scale: arm, seed, steps, rate, … It
-                is also what the progress shows.
-            function: computes the result: numbers, texts, lists and dicts. Not a number (NaN)
-                and infinity are kept as such.
-            shared: name of a protocol that several claims share, its version included; the
-                result is then kept for all of them.
+            key: everything that determines the result besides the claim, the version of its
+                protocol, the data (its files, if their folder was given) and the scale: arm, seed,
+                steps, rate, … The progress shows it too.
+            function: computes the result: numbers, strings, lists and dicts. NaN and infinity
+                are preserved.
+            shared: name and version of a protocol that several claims share; the result is
+                then cached for all of them.
 
         Raises:
-            OSError: the result cannot be kept.
-            TypeError: key or result hold what JSON cannot.
+            OSError: the result cannot be written.
+            TypeError: key or result cannot be represented in JSON.
         """
         owner = shared or self._bound().name
         whole = {
@@ -143,13 +143,13 @@ class Context:
             and {"result", "by", "seconds"} <= set(found)
         ):
             result: dict[str, Any] = found["result"]
-            if found["by"] == self._bound().name:  # another claim's time is told there
+            if found["by"] == self._bound().name:  # otherwise the time counts for the other claim
                 self.seconds.append(found["seconds"])
             self.progress.done(label, was_kept=True)
             return result
         self.progress.begin(label)
         began = time.monotonic()
-        result = json.loads(json.dumps(function()))  # the same types now as when it is read again
+        result = json.loads(json.dumps(function()))  # the same types as when read from the cache
         self.seconds.append(round(time.monotonic() - began, 3))
         made = {"by": self._bound().name, "seconds": self.seconds[-1]}
         store.keep(path, {"key": whole, "result": result, **made})
@@ -157,9 +157,9 @@ class Context:
         return result
 
     def record(self, name: str) -> Path:
-        """Return where a `gammabeta.signal.Record` called ``name`` goes, and make room for it.
+        """Return the path of the `gammabeta.signal.Record` called ``name``.
 
-        What an earlier run that was stopped left there is removed.
+        Files that an interrupted run left there are deleted.
         """
         path = self.folder / "runs" / self._bound().name / f"{name}.sqlite"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ class Context:
         return path
 
     def figure(self, name: str) -> Path:
-        """Return where the figure called ``name`` goes."""
+        """Return the path of the figure called ``name``."""
         path = self.folder / "figures" / f"{self._bound().name}-{name}.svg"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path

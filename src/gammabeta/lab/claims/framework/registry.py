@@ -1,4 +1,4 @@
-"""All claims, in the order in which the story is told: one file each, named after its claim."""
+"""All claims in the order of the report. Each has its own file, named after the claim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a folder of claims: one HTML file that needs nothing else, and Markdown."""
+"""The report of a folder of claims, as a self-contained HTML file and as Markdown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(results: Sequence[Result], folder: Path) -> tuple[Path, Path]:
 
     Raises:
         ValueError: there are no results.
-        OSError: they cannot be written; what was there is still there.
+        OSError: the files cannot be written; existing files are unchanged.
     """
     if not results:
         raise ValueError("results=[] must hold at least one claim's outcome")
@@ -40,7 +40,7 @@ def write(results: Sequence[Result], folder: Path) -> tuple[Path, Path]:
 
 
 def page(results: Sequence[Result]) -> str:
-    """Return the report as one HTML document, its figures inside it."""
+    """Return the report as one HTML document with embedded figures."""
     body = [
         f'<p class="note">{_e(summary(results))}</p>',
         f'<p class="made">{_e(_made(results))}</p>',
@@ -78,7 +78,7 @@ def markdown(results: Sequence[Result], beside: Path) -> str:
 
 
 def board(results: Sequence[Result], page: str = "") -> str:
-    """Return the score board as a Markdown table, linked to the claims' places on ``page``."""
+    """Return the score board as a Markdown table that links to the claims on ``page``."""
     lines = ["| claim | the paper | here | verdict |", "|---|---|---|---|"]
     lines += [
         f"| [{_m(result.claim.title)}]({page}#{result.claim.name}) | {_m(result.claim.paper)} | "
@@ -94,16 +94,16 @@ def summary(results: Sequence[Result]) -> str:
         verdict: sum(result.outcome.verdict == verdict for result in results) for verdict in _MARKS
     }
     total = len(results)
-    told = ", ".join(
+    counted = ", ".join(
         f"{count} {verdict if count == 1 else _PLURALS[verdict]}"
         for verdict, count in counts.items()
         if count
     )
-    return f"{total} claim{'s' if total > 1 else ''} put to the test: {told}."
+    return f"{total} claim{'s' if total > 1 else ''} put to the test: {counted}."
 
 
 def _made(results: Sequence[Result]) -> str:
-    """How the results were made, said once where all were made alike."""
+    """How the results were made, in one line for all."""
     last = max(results, key=lambda result: result.when)
     length = "quick protocol" if last.quick else "full protocol"
     data = ", ".join(dict.fromkeys(result.data for result in results))
@@ -117,7 +117,7 @@ def _made(results: Sequence[Result]) -> str:
 
 
 def _as_run(result: Result) -> str:
-    """What of a protocol's text was run."""
+    """Which variant of the protocol was run."""
     length = "quick" if result.quick else "full"
     instead = "" if result.data == DATA else f" on {result.data} in place of Fashion-MNIST,"
     return f"Run here{instead} with the {length} protocol and {len(result.seeds)} seeds."
@@ -148,7 +148,7 @@ def _ours(outcome: Outcome) -> str:
     number = outcome.numbers[0]
     spread = number.spread()
     small = f"{number.label}{f' ({spread})' if spread else ''}"
-    small += f", {number.target} asked" if number.target else ""
+    small += f", target {number.target}" if number.target else ""
     return f"<b>{_e(number.text())}</b><small>{_e(small)}</small>"
 
 

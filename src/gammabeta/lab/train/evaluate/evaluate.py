@@ -1,4 +1,4 @@
-"""Run models over images and count their errors; the models are left as they were."""
+"""Run models over images and count their errors; the models are restored afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gammabeta.lab.train.evaluate.crops import centre_crop, many_crops
+from gammabeta.lab.data.crops import centre_crop, many_crops
 from gammabeta.lab.train.evaluate.evaluation import Errors, Evaluation
 from gammabeta.names import known
 from gammabeta.statistics import calibrate
@@ -38,12 +38,12 @@ def evaluate(
     the most probable classes of that mean are the prediction.
 
     Args:
-        models: one, or several with the same classes; in either mode. They are run in evaluation
-            mode and left as they were, bit by bit, also after an error.
+        models: one, or several with the same classes; in either mode. They run in
+            evaluation mode and are restored bit by bit, also after an error.
         batches: pairs of images and labels (N,). Images are (N, C, H, W), or a list of (C, H, W)
             of several sizes; of other sizes than the models', they are cropped. With ``crops=1``
             a tensor of anything else, such as rows of features, is given to the models as it is.
-        crops: 1, the central one; or 144, see `gammabeta.lab.train.evaluate.crops`.
+        crops: 1, the central one; or 144, see `gammabeta.lab.data.crops`.
         statistics: what batch norms normalize by: ``"moving"``, the running averages as they are;
             ``"population"``, measured over ``calibration`` by Algorithm 2 of the paper. A model
             without batch norms has none, and is the same under both.

@@ -1,4 +1,4 @@
-"""What an evaluation comes to: errors, counted as predictions arrive."""
+"""The result of an evaluation: counts of wrong predictions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Errors:
 
     Attributes:
         n: examples seen.
-        top1_wrong: whose most probable class was not theirs.
-        top5_wrong: whose class was not among the five most probable.
-        nonfinite: whose probabilities held a NaN or an infinity; wrong in both counts.
+        top1_wrong: examples whose most probable class is not the label.
+        top5_wrong: examples whose label is not among the five most probable classes.
+        nonfinite: examples with NaN or infinite probabilities; wrong in both counts.
         log_loss: sum of −log p of the right class, in nats.
 
     Example:
@@ -50,7 +50,7 @@ class Errors:
             raise ValueError(f"labels have shape {tuple(labels.shape)}; need ({rows},)")
         if rows and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             worst = int(labels.max()) if int(labels.max()) >= classes else int(labels.min())
-            raise ValueError(f"label {worst} is none of the model's classes, 0 to {classes - 1}")
+            raise ValueError(f"label {worst} is not a class of the model, 0 to {classes - 1}")
         finite = probabilities.isfinite().all(1)
         best = probabilities.nan_to_num(0.0).topk(min(TOP, classes), 1).indices
         hits = (best == labels[:, None]) & finite[:, None]
@@ -62,17 +62,17 @@ class Errors:
 
     @property
     def top1_error(self) -> float:
-        """Fraction of examples whose most probable class was not theirs; NaN of none."""
+        """Fraction of examples whose most probable class is not the label; NaN without examples."""
         return self.top1_wrong / self.n if self.n else math.nan
 
     @property
     def top5_error(self) -> float:
-        """Fraction of examples whose class was not among the five most probable; NaN of none."""
+        """Fraction of examples whose label is not among the five most probable; NaN without any."""
         return self.top5_wrong / self.n if self.n else math.nan
 
     @property
     def loss(self) -> float:
-        """Mean of −log p of the right class, in nats: the cross entropy. NaN of none."""
+        """Cross-entropy: mean of −log p of the label, in nats; NaN without examples."""
         return self.log_loss / self.n if self.n else math.nan
 
 

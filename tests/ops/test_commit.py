@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import gammabeta as gb
-from gammabeta.layers.commit import commit_statistics
+from gammabeta.ops.commit import commit_statistics
 
 
 def arguments(value: float = 2.0, *, counters: bool = True) -> list[Tensor | None]:

@@ -1,8 +1,8 @@
 """Crops of an image: the single one, and GoogLeNet's 144.
 
-The paper measures with one central crop and with the 144 of Szegedy et al. 2014: the image at
-four sizes; of each, three squares; of each, its four corners, its centre, and the square itself
-made small; each of them and its mirror image.
+The paper evaluates with one central crop and with the 144 crops of Szegedy et al. 2014: four sizes
+of the image, three squares of each size, and of each square its four corners, its centre and the
+whole square resized; each with its mirror image.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 FULL = 224
-"""The model's input in the papers; their sizes are given for it, and scaled for others."""
+"""Input size of the papers' models; crop sizes are given for it and scaled for other inputs."""
 
 SHORT_SIDES = (256, 288, 320, 352)
-"""What the shorter side of the image is resized to, one after the other."""
+"""Lengths that the shorter side of the image is resized to."""
 
 
 _LONGEST = 4
@@ -33,8 +33,7 @@ class Crop:
         short: length of the shorter side of the resized image.
         top: of the window, in rows of the resized image.
         left: of the window, in columns.
-        side: height and width of the window; where that is not the model's input size, the window
-            is resized to it.
+        side: height and width of the window; the window is resized to the model's input size.
         mirrored: left and right swapped.
     """
 

@@ -1,0 +1,104 @@
+"""Opacus refuses gammabeta's layers where it refuses torch's.
+
+Statistics of a batch mix examples, so that differential privacy does not hold. Opacus looks its
+validators up by the exact class of a layer, and knows torch's classes only: without what is here,
+``ModuleValidator`` would pass a subclass of batch norm over in silence, and `PrivacyEngine` would
+train one that keeps no running statistics. So gammabeta's classes are registered with it, when
+``opacus.validators`` is imported or, if it was before, at once. Opacus itself is not imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from gammabeta import layers
+from gammabeta.conversion.convert import convert
+from gammabeta.layers.epilogue import Epilogue
+from gammabeta.layers.timestep import TimestepBatchNorm
+
+_VALIDATORS = "opacus.validators"
+
+
+def register(validators: ModuleType) -> None:
+    """Register gammabeta's layers with ``opacus.validators``, each as torch's that it derives from.
+
+    What `ModuleValidator.fix` makes of one is gammabeta's twin of what it makes of torch's, with
+    the activation, so that a residual can still be given.
+    """
+    registry: Any = validators.ModuleValidator
+    for name in layers.__all__:
+        cls = getattr(layers, name)
+        for theirs in cls.__mro__[1:] if isinstance(cls, type) else ():
+            if theirs in registry.VALIDATORS:
+                registry.VALIDATORS[cls] = registry.VALIDATORS[theirs]
+                if theirs in registry.FIXERS:
+                    registry.FIXERS[cls] = _with_epilogue(registry.FIXERS[theirs])
+                break
+    registry.VALIDATORS[TimestepBatchNorm] = registry.VALIDATORS[nn.BatchNorm1d]
+
+
+def _with_epilogue(fix: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Let a fixer's new layer have the activation of the old one."""
+
+    def fixed(module: nn.Module, **options: Any) -> nn.Module:
+        new = fix(module, **options)
+        if new is module:
+            return new
+        new = convert(new)
+        if isinstance(new, Epilogue) and isinstance(module, Epilogue):
+            new._set_activation(module.activation)
+        return new
+
+    return fixed
+
+
+class _Imported(MetaPathFinder):
+    """Registers once ``opacus.validators`` has been imported; finds nothing else."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _VALIDATORS:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        load = spec.loader.exec_module
+
+        def load_and_register(module: ModuleType) -> None:
+            load(module)
+            _register_or_warn(module)
+
+        spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def _register_or_warn(validators: ModuleType) -> None:
+    try:
+        register(validators)
+    except Exception as error:  # of another version of Opacus
+        warnings.warn(
+            f"gammabeta's layers could not be registered with Opacus ({error!r}), so that it may "
+            "not refuse those that mix examples: batch norms, and instance norms that track "
+            "running statistics",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def watch_for_opacus() -> None:
+    """Register with Opacus: now, if it is imported already, or when it is."""
+    if _VALIDATORS in sys.modules:
+        _register_or_warn(sys.modules[_VALIDATORS])
+    else:
+        sys.meta_path.insert(0, _Imported())
