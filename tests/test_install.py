@@ -32,7 +32,8 @@ runpy.run_module("gammabeta", run_name="__main__")
 USED = """
 import torch
 import gammabeta as gb
-from gammabeta.ops import library, use
+from gammabeta.ops import use
+from gammabeta.ops.cpu import library
 
 assert "installed" in gb.__file__, gb.__file__
 assert library.extension is None
