@@ -921,3 +921,21 @@ def test_a_module_that_cannot_be_asked_what_it_is_does_not_end_the_training(tmp_
     with pytest.warns(RuntimeWarning, match="training continues: 1: not here"):
         signal.step()
     signal.close()
+
+
+def test_a_gradient_that_cannot_be_measured_does_not_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a sharded γ, which cannot be multiplied with a plain gradient."""
+
+    def fails(*_: object) -> float:
+        raise RuntimeError("got mixed torch.Tensor and DTensor")
+
+    monkeypatch.setattr("gammabeta.signal.capture._norm_of", fails)
+    model = network()
+    with (
+        pytest.warns(RuntimeWarning, match="training continues: a gradient: got mixed"),
+        watch(model, tmp_path / "run") as signal,
+    ):
+        losses = train(model, signal)
+    assert losses == train(network())

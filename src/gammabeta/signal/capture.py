@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gammabeta.layers.standardized import standardized
-from gammabeta.layers.traits import channel_dim, traits
+from gammabeta.layers.traits import affine, channel_dim, traits
 from gammabeta.ops.activations import MODULES
 from gammabeta.signal.schema import Summary
 from gammabeta.signal.summary import saturation, summarize
@@ -189,7 +189,7 @@ class Capture:
         self, layer: Layer, norm: nn.Module, activation: str, x_hat: Tensor, residual: Any
     ) -> None:
         """Measure a layer with a fused activation; compute the activation's input from x̂."""
-        weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+        weight, bias = affine(norm)
         y = x_hat if weight is None else x_hat * _along(norm, weight, x_hat)
         y = y if bias is None else y + _along(norm, bias, x_hat)
         layer.signals["affine"] = summarize(y)
@@ -215,16 +215,15 @@ class Capture:
             self._copy_saturation(layer)
             return
         self._measure(layer, "affine", output)
-        weight = getattr(norm, "weight", None)
-        if output.requires_grad:
+        weight = affine(norm)[0]
 
-            def normalized_gradient(gradient: Tensor) -> None:
-                # y = γx̂ + β, so ∂loss/∂x̂ = γ · ∂loss/∂y.
-                if weight is not None:
-                    gradient = gradient * _along(norm, weight.detach(), gradient)
-                layer.gradients["normalized"] = _norm_of(gradient)
+        def normalized_gradient(gradient: Tensor) -> None:
+            # y = γx̂ + β, so ∂loss/∂x̂ = γ · ∂loss/∂y.
+            if weight is not None:
+                gradient = gradient * _along(norm, weight.detach(), gradient)
+            layer.gradients["normalized"] = _norm_of(gradient)
 
-            output.register_hook(normalized_gradient)  # type: ignore[no-untyped-call]
+        self._at_gradient(output, normalized_gradient)
 
     def _activation_input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         x = args[0] if args else None
@@ -260,13 +259,24 @@ class Capture:
         with torch.no_grad():
             layer.signals[stage] = summarize(x)
         self._seen[id(x)] = (weakref.ref(x), layer, stage)
+        gradients = layer.gradients
+
+        def gradient_of_stage(gradient: Tensor) -> None:
+            gradients[stage] = _norm_of(gradient)
+
+        self._at_gradient(x, gradient_of_stage)
+
+    def _at_gradient(self, x: Tensor, measure: Callable[[Tensor], None]) -> None:
+        """Call ``measure`` with the gradient of ``x``; an error must not end the backward pass."""
+
+        def hook(gradient: Tensor) -> None:
+            try:
+                measure(gradient)
+            except Exception as e:
+                self.error = f"a gradient: {e}"
+
         if x.requires_grad:
-            gradients = layer.gradients
-
-            def gradient_of_stage(gradient: Tensor) -> None:
-                gradients[stage] = _norm_of(gradient)
-
-            x.register_hook(gradient_of_stage)  # type: ignore[no-untyped-call]
+            x.register_hook(hook)  # type: ignore[no-untyped-call]
 
 
 def _along(norm: nn.Module, parameter: Tensor, x: Tensor) -> Tensor:
