@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from gammabeta.ops.cpu import library, support
 
@@ -21,3 +22,9 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch, library.use(request.param):
         patch.setattr(support, "SMALL", {})  # natively, small inputs are too
         yield request.param
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same numbers in every run, whichever tests run before."""
+    torch.manual_seed(0)

@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gammabeta.ops.cpu import library
+from gammabeta.ops.cpu.support import TYPES
+
 _LIBRARY = torch.library.Library("gammabeta", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
     "commit_statistics(Tensor new_mean, Tensor new_var, Tensor(a!) mean, Tensor(b!) var, "
@@ -26,6 +29,11 @@ def _commit(
     refused: Tensor | None,
 ) -> None:
     """Write the new statistics where they are finite; count the batch as entered or refused."""
+    if library.chosen and _are_plain((new_mean, new_var, mean, var), (batches, refused)):
+        statistics = (new_mean.data_ptr(), new_var.data_ptr(), mean.data_ptr(), var.data_ptr())
+        counts = (0 if count is None else count.data_ptr() for count in (batches, refused))
+        library.extension.accept(*statistics, mean.numel(), TYPES[mean.dtype], *counts)
+        return
     entered = torch.dot(new_mean * 0, new_var) == 0  # 0 · finite is 0, 0 · inf and NaN are NaN
     mean.copy_(torch.where(entered, new_mean, mean))
     var.copy_(torch.where(entered, new_var, var))
@@ -33,6 +41,24 @@ def _commit(
         batches.add_(entered)
     if refused is not None:
         refused.add_(~entered)
+
+
+def _are_plain(statistics: tuple[Tensor, ...], counts: tuple[Tensor | None, ...]) -> bool:
+    """Whether all are on the CPU, dense, and of the types that the extension takes."""
+    dtype, size = statistics[0].dtype, statistics[0].numel()
+    return dtype in TYPES and all(
+        t is None
+        or (
+            t.is_cpu
+            and t.is_contiguous()
+            and not t.is_neg()
+            and t.dtype is kind
+            and t.numel() == expected
+            and t.data_ptr() != 0
+        )
+        for tensors, kind, expected in ((statistics, dtype, size), (counts, torch.int64, 1))
+        for t in tensors
+    )
 
 
 _LIBRARY.impl("commit_statistics", _commit, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

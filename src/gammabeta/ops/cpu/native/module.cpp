@@ -325,6 +325,19 @@ bool commit(Address mean, Address var, int64_t c, int type, nb::bytes kept, Addr
   return false;
 }
 
+// Take new statistics over if they are finite; count the batch as entered or refused.
+bool accept(Address new_mean, Address new_var, Address mean, Address var, int64_t c, int type,
+            Address batches, Address refused) {
+  size_t size = static_cast<size_t>(c) * size_of(type);
+  bool entered = all_finite(at(new_mean), c, type) && all_finite(at(new_var), c, type);
+  if (entered) {
+    std::memcpy(at(mean), at(new_mean), size);
+    std::memcpy(at(var), at(new_var), size);
+  }
+  if (Address count = entered ? batches : refused) ++*static_cast<int64_t*>(at(count));
+  return entered;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -341,6 +354,7 @@ NB_MODULE(_native, m) {
   m.def("at_new_thread", at_new_thread, "Call this once from each thread, before it uses others.");
   m.def("remember", remember, "Running statistics before torch's operator updates them.");
   m.def("commit", commit, "Keep that update if it is finite; returns whether.");
+  m.def("accept", accept, "Take new statistics over if they are finite; returns whether.");
   nb::class_<Norm>(m, "Norm", "One call of a norm: all but its tensors.")
       .def("__init__",
            [](Norm* norm, int kind, bool rows, int64_t n, int64_t c, int64_t k, int64_t s, int type,
