@@ -18,6 +18,9 @@ _context.set_forkserver_preload(["torch", "gammabeta"])
 
 
 def _program(code: str, folder: str, output: str) -> None:
+    import torch  # loaded by the server
+
+    torch.set_num_threads(1)  # two threads of two programs on two cores wait for each other
     os.environ["MPLBACKEND"] = "agg"
     os.chdir(folder)
     file = os.open(output, os.O_CREAT | os.O_WRONLY)
@@ -38,7 +41,7 @@ def _program(code: str, folder: str, output: str) -> None:
         sys.stderr.flush()
 
 
-def run_program(code: str, folder: Path, seconds: float = 120) -> tuple[int, str]:
+def run_program(code: str, folder: Path, seconds: float = 200) -> tuple[int, str]:
     """Run ``code`` in ``folder`` as ``python -W error -c`` would.
 
     Returns:

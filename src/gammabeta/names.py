@@ -27,11 +27,11 @@ def known(argument: str, value: object, names: Iterable[str]) -> str:
         >>> known("activation", "rleu", ["relu", "tanh"])
         Traceback (most recent call last):
         ...
-        ValueError: activation='rleu' is not known; did you mean 'relu'? One of: relu, tanh
+        ValueError: activation='rleu' is not known; did you mean 'relu'? Choices: relu, tanh
     """
     options = list(names)
     if isinstance(value, str) and value in options:
         return value
     near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.5)
-    hint = f" did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{argument}={value!r} is not known;{hint} One of: {', '.join(options)}")
+    hint = f"did you mean {near[0]!r}? Choices" if near else "choices"
+    raise ValueError(f"{argument}={value!r} is not known; {hint}: {', '.join(options)}")

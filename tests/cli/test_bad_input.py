@@ -16,7 +16,7 @@ from tests.cli.command import Shell, gammabeta
 from tests.cli.records import refused
 from tests.signal.recorded import fill
 
-NAMES = "'{}' is not known; did you mean '{}'? One of: {}"
+NAMES = "'{}' is not known; did you mean '{}'? Choices: {}"
 PRESETS = "bold, healthy, bold-lr, bold-init, saturating, batch-of-two, stale-statistics"
 POSITIVE = "must be a positive number, at most 1e+30"
 
@@ -34,9 +34,9 @@ POSITIVE = "must be a positive number, at most 1e+30"
             "activation=" + NAMES.format("rleu", "relu", "sigmoid, tanh, relu, gelu"),
         ),
         ("norm", "bach", "norm=" + NAMES.format("bach", "batch", "batch, layer, group, rms")),
-        ("norm", "none", "norm='none' is not known; One of: batch, layer, group, rms"),
+        ("norm", "none", "norm='none' is not known; choices: batch, layer, group, rms"),
         ("optimizer", "adm", "optimizer=" + NAMES.format("adm", "adam", "sgd, momentum, adam")),
-        ("optimizer", "", "optimizer='' is not known; One of: sgd, momentum, adam"),
+        ("optimizer", "", "optimizer='' is not known; choices: sgd, momentum, adam"),
         ("preset", "[/red]", "preset='[/red]' is not known"),
         *(
             ("lr", v, f"lr={float(v)} {POSITIVE}")

@@ -56,7 +56,7 @@ def replaced():
         ),
         (
             lambda: OddNorm(4),
-            "OddNorm is no subclass of torch's layers; it computes none of the known formulas",
+            "OddNorm is no subclass of torch's layers; it does not match a known formula",
         ),
     ],
 )

@@ -40,11 +40,13 @@ def test_a_group_has_two_channels_at_least(norm, channels, groups, exact, expect
 
 def test_the_number_of_groups_that_is_not_as_asked_is_said():
     model = nn.Sequential(nn.BatchNorm1d(32))
-    with pytest.warns(UserWarning, match=r"16 groups, as 32 would have one channel each \(1 of 1"):
+    with pytest.warns(
+        UserWarning, match=r"16 groups, because 32 would leave one channel each \(1 of 1"
+    ):
         gb.convert(model, to="group")
     report = converted(nn.Sequential(nn.BatchNorm1d(32)), to="group")
-    assert report.changes[0].adjusted == ("16 groups, as 32 would have one channel each",)
-    assert "16 groups, as 32 would" in str(report)
+    assert report.changes[0].adjusted == ("16 groups, because 32 would leave one channel each",)
+    assert "16 groups, because 32 would" in str(report)
 
 
 @pytest.mark.parametrize("to", ["group", "layer"])
@@ -76,7 +78,7 @@ def test_instance_norm_of_vectors_needs_to_be_told_that_there_are_positions(norm
     report = converted(model, to="instance")
     assert type(model[0]) is norm
     assert isinstance(model[1], nn.InstanceNorm2d)
-    assert "dims=1 says that its input is (N, C, L)" in report.left[0].reason
+    assert "pass dims=1 if its input is always (N, C, L)" in report.left[0].reason
     converted(model, to="instance", dims=1)
     assert isinstance(model[0], nn.InstanceNorm1d)
 

@@ -119,10 +119,10 @@ def test_inputs_are_not_written_to(case: Case) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("rleu", "activation='rleu' is not known; did you mean 'relu'? One of: relu, leaky_relu,"),
-        ("GELU", "activation='GELU' is not known; One of: relu,"),
-        ("", "activation='' is not known; One of: relu,"),
-        (3, "activation=3 is not known; One of: relu,"),
+        ("rleu", "activation='rleu' is not known; did you mean 'relu'? Choices: relu, leaky_relu,"),
+        ("GELU", "activation='GELU' is not known; choices: relu,"),
+        ("", "activation='' is not known; choices: relu,"),
+        (3, "activation=3 is not known; choices: relu,"),
         (torch.relu, "activation=<built-in method relu of type object"),
     ],
     ids=["misspelt", "upper case", "empty", "number", "function"],

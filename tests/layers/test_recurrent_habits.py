@@ -141,9 +141,9 @@ STATE = torch.ones(1, 5, 4, dtype=torch.float64)
         (X, (STATE[:, :4], STATE), r"h_0 has shape \(1, 4, 4\).*\(1, 5, 4\)"),
         (X, (STATE, STATE[..., :3]), "c_0 has shape"),
         (X, (STATE[0], STATE[0]), "h_0 has shape"),
-        (X, STATE, r"hx is a pair of tensors, \(h_0, c_0\), and not: Tensor"),
-        (X, (STATE,) * 3, "hx is a pair.*not: 3 items"),
-        (X, (STATE, STATE.float()), "c_0 has dtype torch.float32 and input torch.float64"),
+        (X, STATE, r"hx must be a pair of tensors, \(h_0, c_0\), not Tensor"),
+        (X, (STATE,) * 3, "hx must be a pair.*not 3 items"),
+        (X, (STATE, STATE.float()), "c_0 has dtype torch.float32, but input has torch.float64"),
     ],
 )
 def test_state_is_untouched_when_forward_raises(make, x, hx, match):
@@ -173,7 +173,7 @@ def test_bad_arguments(make, arguments, match):
 
 @BOTH
 def test_dropout_without_a_second_layer_warns_as_nn_lstm_does(make):
-    with pytest.warns(UserWarning, match=r"dropout=0\.5 comes between layers") as caught:
+    with pytest.warns(UserWarning, match=r"dropout=0\.5 has no effect with num_layers=1") as caught:
         make(3, 4, dropout=0.5)
     assert len(caught) == 1
 

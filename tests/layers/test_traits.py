@@ -143,7 +143,7 @@ def test_strangers_are_called_by_name(norm: nn.Module, base: str) -> None:
     what = traits(norm)
     assert not what.normalizes
     assert what.stranger == (
-        f"{type(norm).__name__} has a forward of its own, and computes something else than {base}"
+        f"{type(norm).__name__} has a forward of its own, and does not compute the same as {base}"
     )
     with pytest.raises(TypeError, match=f"norm is a {type(norm).__name__}"):
         standardized(norm, torch.ones(2, 4, 3, 3))
@@ -211,7 +211,7 @@ class WithResidual(gb.BatchNorm2d):
 
 
 def test_what_takes_more_than_its_input_is_a_stranger() -> None:
-    assert traits(Masked(4)).stranger.endswith("takes more than its input (mask)")
+    assert traits(Masked(4)).stranger.endswith("has more arguments than its input (mask)")
     assert traits(WithResidual(4)).normalizes
 
 

@@ -934,11 +934,10 @@ def test_a_gradient_that_cannot_be_measured_does_not_end_the_training(
     monkeypatch.setattr("gammabeta.signal.capture._norm_of", fails)
     model = network()
     twin = copy.deepcopy(model)
-    with (
-        pytest.warns(RuntimeWarning, match="training continues: a gradient: got mixed"),
-        watch(model, tmp_path / "run") as signal,
-    ):
-        torch.manual_seed(3)  # of the dropout
+    signal = watch(model, tmp_path / "run")
+    torch.manual_seed(3)  # of the dropout
+    with pytest.warns(RuntimeWarning, match="training continues: a gradient: got mixed"):
         losses = train(model, signal)
+    signal.close()
     torch.manual_seed(3)
     assert losses == train(twin)

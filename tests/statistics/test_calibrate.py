@@ -340,7 +340,7 @@ def test_batches_that_will_not_do(batches, error, message):
     [
         ({"method": "algoritm2"}, "did you mean 'algorithm2'"),
         ({"others": "evl"}, "did you mean 'eval'"),
-        ({"nonfinite": "ignore"}, "One of: raise, skip"),
+        ({"nonfinite": "ignore"}, "choices: raise, skip"),
         ({"limit": 0}, "limit=0 must be at least 1"),
     ],
 )

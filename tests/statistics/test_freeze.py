@@ -185,7 +185,7 @@ def test_other_layers_are_not_touched():
     model = nn.Sequential(
         nn.BatchNorm1d(3), nn.InstanceNorm1d(3, track_running_stats=True), nn.LayerNorm(3)
     )
-    with pytest.warns(UserWarning, match=r"left as they are: '1' \(InstanceNorm1d\)$") as said:
+    with pytest.warns(UserWarning, match=r"left unchanged: '1' \(InstanceNorm1d\)$") as said:
         gb.freeze(model.train())
     assert said[0].filename == __file__
     assert [m.training for m in model] == [False, True, True]
@@ -202,7 +202,7 @@ def test_a_norm_written_by_hand_is_named():
             self.register_buffer("running_var", torch.ones(3))
 
     model = nn.Sequential(ByHand(), nn.BatchNorm1d(3), gb.FrozenBatchNorm1d(3))
-    with pytest.warns(UserWarning, match=r"left as they are: '0' \(ByHand\)$"):
+    with pytest.warns(UserWarning, match=r"left unchanged: '0' \(ByHand\)$"):
         gb.freeze(model)
 
 
@@ -221,7 +221,7 @@ def test_nothing_to_freeze():
 def test_a_layer_without_statistics_is_named_and_none_is_frozen():
     model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False))
     before = state(model)
-    with pytest.raises(ValueError, match=r"layer '1' keeps no running statistics"):
+    with pytest.raises(ValueError, match=r"layer '1' has no running statistics"):
         gb.freeze(model)
     assert same(state(model), before)
 

@@ -174,7 +174,7 @@ class Mixed(gb.MaskedBatchNorm1d):
     [
         (Transposed(4), r"layer '1' \(Transposed\) has a forward of its own.*mini_batches"),
         (Unrecorded(4), r"layer '1' \(Unrecorded\) has a forward of its own.*mini_batches"),
-        (AlwaysFixed(4), r"layer '1' \(AlwaysFixed\) normalizes by its running.*freeze\(\)"),
+        (AlwaysFixed(4), r"layer '1' \(AlwaysFixed\) uses its running.*freeze\(\)"),
     ],
 )
 def test_a_layer_of_which_it_is_not_known_is_named_and_nothing_changes(layer, message):

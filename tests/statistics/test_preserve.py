@@ -276,7 +276,7 @@ def test_a_module_that_cannot_be_restored_is_refused_by_name():
     object.__setattr__(model[1], "_buffers", Registry(dict(model[1]._buffers)))
     entered = []
     with (
-        pytest.raises(TypeError, match=r"module '1' \(BatchNorm1d\) keeps its buffers in a Reg"),
+        pytest.raises(TypeError, match=r"module '1' \(BatchNorm1d\) stores its buffers in a Reg"),
         preserved(model),
     ):
         entered.append(1)

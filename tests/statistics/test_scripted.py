@@ -137,7 +137,7 @@ def test_what_a_script_writes_is_undone():
 @pytest.mark.parametrize("maker", MAKERS)
 def test_freeze_refuses_a_compiled_batch_norm_by_name(maker):
     model = nn.Sequential(nn.BatchNorm1d(4), MAKERS[maker]())
-    with pytest.raises(ValueError, match=r"layer '1.1' is a BatchNorm1d that torch.jit has comp"):
+    with pytest.raises(ValueError, match=r"layer '1.1' is a BatchNorm1d compiled by torch.jit"):
         gb.freeze(model)
     assert "train" not in model[0].__dict__
     assert model[0].weight.requires_grad

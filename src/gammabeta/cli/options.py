@@ -35,7 +35,7 @@ _METAVARS = {int: "COUNT", float: "NUMBER"}
 
 @dataclass(frozen=True)
 class Option:
-    """What the help of an option says, and how its value is read.
+    """What the help of an option says.
 
     Attributes:
         help: a sentence.

@@ -44,21 +44,21 @@ def convert(
 ) -> _Module:
     """Swap the normalization layers of ``model`` for gammabeta's twins, or for another family.
 
-    Every layer stays the object it is and becomes one of another class. So whatever holds on to
-    it goes on doing so: parents, a module in two places, hooks of all kinds, optimizers (the
-    parameters are the same objects), ``requires_grad``, parametrizations, attributes a person
-    gave it, its mode, dtype and device. All layers are swapped, or none if an error is raised.
+    Every layer remains the same object; only its class changes. All references to it therefore
+    remain valid: parents, a module in two places, hooks of all kinds, optimizers (the
+    parameters are the same objects), ``requires_grad``, parametrizations, custom
+    attributes, its mode, dtype and device. All layers are swapped, or none if an error is raised.
 
     **Twins** (``to=None``). Each of torch's layers becomes gammabeta's of the same name: same
-    ``state_dict``, same numbers. Subclasses of torch's layers are left alone, for they may do
-    anything; so are layers whose ``forward`` was replaced on the object.
+    ``state_dict``, same numbers. Subclasses of torch's layers are left unchanged, because they
+    may do anything; so are layers whose ``forward`` was replaced on the object.
 
     **Families** (``to="group"`` and the like). Layers of the families ``of`` become layers of
-    another: for a batch of one, for a recurrent net, where statistics of a batch do harm. γ and β
-    are kept; no parameter is made, so that no optimizer misses one. What cannot be carried over
-    is dropped and said. A layer that would then normalize single values, and give β whatever its
-    input is, is left as it is: one of 1 channel, or a ``BatchNorm1d`` that is to become an
-    instance norm, unless ``dims=1`` says that its input is (N, C, L).
+    another, for example for a batch of one or a recurrent net, where batch statistics do harm. γ
+    and β are kept. No parameter is created, so optimizers remain complete. What cannot be carried
+    over is dropped and reported. A layer that would then normalize single values, and
+    output β for any input, is left unchanged: one of 1 channel, or a ``BatchNorm1d``
+    that is to become an instance norm, unless ``dims=1`` says that its input is (N, C, L).
 
     Args:
         model: any module; it may itself be a layer to swap. Changed in place.
@@ -76,7 +76,7 @@ def convert(
             does not (``"group"`` to ``"batch"``); 1 also says that a ``BatchNorm1d`` gets
             (N, C, L).
         memory: ``"lean"`` or ``"default"`` for every batch norm of gammabeta's that the model then
-            has; see `BatchNorm1d`. None leaves each as it is.
+            has; see `BatchNorm1d`. None changes none of them.
         report: called with a `Conversion` that lists every change: ``report=print`` prints it,
             ``report=reports.append`` keeps it.
         **options: more arguments for the new layers, such as ``eps=1e-6`` or
@@ -89,15 +89,15 @@ def convert(
     Raises:
         ValueError: a name that is not known; no layer of the families ``of``; a layer that has no
             successor in the family ``to``, named, with what would do.
-        TypeError: ``model`` is no module; an argument of a wrong type; an option that the new
+        TypeError: ``model`` is not a module; an argument of a wrong type; an option that the new
             layers do not have, one that says what the old layers say (their sizes, ``affine``,
             ``dtype``), or any where ``to`` is None.
 
-    Whatever is raised, ``model`` is as it was.
+    If an error is raised, ``model`` is unchanged.
 
     Warns:
         UserWarning: something was lost or left in a swap of families, or nothing was changed
-            although ``model`` has normalization layers; and no ``report`` was given to say it to.
+            although ``model`` has normalization layers; only if no ``report`` was given.
 
     Numerics:
         A twin computes what torch's layer computes. Another family does not: train on, or at
@@ -129,7 +129,7 @@ def convert(
         }
         given = [*options, *(name for name, value in swaps.items() if value)]
         if given:
-            raise TypeError(f"{given[0]}= is for swaps of families; give to= as well")
+            raise TypeError(f"{given[0]}= applies only to swaps between families; give to= as well")
         changes, conversion = _twins(model)
     else:
         known("to", to, FAMILIES)
@@ -139,7 +139,7 @@ def convert(
         if dims is not None and not (is_whole(dims, 1) and dims <= 3):
             raise ValueError(f"dims={dims!r} must be 1, 2 or 3, the spatial dims of the input")
         if "num_groups" in options:
-            raise TypeError("num_groups= cannot be given; groups= is the number of groups")
+            raise TypeError("num_groups= cannot be given; use groups= for the number of groups")
         arguments = {"groups": groups, "exact": exact, "dims": dims, "options": options}
         changes, conversion = plan_swaps(model, to, families, arguments)
     if memory is not None:

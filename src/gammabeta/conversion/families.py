@@ -135,26 +135,26 @@ def build(
     if norm.shape is not None:
         if to not in ("layer", "rms"):
             raise ValueError(
-                f"normalizes the last dims, {list(norm.shape)}, and a {to} norm normalizes dim 1, "
-                "the channels; to='layer' and to='rms' fit"
+                f"normalizes the last dims, {list(norm.shape)}, but a {to} norm normalizes dim 1, "
+                "the channels; use to='layer' or to='rms'"
             )
         if math.prod(norm.shape) == 1:
             raise OneValueGroupError(
-                f"normalizes {list(norm.shape)}, a single value, of which a {to} norm keeps nothing"
-                " but its sign at most"
+                f"normalizes {list(norm.shape)}, a single value, of which a {to} norm would "
+                "keep at most the sign"
             )
         cls = TWINS[nn.LayerNorm] if to == "layer" else TWINS[nn.RMSNorm]
         arguments |= {"normalized_shape": norm.shape, "elementwise_affine": norm.weight}
     elif to == "rms":
         raise ValueError(
-            "normalizes dim 1, the channels, and RMSNorm normalizes the last dims; to='layer' "
-            "and to='group' fit"
+            "normalizes dim 1, the channels, but RMSNorm normalizes the last dims; use "
+            "to='layer' or to='group'"
         )
     elif to in ("group", "layer"):
         if norm.channels == 1:
             raise OneValueGroupError(
-                f"has 1 channel, so that a {to} norm has a single value to normalize where the "
-                "input has one position, and gives β for any input"
+                f"has 1 channel: for inputs with one position a {to} norm would normalize a "
+                "single value, and its output would always be β"
             )
         cls = TWINS[nn.GroupNorm]
         number = 1 if to == "layer" else _groups(norm.channels or 0, groups, exact)
@@ -162,8 +162,8 @@ def build(
     else:
         if to == "instance" and norm.family != "instance" and norm.dims == 1 and dims != 1:
             raise OneValueGroupError(
-                "may get input without positions, (N, C), where an instance norm has a single "
-                "value to normalize; dims=1 says that its input is (N, C, L)"
+                "may get input without positions, (N, C), which leaves an instance norm a single "
+                "value to normalize; pass dims=1 if its input is always (N, C, L)"
             )
         cls = _of_dims(to, norm.dims if norm.dims is not None else dims)
         arguments |= {"num_features": norm.channels, "affine": norm.weight}
@@ -184,9 +184,9 @@ def _check_options(cls: Type, options: dict[str, Any]) -> None:
     free = [name for name in inspect.signature(cls).parameters if name not in _OLD_LAYERS]
     for option in options:
         if option in _OLD_LAYERS:
-            raise TypeError(f"{option}= cannot be given: the parameters are the old layer's")
+            raise TypeError(f"{option}= cannot be given: it is taken from the old layer")
         if option not in free:
-            raise TypeError(f"{option!r} is no argument of {cls.__name__}; it has {free}")
+            raise TypeError(f"{option!r} is not an argument of {cls.__name__}; it has {free}")
         value = options[option]
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if option in ("eps", "momentum") and not number and value is not None:
@@ -198,8 +198,8 @@ def _of_dims(family: str, dims: int | None) -> Type:
     fitting = [cls for cls, its in FAMILIES[family].items() if its is not None and its == dims]
     if not fitting:
         raise ValueError(
-            f"does not say how many spatial dims its input has, and a {family} norm needs to "
-            "know; give dims=1, 2 or 3"
+            f"does not say how many spatial dims its input has, but a {family} norm needs "
+            "the number; give dims=1, 2 or 3"
         )
     return fitting[-1]  # torch's comes first
 
@@ -209,7 +209,7 @@ def _groups(channels: int, groups: int, exact: bool) -> int:
     fit = next(g for g in range(min(groups, channels // 2), 0, -1) if channels % g == 0)
     if channels % groups and exact:
         raise ValueError(
-            f"has {channels} channels, no multiple of groups={groups}; groups={fit} fits, and "
-            "exact=False takes the largest number that fits, layer by layer"
+            f"has {channels} channels, not a multiple of groups={groups}; use groups={fit}, or "
+            "exact=False to choose the largest divisor for each layer"
         )
     return fit

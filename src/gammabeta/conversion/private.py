@@ -88,8 +88,8 @@ def _register_or_warn(validators: ModuleType) -> None:
         register(validators)
     except Exception as error:  # of another version of Opacus
         warnings.warn(
-            f"gammabeta's layers could not be registered with Opacus ({error!r}), so that it may "
-            "not refuse those that mix examples: batch norms, and instance norms that track "
+            f"gammabeta's layers could not be registered with Opacus ({error!r}), so Opacus may "
+            "not reject those that mix examples: batch norms, and instance norms that track "
             "running statistics",
             UserWarning,
             stacklevel=2,

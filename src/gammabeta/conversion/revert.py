@@ -33,10 +33,10 @@ def revert(model: _Module, *, fused: str = "error", report: Report | None = None
 
     Args:
         model: any module; it may itself be a layer to turn back. Changed in place.
-        fused: what to do with a layer that has an ``activation``, which torch's has not.
+        fused: how to handle a layer with an ``activation``, which torch's layer does not have.
             ``"error"``, or ``"split"``: it becomes an ``nn.Sequential`` of torch's layer and the
             activation's module, still the same object, whose ``state_dict`` keys gain a ``0.``.
-            A ``residual`` it is called with cannot be split off: add it where it is called.
+            A ``residual`` argument cannot be split off: add it where the layer is called.
         report: as in `convert`.
 
     Returns:
@@ -44,11 +44,11 @@ def revert(model: _Module, *, fused: str = "error", report: Report | None = None
 
     Raises:
         ValueError: ``fused`` is not known; a layer has an activation and ``fused="error"``, or
-            has one and cannot be split (it is frozen or parametrized). Then nothing was changed.
-        TypeError: ``model`` is no module, or ``report`` cannot be called.
+            has one and cannot be split (it is frozen or parametrized). Then nothing is changed.
+        TypeError: ``model`` is not a module, or ``report`` cannot be called.
 
     Warns:
-        UserWarning: layers that torch does not have were left, and no ``report`` was given.
+        UserWarning: layers without a torch counterpart remain, and no ``report`` was given.
 
     Example:
         >>> from gammabeta import BatchNorm1d
@@ -109,15 +109,15 @@ def _check_split(name: str, module: nn.Module, activation: str, fused: str) -> N
     where = f"layer {name!r} has activation={activation!r}"
     if fused == "error":
         raise ValueError(
-            f"{where}, which torch.nn.{type(module).__name__} has not; fused='split' makes it a "
-            "Sequential of both"
+            f"{where}, which torch.nn.{type(module).__name__} does not have; "
+            "fused='split' makes it a Sequential of both"
         )
     if is_frozen(module):
         raise ValueError(f"{where} and is frozen, so it cannot be split; unfreeze() it first")
     if is_parametrized(module) or module._parameters.keys() - {"weight", "bias"}:
         raise ValueError(
-            f"{where} and parameters of another form (parametrized or pruned), so it cannot be "
-            "split; make them plain first"
+            f"{where} and parametrized or pruned parameters, so it cannot be split; make them "
+            "plain parameters first"
         )
 
 

@@ -44,7 +44,7 @@ def reason_left(module: nn.Module, cls: type[nn.Module]) -> str:
     if "forward" in module.__dict__:
         return "its forward was replaced on the object"
     if any(map(is_lazy, module.parameters(recurse=False))):
-        return f"{cls.__name__} has not seen a batch; call the model on one first"
+        return f"{cls.__name__} is uninitialized; call the model on a batch first"
     if cls.__module__.startswith("torch.nn.modules."):
         return f"gammabeta has no {cls.__name__}"
     its = traits(module)
@@ -106,12 +106,12 @@ def plan_swaps(
             if _may_be_of(module, families):
                 reason = reason_left(module, cls)
                 if family is not None and family not in families:
-                    reason = f"its family is {family!r}; of= names the families to swap"
+                    reason = f"its family is {family!r}; name it in of= to swap it"
                 conversion.left.append(Left(names, label(cls), reason))
             conversion.left += left_compiled(names, module, kinds)
             continue
         if is_frozen(module):
-            raise ValueError(f"layer {names[0]!r} is frozen, to keep its statistics; unfreeze() it")
+            raise ValueError(f"layer {names[0]!r} is frozen; unfreeze() it first")
         norm = describe(module, family)
         try:
             new = build(norm, to, **arguments)
@@ -171,7 +171,7 @@ def _slow_paths(model: nn.Module, changes: list[Becoming], conversion: Conversio
             continue
         changes.append(Becoming(module, type(module), module.__dict__ | switch))
         kind = label(type(module))
-        note = "torch's fast path, which knows layer norm only, is off"
+        note = "disables torch's fast path, which supports layer norm only"
         conversion.changes.append(Change(names, kind, kind, (), (note,)))
 
 
@@ -209,4 +209,4 @@ def _adjusted(channels: int | None, new: Any, to: str, groups: int) -> tuple[str
     """What of ``groups`` could not be as asked, although it divides the channels."""
     if to != "group" or channels != groups:
         return ()
-    return (f"{new.num_groups} groups, as {groups} would have one channel each",)
+    return (f"{new.num_groups} groups, because {groups} would leave one channel each",)

@@ -1,7 +1,7 @@
-"""Refuse what has lost its memory, in the layers that are written in torch's operators.
+"""Check that tensors have storage, for the layers that are written in torch's operators.
 
-Sharding frees the storage of parameters between uses. Some of torch's operators do not look, and
-end the process.
+Sharding frees the storage of parameters between uses. Some of torch's operators do not check for
+that and crash the process.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ def check_allocated(layer: nn.Module, **inputs: Tensor | None) -> None:
     """Raise unless ``inputs`` and the parameters and buffers of ``layer`` hold values.
 
     Args:
-        layer: the layer that is called; parts of it are looked at too.
-        inputs: what it is called with, by the names of its arguments.
+        layer: the layer that is called; its submodules are checked too.
+        inputs: the arguments of the call, by name.
 
     Raises:
-        RuntimeError: the storage of one of them was freed; it is called by its name.
+        RuntimeError: the storage of one of them was freed; the message names it.
     """
     in_memory(**inputs, **layer._parameters, **layer._buffers)
     for name, part in layer._modules.items():

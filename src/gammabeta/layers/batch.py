@@ -17,19 +17,19 @@ from gammabeta.ops.torch.norms import finish
 
 
 class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
-    """The one forward of the three batch norms and their lazy twins; mixed in before torch's."""
+    """Implement ``forward`` for the batch norms and their lazy twins; precedes torch's class."""
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``activation(batch_norm(input) + residual)``.
 
         Args:
             input: (N, C, ...) as torch's layer of the same name takes it.
-            residual: added before the activation; the shape of ``input``.
+            residual: added before the activation; has the shape of ``input``.
 
         Raises:
             ValueError: wrong number of dims, a residual of another shape, or (in training) one
-                value per feature, whose variance says nothing. Whatever is raised, the running
-                statistics and ``num_batches_tracked`` are as they were.
+                value per feature, too few for a variance. If an error is raised, the running
+                statistics and ``num_batches_tracked`` are unchanged.
         """
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             self._check_input_dim(input)  # type: ignore[no-untyped-call]
@@ -54,12 +54,12 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
             running_mean=mean if read else None,
             running_var=var if read else None,
             training=self.training or (mean is None and var is None),
+            momentum=self.momentum,
             memory=self.memory,
         )
         if not updates:
             return ops.normalize(call)
         batches = held(buffers, "num_batches_tracked", self)
-        call.momentum = self.momentum
         if batches is not None:
             call.batches, call.guarded = batches, self.on_nonfinite != "accept"
             done = ops.normalize_and_count(call)
@@ -78,7 +78,7 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
         return y
 
     def _scripted(self, input: Tensor, residual: Tensor | None) -> Tensor:
-        """What `torch.jit.script` compiles instead: torch's operators, without the guard."""
+        """Compute the output for `torch.jit.script`: torch's operators, without the guard."""
         factor = 0.0
         if self.momentum is not None:
             factor = self.momentum
@@ -101,7 +101,7 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
 
 
 class _FusedBatchNorm(_FusedForward):
-    """What the three batch norms share: torch's construction, our keywords, one forward."""
+    """Base class of the three batch norms: torch's arguments and gammabeta's keywords."""
 
     def __init__(
         self,
@@ -126,11 +126,11 @@ class _FusedBatchNorm(_FusedForward):
         self._set_memory(memory)
 
     def _check_features(self, input: Tensor) -> None:
-        """Raise unless dim 1 of ``input`` is C; for layers whose kernel does not come to say it."""
+        """Raise unless dim 1 of ``input`` is C; for layers whose kernel does not check it."""
         if input.shape[1] != self.num_features:
             raise ValueError(
-                f"input has {input.shape[1]} features (shape {tuple(input.shape)}); the layer was "
-                f"made for num_features={self.num_features}"
+                f"input has {input.shape[1]} features (shape {tuple(input.shape)}); the layer "
+                f"expects num_features={self.num_features}"
             )
 
 
@@ -142,38 +142,38 @@ class BatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
 
     It is a `torch.nn.BatchNorm1d`: same arguments, parameters, buffers and ``state_dict``.
 
-    **Torch's surgery drops the activation, silently.** `torch.nn.SyncBatchNorm`'s
-    ``convert_sync_batchnorm`` and `torch.nn.utils.fusion.fuse_conv_bn_eval` take out of a batch
-    norm what torch's has, and leave no place to object. Before either, call
-    ``gammabeta.revert(model, fused="split")``: it makes each activation a module of its own.
+    **Some torch functions silently drop the activation.** `torch.nn.SyncBatchNorm`'s
+    ``convert_sync_batchnorm`` and `torch.nn.utils.fusion.fuse_conv_bn_eval` copy only the
+    attributes of torch's batch norm. Before you call either, call
+    ``gammabeta.revert(model, fused="split")``, which makes each activation a separate module.
 
     Args:
         num_features: C.
         eps: ε, added to the variance.
         momentum: weight of the newest batch in the running averages; None for a cumulative one.
         affine: whether γ and β are learned.
-        track_running_stats: whether running averages are kept; if not, evaluation too uses the
-            mini-batch.
+        track_running_stats: whether to maintain running averages; if not, evaluation also uses
+            the mini-batch.
         device: of parameters and buffers.
         dtype: of parameters and buffers.
-        bias: whether there is a β.
+        bias: whether the layer has a β.
         activation: ``"relu"``, ``"leaky_relu"``, ``"silu"``, ``"gelu"``, ``"sigmoid"``,
             ``"tanh"`` or None.
-        on_nonfinite: what to do with a batch whose statistics are not finite: ``"refuse"`` keeps
-            it out of the running ones, counts it in ``refused_batches`` and warns once;
-            ``"raise"`` keeps it out and raises; ``"accept"`` lets it in, as torch does.
-        memory: ``"lean"``: autograd does not keep the output for what comes next, as a
-            convolution's input, but makes it again in the backward pass, bit by bit; for plain
-            tensors on the CPU, without a residual. ``"default"``: it is kept. See docs/memory.md.
+        on_nonfinite: how to handle a batch whose statistics are not finite. ``"refuse"``: skip the
+            update of the running statistics, count the batch in ``refused_batches`` and warn
+            once. ``"raise"``: skip the update and raise. ``"accept"``: update, as torch does.
+        memory: ``"lean"``: do not store the output for the backward pass of the next operation,
+            such as a convolution; recompute it, bit for bit. Applies to plain tensors on the CPU,
+            without a residual. ``"default"``: store the output. See docs/memory.md.
 
     Raises:
         ValueError: unknown ``activation``, ``on_nonfinite`` or ``memory``.
 
     Numerics:
         Normalization uses the biased variance (divisor m); ``running_var`` averages the unbiased
-        one (divisor m − 1), as in torch. ``num_batches_tracked`` counts the batches that entered
-        the running averages, so that the cumulative one (``momentum=None``) stays a mean; an
-        empty batch changes no average and is counted, as in torch.
+        variance (divisor m − 1), as in torch. ``num_batches_tracked`` counts only the batches that
+        updated the running averages, so a cumulative average (``momentum=None``) remains a mean.
+        An empty batch is counted but changes no average, as in torch.
 
     Source:
         Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1.
@@ -189,8 +189,8 @@ class BatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
 class BatchNorm2d(_FusedBatchNorm, nn.BatchNorm2d):
     r"""Batch normalization of (N, C, H, W), with an optional residual and activation.
 
-    One γ and β a feature map; μ and σ² over batch and positions, m = N·H·W (section 3.2 of the
-    paper). Arguments, formula and numerics are those of `BatchNorm1d`; it is a
+    Each feature map has one γ and β; μ and σ² are taken over batch and positions, m = N·H·W
+    (section 3.2 of the paper). Arguments, formula and numerics are those of `BatchNorm1d`; it is a
     `torch.nn.BatchNorm2d`.
 
     Example:

@@ -1,4 +1,4 @@
-"""Dynamic tanh: what stands in for layer norm without averaging anything (Zhu et al. 2025)."""
+"""Dynamic tanh: a replacement for layer norm without statistics (Zhu et al. 2025)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class DynamicTanh(Epilogue):
 
     Args:
         normalized_shape: the sizes of the last dims of x; an int for one dim.
-        alpha: α at first. The paper's 0.5 suits models other than large language models; there
+        alpha: initial α. The paper's 0.5 suits models other than large language models; there
             it sets larger values before attention than elsewhere, smaller ones for wider models.
         elementwise_affine: whether γ and β are learned.
-        bias: whether there is a β.
+        bias: whether the layer has a β.
         device: of the parameters.
         dtype: of the parameters.
         activation: a name as in `BatchNorm1d`, or None.

@@ -1,4 +1,4 @@
-"""What follows normalization in every layer: an added residual, then an activation."""
+"""Apply the residual and the activation that follow normalization in every layer."""
 
 # No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
 from typing import Any
@@ -22,7 +22,7 @@ class Epilogue(nn.Module):
         self.activation = known_activation(activation)
 
     def extra_repr(self) -> str:
-        """Torch's own description, and the activation where there is one."""
+        """Return torch's description, and the activation if there is one."""
         own = super().extra_repr()
         return own if self.activation is None else f"{own}, activation={self.activation!r}"
 
@@ -41,15 +41,14 @@ def check_residual(x: Tensor, residual: Tensor | None) -> None:
 
 
 def without_tensor(layer: nn.Module, *arguments: Any) -> Any:
-    """What ``layer`` does with arguments the first of which is no tensor.
+    """Handle a call of ``layer`` whose first argument is not a tensor.
 
-    `torch.fx` records torch's own layers as one node each. It knows them by their home,
-    ``torch.nn``, and would trace through ours, which look at shapes: so a call with one of its
-    proxies records that node itself.
+    `torch.fx` records each layer of ``torch.nn`` as one node, but traces into gammabeta's layers,
+    which read shapes. A call with an `fx` proxy therefore records the node itself.
 
     Args:
         layer: the layer that was called.
-        arguments: what it was called with; None at the end for what was not given.
+        arguments: the arguments of the call; None at the end for omitted ones.
 
     Returns:
         The proxy of the call.

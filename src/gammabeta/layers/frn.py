@@ -18,7 +18,7 @@ class FilterResponseNorm2d(Epilogue):
 
     ``y = activation(γ · x / √(ν² + ε) + β + residual)``, where ν² is the mean of x² over the
     positions of one feature map of one example. Nothing is averaged over the batch, no mean is
-    subtracted, and evaluation is training. The paper follows it with `TLU` in place of ReLU:
+    subtracted, and evaluation equals training. The paper follows it with `TLU` in place of ReLU:
     without a mean subtracted, zero is no longer the middle, and τ learns where to cut.
 
     Args:
@@ -29,7 +29,7 @@ class FilterResponseNorm2d(Epilogue):
             For 1×1 maps, where x / √(x² + ε) is nearly the sign of x unless ε is sizeable.
         device: of the parameters.
         dtype: of the parameters.
-        bias: whether there is a β.
+        bias: whether the layer has a β.
         activation: a name as in `BatchNorm1d`, or None.
 
     Raises:
@@ -44,7 +44,7 @@ class FilterResponseNorm2d(Epilogue):
         Singh & Krishnan 2019, arXiv:1911.09737, section 3. ε = 1e-6, γ = 1, β = 0 and τ = 0 at
         first agree with Google Research's public implementation. That ε is learned as |·|, one
         for the layer, and starts at 1e-4 is second-hand (public ports differ: some start at
-        ``eps``), so it is off unless asked for.
+        ``eps``), so it is off by default.
 
     Example:
         >>> block = nn.Sequential(FilterResponseNorm2d(4), TLU(4))

@@ -1,4 +1,4 @@
-"""Batch normalization as a fixed affine map, for fine-tuning: nothing in it moves."""
+"""Batch normalization as a fixed affine map, for fine-tuning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Frozen = TypeVar("_Frozen", bound="FrozenBatchNorm")
 
 
 class FrozenBatchNorm(Epilogue):
-    """What the three frozen batch norms share: five buffers and one forward."""
+    """Base class of the frozen batch norms: five buffers and ``forward``."""
 
     # Not an instance of torch's batch norm, on purpose: code that looks for one means to train
     # it. nn.SyncBatchNorm.convert_sync_batchnorm would bring its statistics back to life,
@@ -62,8 +62,8 @@ class FrozenBatchNorm(Epilogue):
         """Return a frozen copy of ``norm``, in its dtype, device and mode; ``norm`` is unchanged.
 
         Raises:
-            TypeError: ``norm`` is no batch norm.
-            ValueError: ``norm`` keeps no running statistics to freeze.
+            TypeError: ``norm`` is not a batch norm.
+            ValueError: ``norm`` has no running statistics to freeze.
         """
         if not isinstance(norm, _BatchNorm):
             raise TypeError(f"norm is a {type(norm).__name__}; give one of torch's batch norms")
@@ -131,7 +131,7 @@ class FrozenBatchNorm1d(FrozenBatchNorm):
 
     ``y = activation(γ · (x − μ) / √(σ² + ε) + β + residual)`` with fixed γ, β, μ and σ²: batch
     norm's evaluation, also in training mode. All are buffers, so ``model.train()``, an optimizer,
-    weight decay and ``requires_grad_`` leave them bit for bit as they were. Gradients reach x.
+    weight decay and ``requires_grad_`` do not change them. Gradients flow to x.
 
     The ``state_dict`` has batch norm's keys, and each layer loads the other's. It is *not* a
     `torch.nn.BatchNorm1d`: code that looks for batch norms to synchronize, reset or train must
@@ -143,18 +143,18 @@ class FrozenBatchNorm1d(FrozenBatchNorm):
         affine: whether there are a γ and β.
         device: of the buffers.
         dtype: of the buffers.
-        bias: whether there is a β.
+        bias: whether the layer has a β.
         activation: a name as in `BatchNorm1d`, or None.
 
     Raises:
         ValueError: ``num_features`` below 1, unknown ``activation``.
 
     Numerics:
-        The kernel is batch norm's in evaluation; its output is the same to the bit.
+        The kernel is batch norm's in evaluation; the outputs are bitwise equal.
 
     Source:
-        Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 2, line 11. Frozen layers are the custom
-        of detection, where batches of one or two images would spoil pretrained statistics.
+        Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 2, line 11. Frozen layers are
+        common in detection, where batches of one or two images would spoil pretrained statistics.
 
     Example:
         >>> norm = torch.nn.BatchNorm1d(3).eval()

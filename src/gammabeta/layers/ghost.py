@@ -13,7 +13,7 @@ from gammabeta.layers.epilogue import check_residual, without_tensor
 
 
 class _GhostBatchNorm(_FusedBatchNorm):
-    """What the three ghost batch norms share: the split, then batch norm of each part."""
+    """Base class of the ghost batch norms: split the batch, normalize each part."""
 
     # An instance of nn.BatchNorm1d/2d/3d: it is batch norm, called on parts of the batch, so
     # whatever third-party code does to a batch norm (freeze, fold, exempt from weight decay,
@@ -73,7 +73,7 @@ class _GhostBatchNorm(_FusedBatchNorm):
 
         Args:
             input: (N, C, ...) as torch's batch norm of the same number of dims takes it.
-            residual: added before the activation; the shape of ``input``.
+            residual: added before the activation; has the shape of ``input``.
 
         Raises:
             ValueError: wrong number of dims or of features, a residual of another shape, or (in
@@ -84,7 +84,7 @@ class _GhostBatchNorm(_FusedBatchNorm):
         check_allocated(self, input=input, residual=residual)
         if not self.training and self.running_mean is not None:
             return super().forward(input, residual)
-        # Every check comes before the first virtual batch moves the running statistics.
+        # Complete all checks before the first virtual batch updates the running statistics.
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         check_residual(input, residual)
         self._check_features(input)
@@ -94,7 +94,7 @@ class _GhostBatchNorm(_FusedBatchNorm):
         if self.training and sizes[-1] * input[0, 0].numel() == 1:
             raise ValueError(
                 f"virtual_batch_size={self.virtual_batch_size} leaves one value per feature of "
-                f"input (shape {tuple(input.shape)}), whose variance says nothing; give 2 or more"
+                f"input (shape {tuple(input.shape)}), too few for a variance; give 2 or more"
             )
         residuals = [None] * len(sizes) if residual is None else torch.split(residual, sizes)
         buffers = list(self.buffers(recurse=False)) if self.training else []
@@ -108,13 +108,13 @@ class _GhostBatchNorm(_FusedBatchNorm):
                     )
                 ]
             )
-        except BaseException:  # whatever it was, earlier virtual batches have moved the averages
+        except BaseException:  # earlier virtual batches have already updated the averages
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.data.copy_(value)
             raise
 
     def mini_batches(self, input: Tensor, residual: Tensor | None = None) -> list[Tensor]:
-        """What the statistics of a call are taken over, for `gammabeta.calibrate`."""
+        """Return the tensors whose statistics a call uses, for `gammabeta.calibrate`."""
         return list(torch.split(input, self.virtual_batches(input.shape[0])))
 
     def extra_repr(self) -> str:
@@ -138,24 +138,24 @@ class GhostBatchNorm1d(_GhostBatchNorm, nn.BatchNorm1d):
         momentum: weight of the newest *virtual* batch in the running averages; None for a
             cumulative one.
         affine: whether γ and β are learned.
-        track_running_stats: whether running averages are kept; if not, evaluation too uses
+        track_running_stats: whether to maintain running averages; if not, evaluation also uses
             virtual batches.
         device: of parameters and buffers.
         dtype: of parameters and buffers.
-        bias: whether there is a β.
+        bias: whether the layer has a β.
         virtual_batch_size: most examples in a virtual batch. A batch that it does not divide is
-            cut as evenly as may be (33 at 32 is 17 + 16, not 32 + 1); see `virtual_batches`.
+            split as evenly as possible (33 at 32 is 17 + 16, not 32 + 1); see `virtual_batches`.
         activation: a name as in `BatchNorm1d`, or None.
-        on_nonfinite: what to do with a batch that is not finite, as in `BatchNorm1d`.
+        on_nonfinite: how to handle a non-finite batch, as in `BatchNorm1d`.
 
     Raises:
         ValueError: ``virtual_batch_size`` below 1; unknown ``activation``.
 
     Numerics:
-        The running averages are moved by one virtual batch after the other, as Algorithm 1 of the
-        paper weighs them, so k virtual batches a step forget k times faster: lower ``momentum``
-        accordingly where that matters. ``num_batches_tracked`` counts virtual batches. Each
-        ``running_var`` term is unbiased (divisor n − 1), so smaller virtual batches do not
+        Each virtual batch in turn updates the running averages, with the weights of Algorithm 1 of
+        the paper. With k virtual batches per step the averages forget k times faster; lower
+        ``momentum`` accordingly if that matters. ``num_batches_tracked`` counts virtual batches.
+        Each ``running_var`` term is unbiased (divisor n − 1), so smaller virtual batches do not
         shrink it.
 
     Source:

@@ -30,11 +30,11 @@ class GroupNorm(Epilogue, nn.GroupNorm):
         affine: whether γ and β are learned.
         device: of the parameters.
         dtype: of the parameters.
-        bias: whether there is a β.
+        bias: whether the layer has a β.
         activation: a name as in `BatchNorm1d`, or None.
 
     Raises:
-        ValueError: C is no multiple of G; unknown ``activation``; in ``forward``, a residual not
+        ValueError: C is not a multiple of G; unknown ``activation``; in ``forward``, a residual not
             shaped as x.
 
     Source:

@@ -1,14 +1,15 @@
-"""The guard: a mini-batch that is not finite never enters the running statistics.
+"""Guard running statistics: skip updates that would make them non-finite.
 
-One NaN in one batch makes torch's running averages NaN for ever: training goes on unharmed, and
-every evaluation after it is worthless. A layer guarded here refuses such an update, counts it and
-says so once. Its output is what torch's layer would give, so that a loss that becomes NaN is still
-seen, by a gradient scaler for example.
+In torch, one NaN in one batch makes the running averages NaN for good: training continues as
+before, but every later evaluation is wrong. A guarded layer skips such an update, counts it and
+warns once. Its output equals that of torch's layer, so a gradient scaler, for example, still sees
+a NaN loss.
 
-The kernel updates copies of the statistics; the copies are committed if they are finite. So the
-check reads 2C values, never the data. On the CPU they are looked at; elsewhere, and wherever values
-cannot be looked at (`torch.compile`, `torch.func.vmap`), `torch.where` commits, without waiting for
-the device. What is exported, traced or scripted by torch is torch's own graph, without the guard.
+The kernel updates copies of the statistics, which replace the originals only if they are finite.
+The check therefore reads 2C values and never the data. On the CPU it reads them on the host. On
+other devices, and where values cannot be read (`torch.compile`, `torch.func.vmap`), it selects with
+`torch.where`, without a device synchronization. Graphs that torch exports, traces or scripts are
+torch's own and contain no guard.
 """
 
 # No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
@@ -25,15 +26,15 @@ from gammabeta.ops.allocated import in_memory
 from gammabeta.ops.commit import commit_statistics
 
 ACTIONS = ("refuse", "raise", "accept")
-"""What a layer does with a batch that would leave its running statistics not finite."""
+"""How a layer handles a batch that would make its running statistics non-finite."""
 
 
 class NonFiniteBatchError(ValueError):
-    """A batch was not finite, and to raise was what the layer or `calibrate` was told."""
+    """Raised for a non-finite batch by a layer or `calibrate` that is set to raise."""
 
 
 class NonFiniteBatchWarning(UserWarning):
-    """A layer kept its first batch out of the running statistics."""
+    """A layer skipped an update of its running statistics for the first time."""
 
 
 class Guarded(nn.Module):
@@ -43,9 +44,9 @@ class Guarded(nn.Module):
     an older version, or whose class was replaced) is guarded too.
 
     Attributes:
-        on_nonfinite: ``"refuse"`` (keep out, count, warn once), ``"raise"`` (keep out, count,
-            raise `NonFiniteBatchError`) or ``"accept"`` (torch's own behaviour). In a compiled
-            graph, which cannot raise, ``"raise"`` is ``"refuse"``.
+        on_nonfinite: ``"refuse"`` (skip, count, warn once), ``"raise"`` (skip, count, raise
+            `NonFiniteBatchError`) or ``"accept"`` (torch's own behaviour). In a compiled graph,
+            which cannot raise, ``"raise"`` acts as ``"refuse"``.
         qualified_name: the layer's name in its model, for messages; set by `guard_statistics`.
     """
 
@@ -70,7 +71,7 @@ class Guarded(nn.Module):
 
     @property
     def refused_batches(self) -> int:
-        """How many batches were kept out since the statistics were reset; waits for the device."""
+        """Number of batches skipped since the last reset; synchronizes with the device."""
         on_device = self._device_count
         if on_device is None or on_device.is_meta:
             return self._refused
@@ -85,27 +86,27 @@ class Guarded(nn.Module):
         self._forget()
 
     def _forget(self) -> None:
-        """Start counting anew, and warn anew."""
+        """Reset the count of skipped batches and allow the warning again."""
         self._refused, self._told, self._device_count = 0, False, None
         self._counter()
 
     def train(self, mode: bool = True) -> "Guarded":
-        """Switch between training and evaluation; tells what a device or graph has counted."""
+        """Switch between training and evaluation; warn of batches skipped on a device or graph."""
         if not self._told and self.refused_batches:
             self._tell()
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Guarded":
-        """Move or cast the layer; the count goes where the statistics go."""
+        """Move or cast the layer; the count moves with the statistics."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._counter()
         return self
 
     def _statistics(self, updates: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Return the running statistics for a kernel: copies, if it is to update them guarded.
+        """Return the running statistics for a kernel: copies, if a guarded update follows.
 
-        Copies rather than a later repair: what the kernel saves for its backward pass is then
-        never changed, and a kernel that raises has changed nothing.
+        With copies, nothing the kernel saves for its backward pass is modified later, and a
+        kernel that raises leaves the statistics unchanged.
         """
         mean, var = self.running_mean, self.running_var
         if not updates or mean is None or var is None or not self._on_guard(mean):
@@ -115,7 +116,7 @@ class Guarded(nn.Module):
         return mean.clone(), var.clone()
 
     def _on_guard(self, mean: Tensor) -> bool:
-        """Whether what updates the running statistics, such as ``mean``, is looked at."""
+        """Return whether updates of the running statistics, such as ``mean``, are checked."""
         if self.on_nonfinite == "accept" or mean.is_meta:  # meta has no values
             return False
         # An exported or traced graph is matched by others against torch's.
@@ -125,7 +126,7 @@ class Guarded(nn.Module):
     def _commit(
         self, mean: Tensor | None, var: Tensor | None, batches: Tensor | None = None
     ) -> None:
-        """Make what a kernel has updated the running statistics, if it is finite.
+        """Store the statistics that a kernel updated, if they are finite.
 
         Args:
             mean: from `_statistics`, updated since.
@@ -133,7 +134,7 @@ class Guarded(nn.Module):
             batches: ``num_batches_tracked``, which counts the batches that enter, or None.
 
         Raises:
-            NonFiniteBatchError: it is not finite, and ``on_nonfinite="raise"``.
+            NonFiniteBatchError: they are not finite, and ``on_nonfinite="raise"``.
         """
         old_mean, old_var = self.running_mean, self.running_var
         if mean is old_mean or mean is None or var is None or old_mean is None or old_var is None:
@@ -170,10 +171,10 @@ class Guarded(nn.Module):
         self._judge(entered)
 
     def _judge(self, entered: Tensor) -> None:
-        """Count a batch unless it ``entered``, one bool; say so where that can be looked at.
+        """Count a batch as skipped unless ``entered``, one bool; warn where the value can be read.
 
         Raises:
-            NonFiniteBatchError: it did not, and ``on_nonfinite="raise"``.
+            NonFiniteBatchError: the batch was skipped, and ``on_nonfinite="raise"``.
         """
         compiling = torch.compiler.is_compiling()
         if entered.is_cpu and not compiling:
@@ -194,14 +195,14 @@ class Guarded(nn.Module):
             raise NonFiniteBatchError(self._message())
 
     def _refuse(self) -> None:
-        """Count a batch kept out, and say so."""
+        """Count a skipped batch, and warn or raise."""
         self._refused += 1
         if self.on_nonfinite == "raise":
             raise NonFiniteBatchError(self._message())
         self._tell()
 
     def _counter(self) -> Tensor | None:
-        """Return the device's count, made or moved to where the statistics are if need be."""
+        """Return the device's counter, created or moved to the statistics' device if needed."""
         mean = self.running_mean
         if mean is None or mean.is_meta:
             return None
@@ -224,24 +225,25 @@ class Guarded(nn.Module):
         mean, var = self.running_mean, self.running_var
         if mean is not None and var is not None and not _finite(mean.flatten(), var.flatten()):
             return (
-                f"{who}: the running statistics were not finite before this batch came, so no "
-                "batch can mend them; call reset_running_stats(), or load finite ones"
+                f"{who}: the running statistics were already non-finite before this batch, and "
+                "no update can repair them; call reset_running_stats(), or load finite ones"
             )
         return (
             f"{who}: the mean or variance of a mini-batch is not finite (in the dtype of the "
-            "running statistics), so it was kept out of them; the layer's output is passed on as "
-            "it is. Look for NaN or inf in the data, too high a learning rate, or overflow in "
-            'half precision. Later ones are counted in refused_batches; on_nonfinite="raise" stops '
-            'at the first, "accept" lets them in as torch does'
+            "running statistics), so the update of the running statistics was skipped; the output "
+            "is returned unchanged. Look for NaN or inf in the data, too high a learning rate, or "
+            "overflow in half precision. Later skipped batches are only counted, in "
+            'refused_batches; on_nonfinite="raise" raises at the first such batch, "accept" '
+            "updates the statistics as torch does"
         )
 
 
 def guard_statistics(model: nn.Module, on_nonfinite: str | None = None) -> list[str]:
-    """Tell every guarded layer of ``model`` its qualified name, and what to do.
+    """Set the qualified name, and optionally ``on_nonfinite``, of every guarded layer of ``model``.
 
     Args:
-        model: any module; its layers from `gammabeta.layers` that keep running statistics are
-            guarded, torch's are not.
+        model: any module. Its layers from `gammabeta.layers` that track running statistics are
+            guarded; torch's layers are not.
         on_nonfinite: ``"refuse"``, ``"raise"`` or ``"accept"``; None leaves each layer's own.
 
     Returns:
@@ -275,9 +277,9 @@ def guard_statistics(model: nn.Module, on_nonfinite: str | None = None) -> list[
 
 
 def _finite(mean: Tensor, var: Tensor) -> bool:
-    """Whether both are finite; reads their values."""
-    # The dot product of anything not finite is not finite: one operator says "all is well". It
-    # can overflow where they are finite, so that a "no" is asked again, exactly.
+    """Return whether both are finite; read their values."""
+    # A dot product with a non-finite operand is non-finite, so one operator confirms the common
+    # case. It can also overflow for finite operands, so a negative result is checked exactly.
     if math.isfinite(torch.dot(mean, var).item()):
         return True
     return bool(mean.isfinite().all() and var.isfinite().all())

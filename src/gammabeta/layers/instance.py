@@ -16,14 +16,14 @@ from gammabeta.ops.torch.norms import finish
 
 
 class _FusedForward(Guarded, Epilogue, _InstanceNorm):
-    """The one forward of the three instance norms and their lazy twins."""
+    """Implement ``forward`` for the three instance norms and their lazy twins."""
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``activation(instance_norm(input) + residual)``.
 
         Args:
             input: (N, C, ...), or (C, ...) for one example, as torch's layer takes it.
-            residual: added before the activation; the shape of ``input``.
+            residual: added before the activation; has the shape of ``input``.
 
         Raises:
             ValueError: wrong number of dims, C is not ``num_features`` in an affine layer, one
@@ -74,7 +74,7 @@ class _FusedForward(Guarded, Epilogue, _InstanceNorm):
         return y
 
     def _scripted(self, batch: Tensor, residual: Tensor | None) -> Tensor:
-        """What `torch.jit.script` compiles instead: torch's operator, without the guard."""
+        """Compute the output for `torch.jit.script`: torch's operator, without the guard."""
         y = F.instance_norm(
             batch,
             self.running_mean,
@@ -102,7 +102,7 @@ class _FusedForward(Guarded, Epilogue, _InstanceNorm):
 
 
 class _FusedInstanceNorm(_FusedForward):
-    """What the three instance norms share: torch's construction, our keywords, one forward."""
+    """Base class of the instance norms: torch's arguments and gammabeta's keywords."""
 
     def __init__(
         self,
@@ -136,22 +136,22 @@ class InstanceNorm1d(_FusedInstanceNorm, nn.InstanceNorm1d):
     r"""Instance normalization of (N, C, L) or (C, L), with an optional residual and activation.
 
     ``y = activation(γ · (x − μ) / √(σ² + ε) + β + residual)``, where μ and the biased σ² are taken
-    per example and channel, over its positions; in training and evaluation alike, unless running
-    averages are kept, which evaluation then uses.
+    per example and channel, over its positions, in training and in evaluation. With
+    ``track_running_stats``, evaluation uses running averages instead.
 
     It is a `torch.nn.InstanceNorm1d`: same arguments, parameters, buffers and ``state_dict``.
 
     Args:
         num_features: C.
         eps: ε, added to the variance.
-        momentum: weight of the newest batch in the running averages; None leaves them alone.
+        momentum: weight of the newest batch in the running averages; None disables updates.
         affine: whether γ and β are learned; off by default, as in torch.
-        track_running_stats: whether running averages are kept; off by default, as in torch.
+        track_running_stats: whether to maintain running averages; off by default, as in torch.
         device: of parameters and buffers.
         dtype: of parameters and buffers.
         bias: whether there is a β where ``affine``.
         activation: a name as in `BatchNorm1d`, or None.
-        on_nonfinite: as in `BatchNorm1d`; used where running averages are kept.
+        on_nonfinite: as in `BatchNorm1d`; used only with ``track_running_stats``.
 
     Raises:
         ValueError: unknown ``activation`` or ``on_nonfinite``.

@@ -18,8 +18,8 @@ class LayerNorm(Epilogue, nn.LayerNorm):
     r"""Layer normalization over the last dims, with an optional residual and activation.
 
     ``y = activation(γ · (x − μ) / √(σ² + ε) + β + residual)``, where μ and the biased σ² are
-    taken per example (or token) over the dims of ``normalized_shape``; the same in training and
-    evaluation, whatever the batch.
+    taken per example (or token) over the dims of ``normalized_shape``; they do not depend on
+    the mode or on the rest of the batch.
 
     It is a `torch.nn.LayerNorm`: same arguments, parameters and ``state_dict``.
 
@@ -27,7 +27,7 @@ class LayerNorm(Epilogue, nn.LayerNorm):
         normalized_shape: the sizes of the last dims of x; an int for one dim.
         eps: ε, added to the variance.
         elementwise_affine: whether γ and β, shaped ``normalized_shape``, are learned.
-        bias: whether there is a β.
+        bias: whether the layer has a β.
         device: of the parameters.
         dtype: of the parameters.
         activation: a name as in `BatchNorm1d`, or None.

@@ -6,14 +6,14 @@ from torch import nn
 from gammabeta.names import known
 
 MEMORIES = ("default", "lean")
-"""What becomes of a layer's output: kept for the backward pass, or made again in it."""
+"""Whether a layer's output is stored for the backward pass or recomputed in it."""
 
 
 class Lean(nn.Module):
-    """Adds ``memory=`` to a layer whose kernel can make its output again.
+    """Adds ``memory=`` to a layer whose kernel can recompute its output.
 
     Attributes:
-        memory: of `MEMORIES`; may be changed between calls.
+        memory: a name in `MEMORIES`; may be changed between calls.
     """
 
     memory: str = "default"

@@ -49,8 +49,8 @@ class NormalizedLSTM(nn.Module):
             raise ValueError(f"dropout={dropout}: it is a probability; give 0 to 1")
         if dropout > 0 and num_layers == 1:  # a warning, as nn.LSTM's: configurations rely on it
             warnings.warn(
-                f"dropout={dropout} comes between layers, and num_layers=1 has no between; give "
-                "dropout=0 or more layers",
+                f"dropout={dropout} has no effect with num_layers=1: it is applied between "
+                "layers; give dropout=0 or more layers",
                 stacklevel=3,
             )
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
@@ -175,14 +175,14 @@ class NormalizedLSTM(nn.Module):
         steps, n, size = x.shape
         if size != self.input_size:
             raise ValueError(
-                f"input has {size} features; the layer was made for input_size={self.input_size}"
+                f"input has {size} features; the layer expects input_size={self.input_size}"
             )
         if steps == 0:
             raise ValueError("input has no timesteps; give sequences of at least one")
         dtype = self._tensor("weight_ih_l0").dtype
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(
-                f"input has dtype {x.dtype} and the parameters {dtype}; give input.to({dtype}), "
+                f"input has dtype {x.dtype}, the parameters {dtype}; give input.to({dtype}), "
                 f"call to({x.dtype}) on the layer, or use torch.autocast"
             )
         shape = (self.num_layers * self._directions, n, self.hidden_size)
@@ -190,7 +190,7 @@ class NormalizedLSTM(nn.Module):
             return x.new_zeros(shape), x.new_zeros(shape)
         if not isinstance(hx, (tuple, list)) or len(hx) != 2:
             given = f"{len(hx)} items" if isinstance(hx, (tuple, list)) else type(hx).__name__
-            raise ValueError(f"hx is a pair of tensors, (h_0, c_0), and not: {given}")
+            raise ValueError(f"hx must be a pair of tensors, (h_0, c_0), not {given}")
         if not batched and hx[0].dim() == hx[1].dim() == 2:
             hx = hx[0].unsqueeze(1), hx[1].unsqueeze(1)
         for name, state in zip(("h_0", "c_0"), hx, strict=True):
@@ -200,7 +200,7 @@ class NormalizedLSTM(nn.Module):
                     "directions, batch, hidden_size)"
                 )
             if state.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-                raise ValueError(f"hx: {name} has dtype {state.dtype} and input {x.dtype}")
+                raise ValueError(f"hx: {name} has dtype {state.dtype}, but input has {x.dtype}")
         return hx
 
     def _layers(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:

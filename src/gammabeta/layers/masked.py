@@ -12,12 +12,12 @@ from gammabeta.ops.torch.norms import finish
 
 
 class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
-    r"""Batch normalization of (N, C, L) or (N, C) that leaves out what a mask calls padding.
+    r"""Batch normalization of (N, C, L) or (N, C) that ignores masked padding.
 
     ``y = activation(γ · (x − μ) / √(σ² + ε) + β + residual)`` where ``mask`` is True and 0 where
     it is False. μ and σ² are, per feature, the mean and biased variance of the real values of the
-    mini-batch in training, and running averages in evaluation. What padding holds, NaN included,
-    has no effect on outputs, statistics or gradients.
+    mini-batch in training, and running averages in evaluation. The values of padding, NaN included,
+    have no effect on outputs, statistics or gradients.
 
     It is a `torch.nn.BatchNorm1d`: same arguments, parameters, buffers and ``state_dict``, and
     the same output without a mask or with one that is all True.
@@ -27,13 +27,13 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
         eps: ε, added to the variance.
         momentum: weight of the newest batch in the running averages; None for a cumulative one.
         affine: whether γ and β are learned.
-        track_running_stats: whether running averages are kept; if not, evaluation too uses the
-            mini-batch.
+        track_running_stats: whether to maintain running averages; if not, evaluation also uses
+            the mini-batch.
         device: of parameters and buffers.
         dtype: of parameters and buffers.
-        bias: whether there is a β.
+        bias: whether the layer has a β.
         activation: a name as in `BatchNorm1d`, or None.
-        on_nonfinite: what to do with a batch that is not finite, as in `BatchNorm1d`.
+        on_nonfinite: how to handle a non-finite batch, as in `BatchNorm1d`.
 
     Raises:
         ValueError: unknown ``activation``.
@@ -42,7 +42,7 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
         m, the number of real values of a feature, varies with the mask; every batch weighs the
         same in the running averages, as in torch. ``running_var`` averages the unbiased variance,
         divisor m − 1. A batch with fewer than two real values, or with a NaN or infinity among
-        them, leaves the running averages and ``num_batches_tracked`` alone; a single real value
+        them, does not change the running averages or ``num_batches_tracked``; a single real value
         gives β, and a batch that is all padding gives zeros. Statistics are computed in float32
         or wider from values shifted by a first estimate of the mean.
 
@@ -70,12 +70,12 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
         Args:
             input: (N, C, L) or (N, C).
             mask: bool, (N, L) or (N,), True where input is real; None for everywhere.
-            residual: added before the activation; the shape of ``input``.
+            residual: added before the activation; has the shape of ``input``.
 
         Raises:
             TypeError: ``mask`` is not bool.
             ValueError: wrong number of dims or of features, a mask or residual of another shape,
-                or (in training) room for one value per feature only.
+                or (in training) only one value per feature.
         """
         if not isinstance(input, Tensor):
             return without_tensor(self, input, mask, residual)
@@ -116,14 +116,14 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
     def mini_batches(
         self, input: Tensor, mask: Tensor | None = None, residual: Tensor | None = None
     ) -> list[Tensor]:
-        """What the statistics of a call are taken over, for `gammabeta.calibrate`: real values."""
+        """Return the real values that a call normalizes, for `gammabeta.calibrate`."""
         if mask is None:
             return [input]
         real = input.movedim(1, -1)[mask]
-        return [real] if len(real) > 1 else []  # as in training, fewer than two say nothing
+        return [real] if len(real) > 1 else []  # as in training, a variance needs two values
 
     def _check_mask(self, input: Tensor, mask: Tensor) -> None:
-        """Raise unless ``mask`` says of each position of ``input`` whether it is real."""
+        """Raise unless ``mask`` has one bool for each position of ``input``."""
         if not isinstance(mask, Tensor):
             raise TypeError(f"mask is a {type(mask).__name__}; give a bool tensor")
         if mask.dtype != torch.bool:
@@ -140,13 +140,13 @@ class MaskedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
         self._check_features(input)
         if self.training and mask.numel() == 1:
             raise ValueError(
-                f"input has one value per feature (shape {tuple(input.shape)}), whose variance "
-                "says nothing; train on more than one value, or call eval()"
+                f"input has one value per feature (shape {tuple(input.shape)}), too few for a "
+                "batch variance; train on more than one value, or call eval()"
             )
 
     @torch.no_grad()
     def _average(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
-        """Move the running averages, if there are two values; the guard refuses non-finite ones."""
+        """Update the running averages if there are two values and the result is finite."""
         running_mean, running_var = self._statistics(True)
         seen = self.num_batches_tracked
         if running_mean is None or running_var is None or seen is None:

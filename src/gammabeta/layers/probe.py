@@ -129,11 +129,11 @@ def reason_of_tensors(module: nn.Module) -> str:
     """Why the tensors of ``module`` keep it from being tried; "" if they do not."""
     tensors = (*module.parameters(), *module.buffers())
     if any(is_lazy(t) or t.is_meta for t in tensors):
-        return "has no values yet"
+        return "has tensors without values"
     if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
-        return "has tensors of another kind"  # sharded: to draw others could wait for processes
+        return "has tensors of an unsupported type"  # sharded: random values may need a collective
     if any(t.numel() > _MOST for t in tensors):
-        return "is too large to be tried"
+        return "is too large for a trial run"
     return ""
 
 
@@ -145,16 +145,16 @@ def reason_untried(module: nn.Module) -> str:
     words, shares = _code(module)
     more = sorted(words & _MORE_THAN_COMPUTING)
     if shares:
-        return "holds on to a module or tensor that a copy would share"
+        return "refers to a module or tensor that a copy would share"
     if more:
-        return f"does more than compute ({more[0]})"
+        return f"has side effects ({more[0]})"
     own = ("residual",) if isinstance(module, Epilogue) else ()
     optional = [
         name
         for name, parameter in list(inspect.signature(module.forward).parameters.items())[1:]
         if parameter.default is not parameter.empty and name not in own
     ]
-    return f"takes more than its input ({optional[0]})" if optional else ""
+    return f"has more arguments than its input ({optional[0]})" if optional else ""
 
 
 def _code(module: nn.Module) -> tuple[set[str], bool]:
@@ -227,7 +227,7 @@ class _Alone(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-cal
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if "c10d" in func.namespace:
-            raise RuntimeError(f"{func} calls other processes")
+            raise RuntimeError(f"{func} communicates with other processes")
         return func(*args, **(kwargs or {}))
 
 
@@ -249,7 +249,7 @@ def _called(pristine: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     with _Alone():  # type: ignore[no-untyped-call]
         y = copy.deepcopy(pristine).forward(x)  # past the hooks of all modules
         if not isinstance(y, Tensor) or y.shape != x.shape:
-            raise TypeError("no output of the input's shape")
+            raise TypeError("the output does not have the shape of the input")
         (slope,) = torch.autograd.grad(y, x, g)
     return y.detach(), slope
 

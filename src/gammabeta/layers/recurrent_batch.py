@@ -106,7 +106,7 @@ class RecurrentBatchNormLSTM(NormalizedLSTM):
         if not isinstance(max_length, SupportsIndex) or max_length < 1:
             raise ValueError(
                 f"max_length={max_length!r}: it is the length of the longest training sequence; "
-                "give 1 or more, a whole number"
+                "give a whole number, 1 or more"
             )
         if not gamma > 0:
             raise ValueError(f"gamma={gamma}: the paper starts at 0.1; give above 0")
@@ -146,8 +146,8 @@ class RecurrentBatchNormLSTM(NormalizedLSTM):
     def _checked(self, x: Tensor, hx: State | None, batched: bool) -> State:
         if x.shape[1] == 1 and any(part.training for part in self.children()):  # none if frozen
             raise ValueError(
-                f"input has one sequence (shape {tuple(x.shape)} as (T, N, features)), whose "
-                "variance says nothing; train on more than one, or call eval()"
+                f"input has one sequence (shape {tuple(x.shape)} as (T, N, features)), too "
+                "few for a batch variance; train on more than one, or call eval()"
             )
         return super()._checked(x, hx, batched)
 

@@ -15,7 +15,7 @@ from gammabeta.layers.epilogue import check_residual, without_tensor
 
 
 class _BatchRenorm(_FusedBatchNorm):
-    """What the three batch renorms share: the schedule, one forward, the moving averages."""
+    """Base class of the batch renorms: schedule, forward and moving averages."""
 
     # An instance of nn.BatchNorm1d/2d/3d, because parameters, buffers and inference are batch
     # norm's: third-party code may freeze it, exempt it from weight decay or fold it into the
@@ -54,7 +54,7 @@ class _BatchRenorm(_FusedBatchNorm):
             if not 0 <= warmup_steps <= end:
                 raise ValueError(
                     f"warmup_steps={warmup_steps}, {name}={end}: the bounds widen from the first "
-                    f"to the second, so give 0 <= warmup_steps <= {name}"
+                    f"step to the second; give 0 <= warmup_steps <= {name}"
                 )
         super().__init__(
             num_features,
@@ -79,7 +79,7 @@ class _BatchRenorm(_FusedBatchNorm):
         )
 
     def _progress(self, end: int, dtype: torch.dtype) -> Tensor:
-        """How far the schedule is from ``warmup_steps`` (0) to ``end`` (1)."""
+        """Return the progress of the schedule from ``warmup_steps`` (0) to ``end`` (1)."""
         # A tensor, not a number: reading it on the host would wait for the device at every step.
         seen = self._averages()[2]
         if end == self.warmup_steps:
@@ -91,7 +91,7 @@ class _BatchRenorm(_FusedBatchNorm):
 
         Args:
             input: (N, C, ...) as torch's batch norm of the same number of dims takes it.
-            residual: added before the activation; the shape of ``input``.
+            residual: added before the activation; has the shape of ``input``.
 
         Raises:
             ValueError: wrong number of dims or of features, a residual of another shape, or (in
@@ -121,8 +121,8 @@ class _BatchRenorm(_FusedBatchNorm):
             )
         if per_feature == 1:
             raise ValueError(
-                f"input has one value per feature (shape {tuple(input.shape)}), whose variance "
-                "says nothing; train on more than one example, or call eval()"
+                f"input has one value per feature (shape {tuple(input.shape)}), too few for a "
+                "batch variance; train on more than one example, or call eval()"
             )
         mean, std, r, d = self.correction(input)
         # γ (x̂ r + d) + β = (γ r) x̂ + (γ d + β): batch norm's own kernel with another γ and β.
@@ -141,7 +141,7 @@ class _BatchRenorm(_FusedBatchNorm):
     def correction(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return μ_B, σ_B = √(σ²_B + ε), r and d for the mini-batch ``x``, each (C,).
 
-        They are float32 or wider, and nothing is changed.
+        They are float32 or wider; the layer is not changed.
         """
         running_mean, running_var, _ = self._averages()
         exact = torch.promote_types(x.dtype, torch.float32)
@@ -154,7 +154,7 @@ class _BatchRenorm(_FusedBatchNorm):
 
     @torch.no_grad()
     def _average(self, mean: Tensor, std: Tensor) -> None:
-        """Move the averages of μ_B and σ_B; the guard says whether the batch enters."""
+        """Update the averages of μ_B and σ_B, unless the guard rejects the batch."""
         seen = self._averages()[2]
         running_mean, running_var = self._statistics(True)
         if running_mean is None or running_var is None:
@@ -197,7 +197,7 @@ class BatchRenorm1d(_BatchRenorm, nn.BatchNorm1d):
     **Schedule.** The bounds are 1 and 0 (plain batch norm) for the first ``warmup_steps`` training
     batches, then widen linearly, r's until batch ``r_steps`` and d's until batch ``d_steps``.
     ``num_batches_tracked`` counts, so a checkpoint resumes the schedule, and
-    ``reset_running_stats`` restarts it: rightly, for there is nothing to correct towards.
+    ``reset_running_stats`` restarts it, because the running statistics start again too.
 
     It is a `torch.nn.BatchNorm1d`: same parameters, buffers, ``state_dict`` and evaluation.
 
@@ -206,17 +206,17 @@ class BatchRenorm1d(_BatchRenorm, nn.BatchNorm1d):
         eps: ε, added to the variance.
         momentum: α, weight of the newest batch in the moving averages; None for a cumulative one.
         affine: whether γ and β are learned.
-        track_running_stats: True; there for batch norm's signature.
+        track_running_stats: must be True; exists for compatibility with batch norm's signature.
         device: of parameters and buffers.
         dtype: of parameters and buffers.
-        bias: whether there is a β.
+        bias: whether the layer has a β.
         r_max: final bound of r, 1 or more.
         d_max: final bound of d, 0 or more.
         warmup_steps: training batches of plain batch norm.
         r_steps: training batch at which r's bound is ``r_max``.
         d_steps: training batch at which d's bound is ``d_max``.
         activation: a name as in `BatchNorm1d`, or None.
-        on_nonfinite: what to do with a batch that is not finite, as in `BatchNorm1d`.
+        on_nonfinite: how to handle a non-finite batch, as in `BatchNorm1d`.
 
     Raises:
         ValueError: an argument outside the ranges above; ``track_running_stats=False``.
@@ -227,7 +227,7 @@ class BatchRenorm1d(_BatchRenorm, nn.BatchNorm1d):
         layers' ``running_var`` differ by about m/(m − 1): with small batches that factor is what
         would make r differ from 1 for no reason. r, d and the averages are computed in float32
         or wider. A batch is a training forward pass: with gradient accumulation the schedule
-        counts micro-batches. A batch with a NaN or infinity leaves averages and schedule alone.
+        counts micro-batches. A batch with a NaN or infinity changes neither averages nor schedule.
 
     Source:
         Ioffe 2017, arXiv:1702.03275, Algorithm 1. The bounds 3 and 5, reached at 40k and 25k
@@ -248,7 +248,7 @@ class BatchRenorm1d(_BatchRenorm, nn.BatchNorm1d):
 class BatchRenorm2d(_BatchRenorm, nn.BatchNorm2d):
     r"""Batch renormalization of (N, C, H, W), with an optional residual and activation.
 
-    One μ, σ, r, d, γ and β a feature map, over batch and positions. Arguments, formula and
+    Each feature map has one μ, σ, r, d, γ and β, over batch and positions. Arguments, formula and
     numerics are those of `BatchRenorm1d`; it is a `torch.nn.BatchNorm2d`.
 
     Example:

@@ -1,4 +1,4 @@
-"""x̂: what a normalization layer makes of its input before γ and β."""
+"""Compute x̂, the normalized input of a layer before γ and β."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ def standardized(norm: nn.Module, x: Tensor) -> Tensor:
     Args:
         norm: a layer that `gammabeta.layers.traits.traits` knows; its training mode decides whose
             statistics are used. Its parameters and buffers are not touched.
-        x: what ``norm`` is called with.
+        x: the input of ``norm``.
 
     Returns:
         x̂, shaped as ``x``, at least float32. Batch renorm's is the corrected one, by the moving
-        averages as they are now; masked batch norm's takes all of ``x`` for real.
+        averages as they are now; masked batch norm's treats all of ``x`` as real values.
 
     Raises:
-        TypeError: it is not known what ``norm`` computes.
+        TypeError: what ``norm`` computes is unknown.
     """
     what = traits(norm, x)
     if not what.normalizes:
         raise TypeError(
-            f"norm is a {type(norm).__name__}; x̂ is known for torch's normalization layers, "
-            "and for what computes the same" + (f": {what.stranger}" if what.stranger else "")
+            f"norm is a {type(norm).__name__}; give one of torch's normalization "
+            "layers, or a module that computes the same formula"
+            + (f": {what.stranger}" if what.stranger else "")
         )
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if what.finding is not None and what.finding.formula is not None:

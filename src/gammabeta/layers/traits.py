@@ -153,7 +153,7 @@ def traits(module: nn.Module, x: Tensor | None = None) -> Traits:
         >>> norm = nn.LayerNorm(4)
         >>> norm.forward = lambda x: 2 * x
         >>> traits(norm).stranger
-        'LayerNorm has a forward of its own, and computes something else than LayerNorm'
+        'LayerNorm has a forward of its own, and does not compute the same as LayerNorm'
     """
     its = lineage(module)
     if not its:
@@ -170,7 +170,7 @@ def traits(module: nn.Module, x: Tensor | None = None) -> Traits:
     if finding is not None:
         return Traits(True, finding.dim, finding.activation, "", family, its, finding=finding)
     base = next(c for c in cls.__mro__ if _is_home(c.__module__))
-    why = reason_untried(module) or f"computes something else than {base.__name__}"
+    why = reason_untried(module) or f"does not compute the same as {base.__name__}"
     stranger = f"{cls.__name__} has a forward of its own, and {why}"
     return Traits(False, stranger=stranger, family=family, lineage=its)
 
@@ -205,8 +205,8 @@ def _written_by_hand(module: nn.Module) -> Traits:
     name = type(module).__name__
     if _NAMED_A_NORM.search(name) is None:
         return _OTHER
-    why = reason_untried(module) or "computes none of the known formulas"
-    return Traits(False, stranger=f"{name} derives from none of torch's layers, and {why}")
+    why = reason_untried(module) or "does not match a known formula"
+    return Traits(False, stranger=f"{name} is no subclass of torch's layers, and {why}")
 
 
 def has_own_forward(module: nn.Module) -> bool:
@@ -251,7 +251,9 @@ def axes(norm: nn.Module, x: Tensor) -> tuple[int, ...]:
     """
     what = traits(norm, x)
     if not what.normalizes:
-        raise TypeError(f"norm is a {type(norm).__name__}; {what.stranger or 'it is no norm'}")
+        raise TypeError(
+            f"norm is a {type(norm).__name__}; {what.stranger or 'it is not a normalization layer'}"
+        )
     shape: Any = getattr(norm, "normalized_shape", None)
     if what.family in ("layer", "rms") and what.dim == -1 and isinstance(shape, tuple):
         return tuple(range(x.dim() - len(shape), x.dim()))

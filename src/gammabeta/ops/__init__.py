@@ -1,7 +1,7 @@
-"""Normalization behind one door.
+"""The single entry point to the computation of all norms.
 
-A layer describes what it wants as a `Call` and hands it to `normalize`; it knows nothing below.
-`registry` asks the backends: the native kernels of `cpu`, and `torch`'s own operators, which take
+A layer describes a computation as a `Call`, passes it to `normalize` and depends on nothing else.
+`registry` selects a backend: the native kernels of `cpu`, or `torch`'s operators, which support
 every call. `reference` is the oracle that both are tested against. `operators` registers the norms
 with `torch.library`.
 """

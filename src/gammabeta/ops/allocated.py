@@ -42,7 +42,7 @@ def refuse_freed(**tensors: Tensor | None) -> None:
             continue
         raise RuntimeError(
             f"{name} has shape {tuple(t.shape)}, but its storage was freed and holds no values; "
-            "where parameters are sharded, gather them before the layer is called"
+            "gather sharded parameters before the layer is called"
         )
 
 

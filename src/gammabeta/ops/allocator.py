@@ -63,10 +63,10 @@ def reuse_memory_if_asked() -> None:
     """
     asked = os.environ.get(VARIABLE, "")
     if asked not in ("", "0", "1"):
-        warnings.warn(f"{VARIABLE}={asked!r} is neither 0 nor 1, and is ignored", stacklevel=2)
+        warnings.warn(f"{VARIABLE}={asked!r} is neither 0 nor 1, so it is ignored", stacklevel=2)
     if asked == "1" and not reuse_memory():
         warnings.warn(
-            f"{VARIABLE}=1 has no effect: the process does not allocate with glibc", stacklevel=2
+            f"{VARIABLE}=1 has no effect: this process does not use glibc's allocator", stacklevel=2
         )
 
 

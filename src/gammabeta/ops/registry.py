@@ -72,7 +72,7 @@ def normalize(call: Call) -> Tensor:
         found = backend.forward(call)
         if found is not None:
             return found
-    raise NotImplementedError(f"no backend computes a {call.kind} norm")
+    raise NotImplementedError(f"no backend supports {call.kind} norm")
 
 
 def normalize_and_count(call: Call) -> Tensor | None:
@@ -122,4 +122,4 @@ def _first(phase: str, call: Call, *arguments: Any) -> Any:
         found = getattr(backend, phase)(call, *arguments)
         if found is not None:
             return found
-    raise NotImplementedError(f"no backend computes the {phase} of a {call.kind} norm")
+    raise NotImplementedError(f"no backend supports the {phase} of {call.kind} norm")

@@ -1,4 +1,4 @@
-"""Give batch norms the statistics of the population, as evaluation needs them."""
+"""Set the running statistics of batch norms to those of the population, for evaluation."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def calibrate(
     Each batch norm is measured in the way the paper trains it: in a forward pass where it, and
     the batch norms before it, normalize by the mini-batch. Its input's mean and variance become,
     by one of the estimators of `gammabeta.statistics`, its ``running_mean`` and ``running_var``.
-    ``num_batches_tracked`` is raised to the number of mini-batches it was measured on where it was
-    lower, so that a cumulative average (``momentum=None``) that goes on training gives them their
-    weight; for ``"moving_average"`` it grows by that number. No other thing of the model changes,
-    nor does any random state, and if anything is raised, nothing changes at all.
+    ``num_batches_tracked`` is raised to the number of measured mini-batches if it was lower, so
+    that a cumulative average (``momentum=None``) weighs them correctly in further training;
+    for ``"moving_average"`` it grows by that number. Nothing else in the model changes, nor does
+    any random state; if an error is raised, nothing changes at all.
 
     Args:
         model: any module whose batch norms are torch's, gammabeta's or subclasses of them; in
@@ -67,13 +67,13 @@ def calibrate(
             with the augmentation of training. Tensors are moved to the model's device.
         method: ``"algorithm2"``, ``"pooled"`` or ``"moving_average"``.
         forward: called with each batch in place of ``model``; it runs the model, once or more.
-        others: mode of all other modules. ``"eval"``: dropout and its like are off, as they are
-            when the statistics are used. ``"train"``: on, as in Algorithm 2 read to the letter; a
-            model in ``train()`` keeps the mode of each module. Needed too where a branch runs in
+        others: mode of all other modules. ``"eval"``: dropout and similar modules are off, as
+            when the statistics are used. ``"train"``: on, as in a literal reading of Algorithm 2; a
+            model in ``train()`` keeps the mode of each module. Also needed if a branch runs in
             training only.
-        nonfinite: what to do with a batch that gives a batch norm a NaN or an infinity:
+        nonfinite: how to handle a batch that gives a batch norm a NaN or an infinity:
             ``"raise"``, or ``"skip"`` it for all layers and count it.
-        small: what to do with a batch that gives a batch norm one value per channel, which has no
+        small: how to handle a batch that gives a batch norm one value per channel, which has no
             variance, such as a last batch of one example: ``"raise"`` or ``"skip"``, likewise.
         limit: number of batches after which to stop; None for all.
         progress: None for a bar on stderr if it is a terminal and the work takes longer than two
@@ -189,8 +189,8 @@ def _large(
         raise measured.failure
     if small == "raise":
         raise ValueError(
-            f"batch {index + 1}: {measured.failure}, whose variance says nothing; leave such a "
-            "batch out with drop_last=True in the DataLoader, or with small='skip'"
+            f"batch {index + 1}: {measured.failure}, too few for a variance; drop such a "
+            "batch with drop_last=True in the DataLoader, or skip it with small='skip'"
         ) from None
     return False
 
@@ -202,7 +202,7 @@ def _finite(index: int, measured: Measured, nonfinite: str) -> bool:
             if nonfinite == "raise":
                 raise NonFiniteBatchError(
                     f"batch {index + 1} gives layer {name!r} a NaN or an infinity; "
-                    "nonfinite='skip' leaves such batches out"
+                    "use nonfinite='skip' to skip such batches"
                 )
             return False
     return True
@@ -212,7 +212,7 @@ def _check_seen(
     targets: Mapping[str, Target], count: int, nonfinite: list[int], small: list[int]
 ) -> None:
     if not count:
-        raise ValueError("batches is empty; an iterator may have been used up before")
+        raise ValueError("batches is empty; an iterator may already be exhausted")
     if len(nonfinite) == count:
         raise NonFiniteBatchError(f"all {count} batches give some layer a NaN or an infinity")
     if len(nonfinite) + len(small) == count:
@@ -224,8 +224,8 @@ def _check_seen(
     unseen = [name for name, target in targets.items() if not target.estimator.batches]
     if unseen:
         raise ValueError(
-            f"no batch reached the layers {', '.join(map(repr, unseen))}; freeze() them to leave "
-            "them as they are, or use others='train' if they run in training only"
+            f"no batch reached the layers {', '.join(map(repr, unseen))}; freeze() them to keep "
+            "their statistics, or use others='train' if they run in training only"
         )
 
 

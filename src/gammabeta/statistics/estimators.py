@@ -101,8 +101,8 @@ class Algorithm2:
         freedom = self.values - self.batches
         if self._mean is None or self._squares is None or freedom < 1:
             raise ValueError(
-                f"{self.batches} batches have {self.values} values a channel in all; a variance "
-                "within batches needs one batch of 2 values or more"
+                f"{self.batches} batches have {self.values} values per channel in total; a "
+                "variance within batches needs one batch of 2 values or more"
             )
         return self._mean.clone(), self._squares / freedom
 
@@ -156,7 +156,9 @@ class Pooled:
             ValueError: fewer than two values in all.
         """
         if self._all is None or self._all.count < 2:
-            raise ValueError(f"{self.values} values a channel in all; a variance needs 2 or more")
+            raise ValueError(
+                f"{self.values} values per channel in total; a variance needs 2 or more"
+            )
         count = self._all.count
         return self._all.mean.clone(), self._all.var * (count / (count - 1))
 
@@ -207,7 +209,7 @@ class MovingAverage:
             ValueError: the batch has one value a channel, whose variance says nothing.
         """
         if batch.count < 2:
-            raise ValueError("a batch has 1 value a channel; its variance needs 2 or more")
+            raise ValueError("a batch has 1 value per channel; its variance needs 2 or more")
         self.batches += 1
         self.values += batch.count
         share = self._momentum

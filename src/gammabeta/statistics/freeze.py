@@ -88,11 +88,11 @@ _STAND_INS = (_Hold, _NoReset, _NoResetParameters)
 
 
 def freeze(model: _Module, *, affine: bool = True) -> _Module:
-    """Freeze every batch norm of ``model``: its statistics and its γ and β stay as they are.
+    """Freeze every batch norm of ``model``: its statistics and its γ and β no longer change.
 
     A frozen layer is in evaluation mode, also after ``model.train()``: it normalizes by its
-    running statistics, which no batch changes. ``reset_running_stats()`` has no effect on it, so
-    that `torch.optim.swa_utils.update_bn` leaves it as it is; nor has ``reset_parameters()``,
+    running statistics, which no batch updates. ``reset_running_stats()`` has no effect on it, so
+    that `torch.optim.swa_utils.update_bn` does not change it; nor has ``reset_parameters()``,
     except on γ and β where ``affine=False``. Its parameters require no gradient. Nothing else of
     the model changes, no value is touched, and `unfreeze` undoes it exactly.
 
@@ -108,14 +108,14 @@ def freeze(model: _Module, *, affine: bool = True) -> _Module:
         ``model``.
 
     Raises:
-        TypeError: ``model`` is no module, or ``affine`` no bool.
+        TypeError: ``model`` is not a module, or ``affine`` not a bool.
         ValueError: ``model`` has no batch norm; one without running statistics, which has nothing
             to normalize by in evaluation but the batch; or one that `torch.jit` has compiled,
-            which cannot be held. Whatever is raised, no layer was frozen.
+            which is not supported. If an error is raised, no layer is frozen.
 
     Warns:
         UserWarning: layers of other kinds that keep running statistics (instance norms, norms
-            written by hand) were left as they are; they are named.
+            written by hand) are left unchanged; the warning names them.
 
     Numerics:
         A gradient left on γ or β is dropped: an optimizer moves a parameter that has a gradient,
@@ -147,9 +147,9 @@ def freeze(model: _Module, *, affine: bool = True) -> _Module:
             layers[name] = module
         elif its.of == "compiled":
             raise ValueError(
-                f"layer {name!r} is a {its.name} that torch.jit has compiled, and "
-                "freeze() cannot hold it; freeze the model before it is scripted or traced, or "
-                "freeze() its other parts one by one"
+                f"layer {name!r} is a {its.name} compiled by torch.jit, which freeze() does "
+                "not support; freeze the model before scripting or tracing it, or call freeze() "
+                "on its other parts one by one"
             )
         else:
             left[name] = its.name
@@ -162,8 +162,8 @@ def freeze(model: _Module, *, affine: bool = True) -> _Module:
     for name, layer in layers.items():
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError(
-                f"layer {name!r} keeps no running statistics (track_running_stats=False), so it "
-                "has nothing to be frozen to; it needs track_running_stats=True and training"
+                f"layer {name!r} has no running statistics to freeze "
+                "(track_running_stats=False); set track_running_stats=True and train it first"
             )
     undo: list[Callable[[], object]] = []
     try:
@@ -174,8 +174,8 @@ def freeze(model: _Module, *, affine: bool = True) -> _Module:
         raise
     if left:
         warnings.warn(
-            f"freeze() holds batch norms only; layers with running statistics that it left as they "
-            f"are: {others}",
+            "freeze() supports batch norms only; other layers with running statistics are left "
+            f"unchanged: {others}",
             UserWarning,
             stacklevel=2,
         )
@@ -229,7 +229,7 @@ def unfreeze(model: _Module) -> _Module:
         of it, as if it had never been frozen.
 
     Raises:
-        TypeError: ``model`` is no module.
+        TypeError: ``model`` is not a module.
 
     Example:
         >>> model = freeze(nn.Sequential(nn.BatchNorm1d(8)).train())
@@ -242,7 +242,7 @@ def unfreeze(model: _Module) -> _Module:
 
 
 def _unfreezing(model: nn.Module) -> Iterator[Callable[[], object]]:
-    """The steps that undo `freeze`."""
+    """Return the steps that undo `freeze`."""
     before: dict[nn.Parameter, bool] = {}
     for layer in model.modules():
         hold = _hold(layer)
@@ -265,7 +265,7 @@ def _require(parameter: nn.Parameter, requires_grad: bool) -> None:
 
 
 def is_frozen(layer: nn.Module) -> bool:
-    """Whether `freeze` holds ``layer``."""
+    """Return whether ``layer`` is frozen."""
     return _hold(layer) is not None
 
 

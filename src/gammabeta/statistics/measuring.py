@@ -135,8 +135,8 @@ class _Observer:
         if self._keeps and seen and not any(seen):
             self._fail(
                 ValueError(
-                    f"{self._who} normalizes by its running statistics in train() too, so no "
-                    "mini-batch can be measured; freeze() it to leave it as it is"
+                    f"{self._who} uses its running statistics in train() too, so no "
+                    "mini-batch can be measured; freeze() it to exclude it"
                 )
             )
         if recorded is not None and not seen:
@@ -155,10 +155,10 @@ class _Observer:
                 return
         self._fail(
             ValueError(
-                f"{self._who} has a forward of its own, and it is not known what it normalizes: "
-                "its running statistics did not become those of its input; give the class a method "
-                "mini_batches, called as forward is, that returns the tensors (N, C, ...) that are "
-                "normalized, or freeze() the layer to leave it as it is"
+                f"{self._who} has a forward of its own, and what it normalizes is unknown: its "
+                "running statistics did not match those of its input; define a method "
+                "mini_batches, with the arguments of forward, that returns the tensors "
+                "(N, C, ...) it normalizes, or freeze() the layer to exclude it"
             )
         )
 
@@ -175,7 +175,7 @@ class _Observer:
         if x.shape[1] != channels:
             self._fail(
                 ValueError(
-                    f"{self._who} has {channels} channels, and a mini-batch of shape "
+                    f"{self._who} has {channels} channels, but a mini-batch of shape "
                     f"{tuple(x.shape)} has {x.shape[1]} at dim 1"
                 )
             )

@@ -54,7 +54,7 @@ def moments(x: Tensor) -> Moments:
         Moments(count=3, mean=tensor([3.], dtype=torch.float64), var=tensor([4.6667], dtype=torch.float64))
     """  # noqa: E501 (what a doctest prints is one line)
     if x.dim() < 2 or x.numel() == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}; it must be (N, C, ...), none of them 0")
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must be (N, C, ...), no size 0")
     x = where_float64_is(x)
     dims = (0, *range(2, x.dim()))
     parts = []

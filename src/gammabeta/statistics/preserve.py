@@ -65,9 +65,9 @@ def _refuse_unknown(model: nn.Module) -> None:
             registry = getattr(module, key)
             if not isinstance(registry, dict) and not is_scripted(module):
                 raise TypeError(
-                    f"module {name!r} ({type(module).__name__}) keeps its {key.lstrip('_')} in a "
-                    f"{type(registry).__name__}, which cannot be restored afterwards; it must be a "
-                    "dict, as torch.nn.Module makes it"
+                    f"module {name!r} ({type(module).__name__}) stores its {key.lstrip('_')} in a "
+                    f"{type(registry).__name__}, which cannot be restored afterwards; use a dict, "
+                    "as torch.nn.Module does"
                 )
 
 

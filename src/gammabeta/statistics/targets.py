@@ -61,8 +61,8 @@ def select(model: nn.Module, method: str) -> Selection:
         own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
         if any(map(is_lazy, own)):
             raise ValueError(
-                f"model has a lazy module that has not seen a batch, {name!r} "
-                f"({type(module).__name__}); call the model on one first"
+                f"model has an uninitialized lazy module, {name!r} "
+                f"({type(module).__name__}); call the model on a batch first"
             )
     selection = Selection()
     for name, module in model.named_modules():
@@ -94,7 +94,7 @@ def select(model: nn.Module, method: str) -> Selection:
         ]
         raise ValueError(
             f"model={type(model).__name__} has no batch norm with running statistics"
-            + (f" but those left alone: {', '.join(left)}" if left else "")
+            + (f" except those left alone: {', '.join(left)}" if left else "")
         )
     return selection
 
@@ -108,7 +108,7 @@ def _why_kept(model: nn.Module, layer: Any, its: Running) -> str:
     if its.of == "compiled":
         return "compiled by torch.jit"
     if its.of != "batch":
-        return f"{its.name}: statistics of another kind"
+        return f"{its.name}: not batch statistics"
     if not layer.track_running_stats:
         return "track_running_stats=False"
     by_hand = getattr(model, "training", False) and not layer.training
@@ -124,13 +124,13 @@ def _check_writable(name: str, layer: Any) -> None:
             continue
         if buffer.is_meta:
             raise ValueError(
-                f"{who} has {key} on the meta device, where there are no values; move the model "
+                f"{who} has {key} on the meta device, which stores no values; move the model "
                 "with to_empty() and load its weights first"
             )
         if overlaps(buffer):
             raise ValueError(
                 f"{who} has an expanded {key}, whose elements share memory, so they cannot be set "
-                f"one by one; give it memory of its own: layer.{key} = layer.{key}.clone()"
+                f"one by one; replace it by a copy: layer.{key} = layer.{key}.clone()"
             )
 
 

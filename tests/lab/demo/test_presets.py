@@ -21,17 +21,17 @@ from gammabeta.signal.summary import Summary
     [
         (
             {"dataset": "digit"},
-            "dataset='digit' is not known; did you mean 'digits'? One of: digits, fashion-mnist",
+            "dataset='digit' is not known; did you mean 'digits'? Choices: digits, fashion-mnist",
         ),
         (
             {"activation": "rely"},
             "activation='rely' is not known; did you mean 'relu'? "
-            "One of: sigmoid, tanh, relu, gelu",
+            "Choices: sigmoid, tanh, relu, gelu",
         ),
-        ({"norm": "none"}, "norm='none' is not known; One of: batch, layer, group, rms"),
+        ({"norm": "none"}, "norm='none' is not known; choices: batch, layer, group, rms"),
         (
             {"optimizer": "adma"},
-            "optimizer='adma' is not known; did you mean 'adam'? One of: sgd, momentum, adam",
+            "optimizer='adma' is not known; did you mean 'adam'? Choices: sgd, momentum, adam",
         ),
         ({"lr": 0.0}, "lr=0.0 must be a positive number, at most 1e+30"),
         ({"lr": -0.1}, "lr=-0.1 must be a positive number, at most 1e+30"),

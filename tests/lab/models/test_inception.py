@@ -298,16 +298,17 @@ def test_it_is_traced_copied_and_reverted(norm: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"norm": "bach"}, "norm='bach' is not known; did you mean 'batch'? One of: batch, none"),
+        ({"norm": "bach"}, "norm='bach' is not known; did you mean 'batch'? Choices: batch, none"),
         (
             {"stem": "smal"},
-            "stem='smal' is not known; did you mean 'small'? One of: separable, plain, small, fine",
+            "stem='smal' is not known; did you mean 'small'? "
+            "Choices: separable, plain, small, fine",
         ),
         (
             {"channels": "print"},
-            "channels='print' is not known; did you mean 'printed'? One of: written, printed",
+            "channels='print' is not known; did you mean 'printed'? Choices: written, printed",
         ),
-        ({"init": "hi"}, "init='hi' is not known; did you mean 'he'? One of: he, glorot"),
+        ({"init": "hi"}, "init='hi' is not known; did you mean 'he'? Choices: he, glorot"),
         ({"classes": 0}, "classes=0 must be between 1 and 1000000"),
         ({"input_size": 3}, "input_size=3 must be between 4 and 1024"),
         ({"in_channels": 0}, "in_channels=0 must be between 1 and 4096"),

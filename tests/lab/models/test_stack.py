@@ -112,12 +112,12 @@ def test_options_reach_the_norms() -> None:
         (
             {"activation": "thanh"},
             "activation='thanh' is not known; did you mean 'tanh'? "
-            "One of: sigmoid, tanh, relu, gelu",
+            "Choices: sigmoid, tanh, relu, gelu",
         ),
         (
             {"norm": "bach"},
             "norm='bach' is not known; did you mean 'batch'? "
-            "One of: none, batch, layer, group, rms",
+            "Choices: none, batch, layer, group, rms",
         ),
         ({"norm": "group", "width": 20}, "width=20 must be a multiple of groups=8 (norm='group')"),
         ({"norm": "group", "groups": 0}, "groups=0 must be at least 1"),

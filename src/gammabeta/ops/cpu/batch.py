@@ -113,6 +113,8 @@ def _by_torch(call: Call) -> Tensor | None:
     # What torch.nn.functional.batch_norm refuses is left to it.
     if len(shape) < 2 or not elements or (training and elements == shape[1]):
         return None
+    if momentum is None and batches is None:
+        momentum = 0.0
     if momentum is None or not are_finite(call.eps, momentum) or call.eps <= 0:
         return None
     kept = None

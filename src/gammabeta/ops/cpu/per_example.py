@@ -70,9 +70,11 @@ def instance_norm(call: Call) -> Tensor | None:
     Its running statistics are not updated here: a layer that is to do so is torch's.
     """
     x, mean, var = call.x, call.running_mean, call.running_var
+    if not are_finite(call.momentum):
+        return None  # torch raises its own error
     if not call.training:
         return None if mean is None or var is None else instance_by_population(call)
-    if mean is not None or var is not None or not are_finite(call.momentum):
+    if mean is not None or var is not None:
         return None
     if is_small(INSTANCE, x, fused=_is_fused(call)):
         return None
