@@ -20,7 +20,7 @@ test: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not sweep"
 
 test-all: $(VENV)/.installed-test lint types
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not brief"
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -16,6 +16,11 @@ REQUIRED = set(filter(None, os.environ.get("GAMMABETA_REQUIRE", "").split(",")))
 """Kinds of test (markers) that may not be skipped."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest tests first, so that no process is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("sweep") is None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

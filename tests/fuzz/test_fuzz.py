@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("what", "seconds"),
     [
-        ("layers", 8),
-        ("commands", 6),
+        pytest.param("layers", 8, marks=pytest.mark.brief),
+        pytest.param("commands", 6, marks=pytest.mark.brief),
         pytest.param("layers", 40, marks=pytest.mark.sweep),
         pytest.param("commands", 20, marks=pytest.mark.sweep),
     ],

@@ -41,8 +41,8 @@ def drive(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("after", "--best"),
-        ("none", "--threads", "--best"),
+        pytest.param(("after", "--best"), marks=pytest.mark.brief),
+        pytest.param(("none", "--threads", "--best"), marks=pytest.mark.brief),
         *(
             pytest.param(arguments, marks=pytest.mark.sweep)
             for arguments in (("after",), ("before",), ("none", "--threads"))
