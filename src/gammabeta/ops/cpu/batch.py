@@ -82,10 +82,10 @@ def supported(call: Call) -> tuple[bool, int, int, int] | None:
 def plan_of(call: Call) -> Plan | None:
     """Return the plan that normalizes by given statistics, or None if it is not for the kernels."""
     geometry = supported(call)
-    parameter_type = common_type(call.x, call.weight, call.bias, call.x.shape[1:2])
-    if geometry is None or parameter_type is None:
+    if geometry is None:
         return None
-    return _plan(call, geometry, parameter_type)
+    parameter_type = common_type(call.x, call.weight, call.bias, call.x.shape[1:2])
+    return None if parameter_type is None else _plan(call, geometry, parameter_type)
 
 
 def _plan(call: Call, geometry: tuple[bool, int, int, int], parameter_type: int) -> Plan:

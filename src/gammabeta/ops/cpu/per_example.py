@@ -129,7 +129,7 @@ def row_plan(call: Call) -> Plan | None:
     if not isinstance(call.normalized_shape, Sequence) or not _takes(call):
         return None
     x, eps = call.x, call.eps
-    if eps is None:
+    if eps is None and call.kind == RMS:
         eps = torch.finfo(_computed(x)).eps
     shape, elements = tuple(call.normalized_shape), x.numel()
     if not shape or not elements or not are_finite(eps) or x.shape[-len(shape) :] != shape:
