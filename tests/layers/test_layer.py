@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import gammabeta as gb
 from tests.layers.cases import CASES
@@ -35,3 +36,13 @@ def test_shape_may_be_an_int_a_list_or_a_size() -> None:
     for shape in (6, [6], (6,), torch.Size([6])):
         assert gb.LayerNorm(shape).normalized_shape == (6,)
         assert gb.RMSNorm(shape).normalized_shape == (6,)
+
+
+def test_eps_of_none_is_torchs_error() -> None:
+    """Only RMS norm has a default of its own."""
+    layer, torchs = gb.LayerNorm(5), nn.LayerNorm(5)
+    layer.eps = torchs.eps = None  # type: ignore[assignment]
+    x = torch.randn(8, 5, dtype=torch.bfloat16)
+    for one in (layer, torchs):
+        with pytest.raises(TypeError, match="eps"):
+            one.bfloat16()(x)
