@@ -9,6 +9,7 @@ train one that keeps no running statistics. So gammabeta's classes are registere
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import warnings
@@ -69,7 +70,8 @@ class _Imported(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != _VALIDATORS:
             return None
-        sys.meta_path.remove(self)
+        with contextlib.suppress(ValueError):  # another thread imports it, too
+            sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is None or spec.loader is None:
             return spec
