@@ -49,12 +49,42 @@ def test_frames_arrive_and_the_end_is_heard(open_page, tmp_path: Path) -> None:
     assert step_shown(again) == 6
 
 
+def test_a_real_model_is_followed_as_it_trains(open_page, tmp_path: Path) -> None:
+    def step(number: int) -> None:
+        signals = {probe: summarize(torch.randn(256) * number) for probe in probes}
+        record.write(arm, number, {"loss": 1 / number}, signals)
+        record.flush()
+
+    with Record(tmp_path / "live", "a real model") as record, Server(record.path, 0) as server:
+        arm = record.arm("model")
+        probes = [record.probe(arm, i, f"blocks.{i}.fc", "z", "relu") for i in range(1, 31)]
+        step(1)
+        page = open_page(server.url)
+        until(lambda: step_shown(page) == 1)
+        rows = page.get_by_role("treeitem")
+        first = rows.nth(1).get_attribute("aria-label")
+        for number in (2, 3):
+            step(number)
+            until(lambda number=number: step_shown(page) == number)
+        until(lambda: rows.nth(1).get_attribute("aria-label") != first)
+        page.keyboard.press("Home")
+        # A layer that is seen only now, and a mark.
+        probes.append(record.probe(arm, 31, "head", "z", None))
+        record.mark(arm, 4, "a head")
+        step(4)
+        expect(page.locator(".count")).to_have_text("31 layers")
+        assert step_shown(page) == 1
+        record.close()
+        expect(page.locator(".status")).to_be_hidden()
+        page.close()
+
+
 def test_a_lost_connection_is_said_and_healed(open_page, tmp_path: Path) -> None:
     with Record(tmp_path / "live", "a live run") as record:
         write(record, 1, 2)
         server = Server(record.path, 0).start()
         port = int(server.url.rsplit(":", 1)[1].strip("/"))
-        page = open_page(server.url, may_fail="ERR_")
+        page = open_page(server.url, may_fail="Failed to load resource")
         until(lambda: step_shown(page) == 2)
         server.stop()
         expect(page.locator(".status")).to_have_text("connection lost, trying again")

@@ -94,7 +94,7 @@ def test_dragging_the_map_scrubs_and_the_address_remembers(open_page, demo_page)
     page.mouse.up()
     assert seen == sorted(set(seen))
     assert seen[-1] > 40
-    assert f"step={seen[-1]}" in page.url
+    until(lambda: f"step={seen[-1]}" in page.url)
     again = open_page(page.url)
     assert step_shown(again) == seen[-1]
     assert again.get_by_role("slider").get_attribute("aria-valuetext") == f"step {seen[-1]} of 90"
@@ -106,7 +106,7 @@ def test_the_address_carries_speed_and_open_layer(open_page, demo_page) -> None:
     page.keyboard.press("3")
     assert {"step=7", "speed=4", "layer=3"} <= set(page.url.split("#")[1].split("&"))
     again = open_page(page.url)
-    expect(again.get_by_role("heading", name="Layer 3 of 4")).to_be_visible()
+    expect(again.get_by_role("heading", name="layers.2.linear")).to_be_visible()
     expect(again.get_by_role("button", name="Speed 4 times")).to_have_attribute(
         "aria-pressed", "true"
     )
@@ -146,15 +146,23 @@ def test_the_tween_starts_and_ends_at_the_recorded_histograms(open_page, demo_pa
     page = open_page(demo_page + "#step=10")
     worst = page.evaluate(
         """async () => {
-          const { load } = await import("gammabeta/source.js");
-          const { between, shapeOf } = await import("gammabeta/shape.js");
-          const run = await load();
+          const { source } = await import("gammabeta/source.js");
+          const { Run } = await import("gammabeta/run.js");
+          const { Store } = await import("gammabeta/store.js");
+          const { READ, reading } = await import("gammabeta/reading.js");
+          const { between } = await import("gammabeta/shape.js");
+          const from = source();
+          const run = new Run(await from.index());
+          const store = new Store(from, run);
+          await Promise.all(READ.map(field => store.load(field)));
+          await store.shapes.prepare();
+          const frame = run.armFrames.get(1)[9];
           let worst = 0;
-          for (const layer of [1, 2, 3, 4]) {
-            const z = run.signal(run.probe(1, layer, "z"), 9);
-            const x = run.signal(run.probe(1, layer, "normalized"), 9);
+          for (const row of run.rows.all.slice(0, 4)) {
+            const z = reading(store, frame, row.probe(1, "z").id);
+            const x = reading(store, frame, row.probe(1, "normalized").id);
             for (const [t, signal] of [[0, z], [1, x]]) {
-              const moved = between(z, x, t, run.axis), still = shapeOf(signal, run.axis);
+              const moved = between(z, x, t, run.axis), still = signal.shape;
               // Mass that lies elsewhere, as a share of all.
               let apart = 0, all = 0;
               for (let i = 0; i < still.length; i++) {
@@ -169,6 +177,30 @@ def test_the_tween_starts_and_ends_at_the_recorded_histograms(open_page, demo_pa
     )
     # 512 quantiles for 4,096 values: a quantile holds 8 values, spread evenly where they were not.
     assert worst < 0.06
+
+
+def test_an_exported_file_has_the_recorded_shapes(open_page, demo_page, demo) -> None:
+    page = open_page(demo_page + "#step=10")
+    with Run(demo) as run:
+        frames = list(run.frames())
+    for number in (0, 7, len(frames) // 2, len(frames) - 1):
+        frame = frames[number]
+        for probe, signal in list(frame.signals.items())[:6]:
+            shown = page.evaluate(
+                """async ([frame, probe]) => {
+                  const { source } = await import("gammabeta/source.js");
+                  window.from ??= source();
+                  window.index ??= await from.index();
+                  return [...await from.shapes([frame], [probe])];
+                }""",
+                [number, probe],
+            )
+            counts = np.asarray(signal.histogram, dtype=float)
+            counts[128] -= signal.zeros
+            if counts.sum() == 0:
+                continue
+            apart = np.abs(np.cumsum(shown) / sum(shown) - np.cumsum(counts) / counts.sum())
+            assert apart.max() < 0.03, (number, probe)
 
 
 def test_pin_keeps_a_frame_as_an_outline(open_page, demo_page) -> None:

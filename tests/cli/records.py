@@ -5,31 +5,59 @@ from __future__ import annotations
 import base64
 import json
 import re
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
 
 from gammabeta.signal import Run
-from gammabeta.view.payload import snapshot
+from gammabeta.signal.columns import numeric
+from gammabeta.view.payload import encoded, snapshot
+from gammabeta.view.runs import Runs
 from tests.cli.command import Shell
 
 
-def recorded(path: Path) -> Any:
-    """A record, as a page is given it."""
-    with Run(path) as run:
-        return json.loads(json.dumps(snapshot(run)))
+def recorded(*paths: Path) -> Any:
+    """Records, as a page is told of them."""
+    return json.loads(encoded(snapshot(Runs(paths).now())))
 
 
 def shown(path: Path) -> Any:
-    """The run a page holds."""
+    """The same of the runs that a page holds."""
     found = re.search(r'<script[^>]* id="run">([^<]*)</script>', path.read_text("utf-8"))
     assert found is not None
-    return json.loads(zlib.decompress(base64.b64decode(found[1])))
+    container = base64.b64decode(found[1])
+    assert container[:8] == b"gammabt3"
+    (length,) = struct.unpack_from("<I", container, 8)
+    index = json.loads(zlib.decompress(container[12 : 12 + length]))
+    assert index.pop("packed")["columns"].keys() >= ({"mean"} if index["frames"]["step"] else set())
+    return index
+
+
+def moments(run: Any) -> list[tuple[int, int, float]]:
+    """(arm, step, seconds) of each frame."""
+    return list(zip(*(run["frames"][key] for key in ("arm", "step", "seconds")), strict=True))
+
+
+def signals(path: Path) -> list[tuple[int, int, dict[int, dict[str, Any]]]]:
+    """(arm, step, probe → field → value) of each frame."""
+    found = []
+    with Run(path) as run:
+        for frame in run.frames():
+            values = {
+                probe: {each.name: getattr(summary, each.name) for each in numeric(run.fields)}
+                for probe, summary in frame.signals.items()
+            }
+            found.append((frame.arm, frame.step, values))
+    return found
 
 
 def curve(run: Any, arm: int, name: str) -> dict[int, float]:
     """Step → value of a scalar of an arm."""
-    return {step: value for a, step, n, value in run["scalars"] if (a, n) == (arm, name)}
+    for each in run["scalars"]:
+        if (each["arm"], each["name"]) == (arm, name):
+            return dict(zip(each["steps"], each["values"], strict=True))
+    return {}
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:

@@ -103,8 +103,7 @@ def test_an_option(shell: Shell, tmp_path: Path, option: str, value: str, said: 
         ),
         (("demo", "extra"), "Got unexpected extra argument"),
         (("demo", "--steps"), "Option '--steps' requires an argument."),
-        (("view",), "Missing argument 'file'."),
-        (("view", "a", "b"), "Got unexpected extra argument"),
+        (("view",), "Missing argument 'runs...'."),
         (("info", "--verbose"), "No such option: --verbose"),
         (
             ("demo", "--norm", "group", "--width", "20"),
@@ -215,7 +214,7 @@ def damaged(folder: Path) -> None:
     ("file", "said"),
     [
         ("nothing.sqlite", "nothing.sqlite does not exist; give the .sqlite file of a run"),
-        ("folder", "folder is a folder; give the .sqlite file of a run"),
+        ("folder", "folder is a folder without runs (.sqlite files); give another"),
         ("empty.sqlite", "empty.sqlite is empty; the run was stopped before it began"),
         ("text.sqlite", "text.sqlite is not a run recorded by gammabeta"),
         ("head.sqlite", "head.sqlite is damaged or cut short"),
@@ -233,6 +232,40 @@ def damaged(folder: Path) -> None:
 def test_view(shell: Shell, tmp_path: Path, file: str, said: str, html: tuple[str, ...]) -> None:
     damaged(tmp_path)
     assert said in refused(shell, tmp_path, "view", *html, "--port", 0, file)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (
+            ("taken", "taken.sqlite"),
+            "taken.sqlite: the same run is given twice; give each run once",
+        ),
+        (("taken", "--host", "192.0.2.1"), "host='192.0.2.1' cannot be used: "),
+        (("taken", "--host", "no such host"), "host='no such host' cannot be used: "),
+        (
+            ("taken", "--table", "new.xlsx"),
+            "ends with '.xlsx'; give a path that ends with .csv or ",
+        ),
+        (
+            ("taken", "--table", "taken.html"),
+            "ends with '.html'; give a path that ends with .csv o",
+        ),
+        (("taken", "--table", "there.csv"), "there.csv exists; give another path, or move it away"),
+        (("taken", "--html", "there.csv"), "there.csv exists; give another path, or move it away"),
+        (
+            ("taken", "other", "--table", "new.csv"),
+            "--table new.csv takes one run, not 2; give one",
+        ),
+    ],
+)
+def test_view_of_runs_that_are_fine(
+    shell: Shell, crowded: Path, args: tuple[str, ...], said: str
+) -> None:
+    (crowded / "there.csv").write_text("mine")
+    with Record(crowded / "other") as record:
+        fill(record, 1)
+    assert said in refused(shell, crowded, "view", *args, "--port", 0)
 
 
 def test_view_of_a_locked_run(shell: Shell, crowded: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from gammabeta.signal import RecordError, Run
 from tests.cli.command import PROGRAM, Shell, environment, start
-from tests.cli.records import curve, recorded, shown
+from tests.cli.records import curve, moments, recorded, shown
 
 ENDLESS = ("--preset", "healthy", "--steps", 1_000_000)
 
@@ -61,7 +61,7 @@ def test_interrupted_in_the_middle(tmp_path: Path) -> None:
     assert [e for e in rest if e.startswith("event:")] == ["event: end"]
     assert 'data: "interrupted"' in rest  # the page heard of it
     assert live["status"] == "running"
-    assert run["frames"][: len(live["frames"])] == live["frames"]
+    assert moments(run)[: len(moments(live))] == moments(live)
     step = int(said[1])
     losses = curve(run, 0, "loss")
     assert list(losses) == list(range(1, len(losses) + 1))
@@ -81,8 +81,8 @@ def test_killed(shell: Shell, tmp_path: Path) -> None:
     during, after = shown(tmp_path / "during.html"), shown(tmp_path / "after.html")
     assert after["status"] == "killed"
     assert after == recorded(path)
-    assert len(during["frames"]) >= 10
-    assert after["frames"][: len(during["frames"])] == during["frames"]
+    assert len(moments(during)) >= 10
+    assert moments(after)[: len(moments(during))] == moments(during)
 
 
 @pytest.mark.parametrize("closing", [True, False], ids=["closing the record", "waiting"])

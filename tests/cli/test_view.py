@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gammabeta.signal import Record
+from gammabeta.signal import Record, Run
 from tests.cli.command import Shell, start
 from tests.cli.records import recorded, shown, tree
 from tests.signal.recorded import fill
@@ -28,6 +29,7 @@ def test_one_file(shell: Shell, run: Path, tmp_path: Path) -> None:
     page = tmp_path / "new" / "page.html"
     assert printed == f"wrote new/page.html ({page.stat().st_size / 1e6:.1f} MB)\n"
     assert shown(page) == recorded(run)
+    assert page.stat().st_size > 20_000
     assert run.read_bytes() == content
     assert set(tree(tmp_path)) == {"run.sqlite", "new", "new/page.html"}
 
@@ -38,6 +40,46 @@ def test_from_another_folder(shell: Shell, run: Path, tmp_path: Path) -> None:
     for path, name in ((run, "a.html"), (Path("..", run.name), "b.html")):
         shell("view", path, "--html", name, folder=elsewhere).ok()
         assert shown(elsewhere / name) == recorded(run)
+
+
+def test_several_runs_and_a_folder(shell: Shell, run: Path, tmp_path: Path) -> None:
+    with Record(tmp_path / "more" / "second") as record:
+        fill(record, 2)
+    shell("view", "run", "more", "--html", "both.html", folder=tmp_path).ok()
+    both = shown(tmp_path / "both.html")
+    assert [each["name"] for each in both["runs"]] == ["run", "second"]
+    expected = recorded(run, record.path)
+    del both["cursor"], expected["cursor"]
+    assert both == expected
+
+
+def test_a_table(shell: Shell, run: Path, tmp_path: Path) -> None:
+    printed = shell("view", "run", "--table", "numbers.csv", folder=tmp_path).ok()
+    size = (tmp_path / "numbers.csv").stat().st_size
+    assert printed == f"wrote numbers.csv ({size / 1e6:.1f} MB)\n"
+    with (tmp_path / "numbers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 2 * 8
+    with Run(run) as opened:
+        first = next(opened.frames())
+        means = [summary.mean for summary in first.signals.values()]
+    assert [float(row["mean"]) for row in rows[:8]] == means
+    printed = shell("view", "run", "--table", "a.csv", "--html", "a.html", folder=tmp_path).ok()
+    assert [line.split()[1] for line in printed.splitlines()] == ["a.html", "a.csv"]
+
+
+def test_a_page_for_others_needs_the_token_that_is_printed(run: Path, tmp_path: Path) -> None:
+    with start("view", run, "--port", 0, "--host", "127.0.0.1", folder=tmp_path) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == "A title\n"
+        url = command.stdout.readline().rstrip("\n").split("  ")[0]
+        address, token = url.split("?token=")
+        assert len(token) >= 32
+        assert httpx.get(f"{address}run.json").status_code == 403
+        assert httpx.get(f"{address}run.json?token={token}").json() == recorded(run)
+        command.send_signal(signal.SIGINT)
+        out, err = command.communicate(timeout=20)
+    assert (command.returncode, out, err) == (0, "stopped; the record is unchanged\n", "")
 
 
 def test_interrupted_while_a_page_listens(tmp_path: Path) -> None:

@@ -49,14 +49,23 @@ def fill(record: Record, steps: int, arms: tuple[str, ...] = ("without", "with")
             record.write(arm, step, scalars, signals, seconds=step / 4)
 
 
-def same(a: Summary, b: Summary) -> bool:
-    """Equal in every field, to the last bit; NaN equals NaN."""
+def same(a: Summary, b: Summary, rel: float = 1e-6) -> bool:
+    """Whether each field is equal, but for the rounding of a file; NaN equals NaN.
+
+    Args:
+        a, b: two summaries.
+        rel: how far apart two numbers may be, relative to the larger one: a file holds float32,
+            whose rounding is 6e-8. Counts and the histogram must be equal.
+    """
     for f in fields(Summary):
         x, y = getattr(a, f.name), getattr(b, f.name)
         if isinstance(x, torch.Tensor):
             if x.dtype != y.dtype or not torch.equal(x, y):
                 return False
-        elif not (x == y or (x is not None and y is not None and math.isnan(x) and math.isnan(y))):
+        elif isinstance(x, int) or x is None or y is None:
+            if x != y or type(x) is not type(y):
+                return False
+        elif not (math.isclose(x, y, rel_tol=rel) or (math.isnan(x) and math.isnan(y))):
             return False
     return True
 

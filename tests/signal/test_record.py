@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import sqlite3
 import threading
 import time
@@ -10,12 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gammabeta.signal import Record, RecordError, Run
+from gammabeta.signal.columns import Columns
 from gammabeta.signal.paths import RecordExistsError, record_path
+from gammabeta.signal.record import Measured
 from gammabeta.signal.tables import APPLICATION_ID, FORMAT_VERSION
 from tests.signal.recorded import everything, fill, fill_the_disk, summary
+
+
+def pickled(record: Record) -> Record:
+    copied: Record = pickle.loads(pickle.dumps(record))
+    return copied
 
 
 def ends(what: Callable[[], Any], seconds: float = 20) -> None:
@@ -70,7 +80,8 @@ def test_a_file_that_exists_is_left_alone(tmp_path: Path, content: bytes | None)
     with pytest.raises(RecordError) as caught:
         Record(tmp_path / "run", title="another")
     assert str(caught.value) == (
-        f"{path} exists; give another path, or move it away (nothing was overwritten)"
+        f"{path} exists; pass resume=True to continue it, overwrite=True to replace it, or another "
+        "path (nothing was overwritten)"
     )
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, when)
     assert [p.name for p in tmp_path.iterdir()] == ["run.sqlite"]
@@ -195,17 +206,115 @@ def test_a_frame_is_all_or_nothing(tmp_path: Path) -> None:
     """The last row of the second frame cannot be written: of that frame nothing may stay."""
     record = Record(tmp_path / "run")
     arm = record.arm("a")
-    probes = [record.probe(arm, 1, "fc", stage, None) for stage in ("z", "affine")]
-    record.write(arm, 1, {"loss": 1.0}, {p: summary(p) for p in probes})
-    damaged = summary(2, count=object())
-    record.write(arm, 2, {"loss": 2.0}, {probes[0]: summary(1), probes[1]: damaged})
+    probes = [record.probe(arm, 1, "fc", stage, None) for stage in ("gamma", "beta")]
+
+    def measured(broken: bool) -> Measured:
+        channels: dict[Any, Any] = {probes[0]: np.ones(3)}
+        channels[object() if broken else probes[1]] = np.ones(3)
+        return Measured(Columns.of({p: summary(p) for p in probes}), channels, {"extra": 1.0})
+
+    record.write(arm, 1, {"loss": 1.0}, lambda: measured(False))
+    record.write(arm, 2, {"loss": 2.0}, lambda: measured(True))
     record.flush()
     assert record.error is not None
     record.close()
     with Run(record.path) as run:
         (frame,) = run.frames()
         assert (frame.step, sorted(frame.signals)) == (1, probes)
-        assert [s.step for s in run.scalars()] == [1]
+        assert [s.step for s in run.scalars()] == [1, 1]
+        assert run.channels(probes[0], 9) is not None
+
+
+def test_a_frame_that_cannot_be_computed_is_lost_and_nothing_else(tmp_path: Path) -> None:
+    """Its scalars are recorded, and the frames after it; `lost` says why."""
+    record = Record(tmp_path / "run")
+    arm = record.arm("a")
+    probe = record.probe(arm, 1, "fc", "z", None)
+    record.write(arm, 1, {"loss": 1.0}, {probe: summary(1)})
+    record.flush()
+    assert record.lost is None
+    record.write(arm, 2, {"loss": 2.0}, {probe: summary(2, count=object())})
+
+    def fails() -> Measured:
+        raise ZeroDivisionError("no numbers")
+
+    record.flush()
+    assert isinstance(record.lost, TypeError)
+    record.write(arm, 3, {"loss": 3.0}, fails)
+    record.write(arm, 4, {"loss": 4.0}, {probe: summary(4)})
+    record.flush()
+    assert isinstance(record.lost, ZeroDivisionError)
+    assert record.error is None
+    assert record.backlog == 0
+    record.close()
+    with Run(record.path) as run:
+        assert [frame.step for frame in run.frames()] == [1, 4]
+        assert [s.value for s in run.scalars()] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_what_is_to_be_computed_is_computed_by_the_thread_that_writes(tmp_path: Path) -> None:
+    threads: list[str] = []
+    gate = threading.Event()
+
+    def scalars() -> dict[str, float]:
+        threads.append(threading.current_thread().name)
+        return {"loss": 0.5}
+
+    def signals() -> Measured:
+        gate.wait(20)
+        threads.append(threading.current_thread().name)
+        return Measured(Columns.of({0: summary(1)}), {}, {"more": 2.0})
+
+    with Record(tmp_path / "run") as record:
+        arm = record.arm("a")
+        record.probe(arm, 1, "fc", "z", None)
+        record.write(arm, 1, scalars, signals)
+        record.write(arm, 2, scalars)
+        assert record.backlog == 1  # a step without signals does not count
+        before = record.busy
+        gate.set()
+        record.flush()
+        assert record.backlog == 0
+        assert record.busy > before
+    assert threads == ["gammabeta record"] * 3
+    with Run(record.path) as run:
+        assert [(s.step, s.name, s.value) for s in run.scalars()] == [
+            (1, "loss", 0.5),
+            (1, "more", 2.0),
+            (2, "loss", 0.5),
+        ]
+
+
+def test_rows_are_numbered_in_the_order_in_which_they_are_met(tmp_path: Path) -> None:
+    with Record(tmp_path / "run") as record:
+        a, b = record.arm("a"), record.arm("b")
+        assert [record.layer(a, name) for name in ("x", "y", "x", "z")] == [1, 2, 1, 3]
+        assert [record.layer(b, name) for name in ("z", "x")] == [1, 2]  # of each arm
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, pickled], ids=["copy", "deepcopy", "pickle"]
+)
+def test_a_copy_of_a_record_is_inert_and_says_so(
+    tmp_path: Path, duplicate: Callable[[Record], Record]
+) -> None:
+    with Record(tmp_path / "run") as record:
+        fill(record, 1)
+        twin = duplicate(record)
+        assert repr(twin) == f"<a copy of the record {record.path}: it records nothing>"
+        fill(twin, 5)
+        twin.mark(0, 1, "nothing")
+        twin.flush()
+        assert (twin.error, twin.lost, twin.path) == (None, None, record.path)
+        twin.close("failed")
+        fill_more = record.arm("with")
+        record.write(fill_more, 9, {}, {})
+    with Run(record.path) as run:
+        assert run.status() == "finished"
+        assert [frame.step for frame in run.frames()] == [1, 1, 9]
+        assert run.marks() == []
+    with twin as again:
+        assert again is twin
 
 
 def test_what_is_flushed_can_be_read_by_others(tmp_path: Path) -> None:
@@ -263,7 +372,9 @@ def test_closing(tmp_path: Path) -> None:
     for late in (
         lambda: record.arm("new"),
         lambda: record.write(0, 1, {"loss": 1.0}),
+        lambda: record.write(0, 1, {"loss": 1.0}, {}),
         lambda: record.probe(0, 1, "fc", "z", None),
+        lambda: record.mark(0, 1, "late"),
     ):
         with pytest.raises(RecordError, match="is closed; nothing more can be recorded in it"):
             late()
@@ -369,7 +480,7 @@ def test_an_arm_that_is_no_text(tmp_path: Path) -> None:
 
 def test_a_file_that_exists_is_told_from_one_that_cannot_be_made(tmp_path: Path) -> None:
     Record(tmp_path / "run").close()
-    with pytest.raises(RecordExistsError, match="exists; give another path"):
+    with pytest.raises(RecordExistsError, match="exists; pass resume=True to continue it"):
         Record(tmp_path / "run")
     (tmp_path / "file").touch()
     with pytest.raises(RecordError, match="a folder on its way is a file") as caught:

@@ -17,10 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gammabeta.signal import Record, RecordError, Run, axis
-from gammabeta.signal.run import Probe
+from gammabeta.signal.columns import Columns
+from gammabeta.signal.record import Measured
+from gammabeta.signal.recorded import Mark, Probe
 from gammabeta.signal.tables import FORMAT_VERSION
 from gammabeta.view import export
 from tests.signal.recorded import STAGES, everything, fill, same, summary
@@ -31,6 +34,7 @@ def finished(tmp_path: Path) -> Path:
     """A finished run of 2 arms × 4 frames × 8 probes."""
     with Record(tmp_path / "run", "A title", {"lr": 0.1}) as record:
         fill(record, 4)
+        record.mark(0, 2, "lr drop")
     return record.path
 
 
@@ -136,6 +140,84 @@ def test_continuing_from_where_one_was(tmp_path: Path) -> None:
             assert [(s.step, s.value) for s in run.scalars(after=last)] == [(4, 0.25)]
 
 
+def test_an_index_unpacks_nothing(finished: Path) -> None:
+    execute(finished, "UPDATE frame SET signals = x'00', histograms = x'00'")
+    with Run(finished) as run:
+        order = [(step, arm) for step in range(1, 5) for arm in (0, 1)]
+        assert run.index() == [(i, arm, step, step / 4) for i, (step, arm) in enumerate(order, 1)]
+        assert [moment.id for moment in run.index(after=6)] == [7, 8]
+        assert [moment.step for moment in run.index(after=2, most=3)] == [2, 2, 3]
+        with pytest.raises(RecordError, match="were changed"):
+            next(run.frames())
+
+
+def test_a_frame_as_columns(finished: Path) -> None:
+    with Run(finished) as run:
+        frame = list(run.frames())[5]
+    assert (frame.id, frame.arm, frame.step, frame.seconds) == (6, 1, 3, 0.75)
+    assert frame.probes.tolist() == list(range(8, 16))
+    assert frame.histograms.shape == (8, axis.BINS)
+    for i, (probe, signal) in enumerate(frame.signals.items()):
+        assert frame.probes[i] == probe
+        assert frame.histograms[i].tolist() == signal.histogram.tolist()
+        for name, column in frame.values.items():
+            value = getattr(signal, name)
+            assert column[i] == value or (value is None and math.isnan(column[i])), name
+
+
+def test_a_frame_that_is_deleted_while_others_are_read(finished: Path) -> None:
+    """As by a run that is started again at an earlier step."""
+    with Run(finished) as run:
+        frames = run.frames()
+        assert next(frames).id == 1
+        execute(finished, "DELETE FROM frame WHERE id IN (2, 3)")
+        assert [frame.id for frame in frames] == [4, 5, 6, 7, 8]
+
+
+def test_marks(tmp_path: Path) -> None:
+    with Record(tmp_path / "run") as record:
+        a, b = record.arm("a"), record.arm("b")
+        record.mark(a, 3, "lr drop")
+        record.mark(b, 0, "γ & <b>")
+        record.mark(a, 3, "lr drop")  # twice is twice
+        record.flush()
+        with Run(record.path) as run:
+            assert run.marks() == [
+                Mark(1, a, 3, "lr drop"),
+                Mark(2, b, 0, "γ & <b>"),
+                Mark(3, a, 3, "lr drop"),
+            ]
+            assert [mark.id for mark in run.marks(after=2)] == [3]
+            assert run.marks(after=3) == []
+
+
+def test_values_by_channel(tmp_path: Path) -> None:
+    """The newest values that were recorded at or before a step."""
+    with Record(tmp_path / "run") as record:
+        arm = record.arm("a")
+        gamma, beta = (record.probe(arm, 1, "fc", stage, None) for stage in ("gamma", "beta"))
+        for step, values in ((2, [1.0, 2.0]), (5, [3.0, 4.0, 5.0]), (6, None)):
+            found = {} if values is None else {gamma: np.array(values, dtype=np.float64)}
+            columns = Columns.of({gamma: summary(step)})
+            record.write(arm, step, {}, lambda c=columns, f=found: Measured(c, f, {"extra": 1.0}))
+    with Run(record.path) as run:
+        read = {step: run.channels(gamma, step) for step in (0, 1, 2, 4, 5, 6, 10**9)}
+        assert [None if v is None else v.tolist() for v in read.values()] == [
+            *(None, None, [1.0, 2.0], [1.0, 2.0]),
+            *([3.0, 4.0, 5.0],) * 3,
+        ]
+        assert run.channels(beta, 5) is None
+        assert run.channels(999, 5) is None
+        assert [s.step for s in run.scalars() if s.name == "extra"] == [2, 5, 6]
+    bomb = zlib.compress(bytes(64 << 20))
+    for blob in (b"", b"no zlib", zlib.compress(b"odd"), bomb, "text", 5):
+        execute(record.path, "UPDATE channel SET channels = ? WHERE frame = 2", blob)
+        with Run(record.path) as run:
+            with pytest.raises(RecordError, match="is damaged: "):
+                run.channels(gamma, 5)
+            assert run.channels(gamma, 4) is not None
+
+
 def test_reading_leaves_the_file_alone(finished: Path) -> None:
     before, when = finished.read_bytes(), finished.stat().st_mtime_ns
     everything(finished)
@@ -225,7 +307,8 @@ def test_somebody_elses_sqlite(tmp_path: Path) -> None:
 
 def test_a_newer_format(finished: Path) -> None:
     execute(finished, f"PRAGMA user_version = {FORMAT_VERSION + 1}")
-    refused(finished, "has format 3, newer than the 2 this gammabeta reads; upgrade gammabeta")
+    assert FORMAT_VERSION == 3
+    refused(finished, "has format 4, newer than the 3 this gammabeta reads; upgrade gammabeta")
 
 
 @pytest.mark.parametrize(
@@ -241,14 +324,68 @@ def test_a_run_whose_description_is_damaged(finished: Path, sql: str, said: str)
     refused(finished, said)
 
 
-def test_a_histogram_that_is_damaged(finished: Path) -> None:
-    for blob in (b"", b"no zlib", zlib.compress(b"odd"), "text", 7):
-        execute(finished, "UPDATE signal SET histogram = ? WHERE frame = 3", blob)
-        with Run(finished) as run:
-            frames = run.frames()
-            assert [next(frames).id, next(frames).id] == [1, 2]
-            with pytest.raises(RecordError, match="damaged: a signal cannot be read"):
-                next(frames)
+def put(path: Path, frame: int, column: str, blob: object) -> None:
+    """Change a blob of a frame, and the checksum with it, as somebody who means harm would."""
+    execute(path, f"UPDATE frame SET {column} = ? WHERE id = ?", blob, frame)
+    connection = sqlite3.connect(path)
+    sql = "SELECT step, signals, histograms FROM frame WHERE id = ?"
+    ((step, *blobs),) = connection.execute(sql, (frame,)).fetchall()
+    connection.close()
+    data = b"".join(each for each in blobs if isinstance(each, bytes))
+    crc = zlib.crc32(str(step).encode() + data)
+    execute(path, "UPDATE frame SET crc = ? WHERE id = ?", crc, frame)
+
+
+@pytest.mark.parametrize("column", ["signals", "histograms"])
+def test_numbers_that_were_changed(finished: Path, column: str) -> None:
+    """One bit of a blob: what was measured then is not shown as if it were true."""
+    connection = sqlite3.connect(finished)
+    ((blob,),) = connection.execute(f"SELECT {column} FROM frame WHERE id = 3").fetchall()
+    connection.close()
+    changed = bytearray(blob)
+    changed[len(blob) // 2] ^= 1
+    execute(finished, f"UPDATE frame SET {column} = ? WHERE id = 3", bytes(changed))
+    with Run(finished) as run:
+        frames = run.frames()
+        assert [next(frames).id, next(frames).id] == [1, 2]
+        with pytest.raises(RecordError) as caught:
+            next(frames)
+    assert str(caught.value) == f"{finished} is damaged: the numbers of step 2 were changed"
+
+
+def test_frames_that_were_exchanged(finished: Path) -> None:
+    """The checksum is of the step, too: one frame's numbers cannot stand for another's."""
+    connection = sqlite3.connect(finished)
+    columns = "signals, histograms, crc"
+    (other,) = connection.execute(f"SELECT {columns} FROM frame WHERE id = 5").fetchall()
+    connection.close()
+    execute(finished, "UPDATE frame SET signals = ?, histograms = ?, crc = ? WHERE id = 1", *other)
+    with Run(finished) as run, pytest.raises(RecordError, match="of step 1 were changed"):
+        next(run.frames())
+
+
+@pytest.mark.parametrize("blob", [b"", b"no zlib", b"f" + zlib.compress(b"odd"), b"fno zlib"])
+def test_signals_that_are_damaged(finished: Path, blob: bytes) -> None:
+    put(finished, 3, "signals", blob)
+    with Run(finished) as run:
+        frames = run.frames()
+        assert [next(frames).id, next(frames).id] == [1, 2]
+        with pytest.raises(RecordError, match="is damaged: step 2: a frame"):
+            next(frames)
+
+
+@pytest.mark.parametrize("blob", [b"", b"no zlib", b"h" + zlib.compress(b"odd"), b"hno zlib"])
+def test_histograms_that_are_damaged(finished: Path, blob: bytes) -> None:
+    """They are unpacked when they are asked for; the numbers can still be had."""
+    put(finished, 3, "histograms", blob)
+    with Run(finished) as run:
+        frame = list(run.frames())[2]
+        assert frame.values["count"].tolist() == [200] * 8
+        for _ in range(2):
+            with pytest.raises(RecordError, match="is damaged: step 2: a frame"):
+                _ = frame.histograms
+            with pytest.raises(RecordError, match="is damaged: step 2: a frame"):
+                _ = frame.signals
 
 
 def test_a_locked_run(finished: Path) -> None:
@@ -325,8 +462,11 @@ def test_a_log_cut_short_loses_its_last_frames_only(tmp_path: Path) -> None:
 
 
 def test_damaged_anywhere(finished: Path, tmp_path: Path) -> None:
-    """Bytes overwritten at random: what is read may be wrong, but the error is always ours."""
+    """Bytes overwritten at random: the error is always ours, and no number is a wrong one."""
     content = finished.read_bytes()
+    originals: dict[int, list[Any]] = {}
+    for frame in everything(finished)[-1]:
+        originals.setdefault(frame.step, []).append(frame.signals)
     rng = random.Random(0)
     outcomes = []
     path = tmp_path / "damaged.sqlite"
@@ -336,7 +476,13 @@ def test_damaged_anywhere(finished: Path, tmp_path: Path) -> None:
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         path.write_bytes(damaged)
         try:
-            everything(path)
+            frames = everything(path)[-1]
+            for frame in frames:
+                assert any(
+                    list(frame.signals) == list(original)
+                    and all(same(frame.signals[p], original[p]) for p in original)
+                    for original in originals[frame.step]
+                )
             outcomes.append("read")
         except RecordError:
             outcomes.append("refused")
@@ -371,9 +517,17 @@ def test_a_path_that_is_none(path: object) -> None:
         "UPDATE scalar SET value = 'x'",
         "UPDATE frame SET step = x'78' WHERE id = 1",
         "UPDATE frame SET step = 9e999 WHERE id = 1",
-        "UPDATE signal SET count = x'78'",
-        "UPDATE signal SET saturated = 'x'",
-        "UPDATE signal SET gradient = x'78'",
+        "UPDATE frame SET seconds = 'x' WHERE id = 1",
+        "UPDATE frame SET probes = 'x' WHERE id = 1",
+        "UPDATE frame SET probes = -1 WHERE id = 1",
+        "UPDATE frame SET probes = 9000000000000000000 WHERE id = 1",
+        "UPDATE frame SET signals = 'x' WHERE id = 1",
+        "UPDATE frame SET histograms = 5 WHERE id = 1",
+        "UPDATE frame SET crc = x'78' WHERE id = 1",
+        "UPDATE frame SET crc = crc + 1 WHERE id = 8",
+        "UPDATE frame SET step = step + 100 WHERE id = 8",
+        "UPDATE mark SET text = x'78'",
+        "UPDATE mark SET step = 'x'",
         "UPDATE meta SET value = '5' WHERE key = 'settings'",
         f"UPDATE meta SET value = '{'[' * 100_000}' WHERE key = 'settings'",
     ],

@@ -20,14 +20,23 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import gammabeta as gb
-from gammabeta.signal import Cadence, Record, RecordError, Run, Watch, watch
+from gammabeta.signal import Cadence, Record, RecordError, Run, Watch
 from gammabeta.signal.record import record_path
 from gammabeta.signal.run import Frame, Scalar
+from gammabeta.signal.schema import Summary
+from gammabeta.signal.stages import LAYER_STAGES, PER_CHANNEL
 from gammabeta.signal.summary import summarize
 from tests.signal.recorded import fill_the_disk, same
 
 # Many steps here are closed without a pass, on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:nothing was measured:RuntimeWarning")
+
+
+def watch(model: Any, record: Any, **options: Any) -> Watch:
+    """Watch with each step as a frame, unless a test chooses the frames."""
+    if not {"every", "cadence", "budget"} & set(options):
+        options["every"] = 1
+    return gb.watch(model, record, **options)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -58,6 +67,15 @@ def train(model: nn.Module, signal: Watch | None = None, steps: int = 3) -> list
     return losses
 
 
+PLACES = {
+    *((row, stage) for row in ("0", "4") for stage in LAYER_STAGES),
+    ("6", "z"),
+    *((row, "weight") for row in ("0", "4", "6")),
+    *((row, stage) for row in ("0", "4") for stage in PER_CHANNEL),
+}
+"""What is measured of `network`: names of rows, and stages."""
+
+
 def hooks(model: nn.Module) -> list[int]:
     """How many hooks of any kind each module has."""
     return [
@@ -76,14 +94,41 @@ def scalars_of(path: Path) -> list[Scalar]:
         return run.scalars()
 
 
+def alike(summary: Summary, x: Tensor) -> None:
+    """Whether ``summary`` is of ``x``, as far as a file keeps digits."""
+    expected = summarize(x)
+    assert summary.mean == pytest.approx(expected.mean, rel=1e-6, abs=1e-8)
+    assert summary.std == pytest.approx(expected.std, rel=1e-6)
+    assert torch.equal(summary.histogram, expected.histogram)
+
+
 def places(path: Path) -> set[tuple[int, str, str]]:
+    """Rows and stages of layers; not their parameters."""
     with Run(path.with_suffix(".sqlite")) as run:
-        return {(p.layer, p.name, p.stage) for p in run.probes()}
+        return {(p.layer, p.name, p.stage) for p in run.probes() if p.stage in LAYER_STAGES}
+
+
+def measured(path: Path) -> list[dict[tuple[str, str], Summary]]:
+    """What each frame holds: (row, stage) → summary."""
+    with Run(path.with_suffix(".sqlite")) as run:
+        probes = {p.id: (p.name, p.stage) for p in run.probes()}
+        return [{probes[i]: s for i, s in frame.signals.items()} for frame in run.frames()]
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "run"
+
+
+@pytest.fixture(autouse=True)
+def torch_is_left_as_it_was() -> Iterator[None]:
+    """No function mode stays on, and no stance of the compiler."""
+    stance = torch._dynamo.eval_frame._stance.stance
+    yield
+    left = torch._dynamo.eval_frame._stance.stance
+    torch.compiler.set_stance("default")  # one failure, not all that follow
+    assert torch.overrides._get_current_function_mode_stack() == []
+    assert left == stance == "default"
 
 
 # No trace.
@@ -221,9 +266,12 @@ def test_a_copy_is_not_watched(path: Path, duplicate: Callable[..., nn.Module], 
         assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
         train(model, signal, 2)
         assert signal.steps == 3
-    frames = frames_of(path)
-    assert [f.step for f in frames] == [1, 2, 3]
-    assert all(len(f.signals) == len(frames[0].signals) for f in frames)
+    assert [f.step for f in frames_of(path)] == [1, 2, 3]
+    first, *others = measured(path)
+    assert set(first) == PLACES
+    # Parameters and running statistics are measured in some frames only, everything else in all.
+    always = {place for place in PLACES if place[1] in LAYER_STAGES}
+    assert all(PLACES >= set(frame) >= always for frame in others)
     # and it can be watched itself
     with watch(twin, path.with_name("twin")) as signal:
         train(twin, signal, 2)
@@ -247,7 +295,7 @@ def test_evaluation_is_not_recorded(path: Path) -> None:
     (frame,) = frames_of(path)
     assert frame.step == 2
     assert [(s.step, s.value) for s in scalars_of(path)] == [(1, 1.0), (2, 2.0)]
-    z = replace(frame.signals[0], saturated=None, dead=None)
+    z = replace(measured(path)[0]["0", "z"], saturated=None, dead=None)
     assert same(z, summarize(model[0](drawn(16, 5, seed=1))))
 
 
@@ -258,14 +306,15 @@ def test_of_several_passes_the_first_is_recorded(path: Path) -> None:
         for seed in range(3):  # three micro-batches, one step
             model(drawn(16, 5, seed=seed)).square().mean().backward()
         signal.step()
-    (frame,) = frames_of(path)
+    (frame,) = measured(path)
     first = summarize(model[0](drawn(16, 5)))
-    assert same(replace(frame.signals[0], gradient=None, saturated=None, dead=None), first)
+    recorded = frame["0", "z"]
+    assert same(replace(recorded, gradient=None, saturated=None, dead=None), first)
     alone = network()
     alone[3].p = 0.0
     z = alone[0](drawn(16, 5))
     (gradient,) = torch.autograd.grad(alone[1:](z).square().mean(), z)
-    assert frame.signals[0].gradient == pytest.approx(float(gradient.norm()), rel=1e-5)
+    assert recorded.gradient == pytest.approx(float(gradient.norm()), rel=1e-5)
 
 
 def test_a_step_without_a_pass_is_no_frame(path: Path) -> None:
@@ -293,9 +342,9 @@ def test_without_gradients(path: Path) -> None:
     with watch(model, path) as signal, torch.no_grad():
         model(drawn(16, 5))
         signal.step()
-    (frame,) = frames_of(path)
-    assert len(frame.signals) == 8
-    assert all(s.gradient is None for s in frame.signals.values())
+    (frame,) = measured(path)
+    assert set(frame) == PLACES
+    assert all(s.gradient is None for s in frame.values())
 
 
 class Fragile(nn.Module):
@@ -333,11 +382,14 @@ def test_after_a_pass_that_raised_training_is_recorded(
     model(drawn(16, 5, seed=1)).square().mean().backward()
     signal.step(loss=1.0)
     signal.record.flush()
-    (frame,) = frames_of(path)
-    assert len(frame.signals) == 4
-    z = summarize(model.first(drawn(16, 5, seed=1)))
-    assert (frame.signals[0].mean, frame.signals[0].std) == (z.mean, z.std)
-    assert all(s.gradient is not None for s in frame.signals.values())
+    (frame,) = measured(path)
+    assert set(frame) == {
+        *(("first", stage) for stage in (*LAYER_STAGES, "weight", *PER_CHANNEL)),
+        *(("head", stage) for stage in ("z", "weight")),
+    }
+    alike(frame["first", "z"], model.first(drawn(16, 5, seed=1)))
+    with_gradient = {place for place, s in frame.items() if s.gradient is not None}
+    assert with_gradient == {place for place in frame if place[1] not in PER_CHANNEL}
 
 
 def test_after_a_pass_that_raised_evaluation_is_not_recorded(
@@ -365,8 +417,9 @@ def test_an_input_the_layer_refuses_is_the_layers_error(path: Path) -> None:
             model(drawn(1, 5))
         model(drawn(16, 5))
         signal.step()
-    (frame,) = frames_of(path)
-    assert len(frame.signals) == 3
+    (frame,) = measured(path)
+    normed = ("z", "normalized", "affine")
+    assert set(frame) == {("0", stage) for stage in (*normed, "weight", *PER_CHANNEL)}
 
 
 # Numbers of a step.
@@ -391,9 +444,9 @@ def test_a_network_that_blows_up_is_recorded_to_the_end(path: Path) -> None:
             model[0].weight.fill_(math.nan)
         with pytest.warns(gb.NonFiniteBatchWarning):
             train(model, signal, 1)
-    frames = frames_of(path)
-    assert frames[1].signals[0].nonfinite == 16 * 7
-    assert math.isnan(frames[1].signals[0].mean)
+    z = measured(path)[1]["0", "z"]
+    assert z.nonfinite == 16 * 7
+    assert math.isnan(z.mean)
     assert math.isnan(scalars_of(path)[1].value)
 
 
@@ -486,9 +539,9 @@ def test_one_model_watched_twice(path: Path) -> None:
         model(drawn(16, 5)).square().mean().backward()
         outer.step()
         inner.step()
-    (one,), (other,) = frames_of(path), frames_of(path.with_name("other"))
-    assert len(one.signals) == 8
-    assert all(same(one.signals[p], other.signals[p]) for p in one.signals)
+    (one,), (other,) = measured(path), measured(path.with_name("other"))
+    assert set(one) == set(other) == PLACES
+    assert all(same(one[place], other[place], rel=0) for place in PLACES)
 
 
 @pytest.mark.parametrize(
@@ -497,7 +550,6 @@ def test_one_model_watched_twice(path: Path) -> None:
         (nn.Linear(5, 5), {"z"}),
         (nn.BatchNorm1d(5), {"z", "normalized", "affine"}),
         (gb.LayerNorm(5, activation="relu"), {"z", "normalized", "affine", "activation"}),
-        (nn.ReLU(), set()),
     ],
     ids=lambda v: type(v).__name__,
 )
@@ -505,7 +557,19 @@ def test_a_model_of_one_module(path: Path, model: nn.Module, stages: set[str]) -
     with watch(model, path) as signal:
         model(drawn(16, 5))
         signal.step(loss=1.0)
-    assert places(path) == {(1, "", stage) for stage in stages}
+    name = type(model).__name__
+    with Run(path.with_suffix(".sqlite")) as run:
+        probes = {(p.layer, p.name, p.stage) for p in run.probes()}
+    assert places(path) == {(1, name, stage) for stage in stages}
+    assert {(layer, row) for layer, row, _ in probes} == {(1, name)}  # parameters, too
+
+
+def test_an_activation_alone_is_a_row(path: Path) -> None:
+    """A function that no layer comes before: its input is z, and its name that of the row."""
+    with watch(nn.ReLU(), path) as signal:
+        signal._model(drawn(16, 5))
+        signal.step(loss=1.0)
+    assert places(path) == {(1, "relu", "z"), (1, "relu", "activation")}
 
 
 class Shared(nn.Module):
@@ -536,19 +600,19 @@ def test_layers_may_share_a_norm_and_an_activation(path: Path, share: str) -> No
     with watch(model, path) as signal:
         model(drawn(16, 6)).square().mean().backward()
         signal.step()
-    assert places(path) == {(n + 1, f"linears.{n}", s) for n in range(3) for s in FOUR}
+    assert places(path) == {
+        *((n + 1, f"linears.{n}", s) for n in range(3) for s in FOUR),
+        (4, "head", "z"),
+    }
     u = drawn(16, 6)
-    (frame,) = frames_of(path)
-    with Run(path.with_suffix(".sqlite")) as run:
-        probes = {(p.layer, p.stage): p.id for p in run.probes()}
+    (frame,) = measured(path)
     with torch.no_grad():
         for n in range(3):
             z = model.linears[n](u)
             y = model.norms[n](z)
             u = model.acts[n](y)
             for stage, x in (("z", z), ("affine", y), ("activation", u)):
-                measured, expected = frame.signals[probes[n + 1, stage]], summarize(x)
-                assert (measured.mean, measured.std) == (expected.mean, expected.std)
+                alike(frame[f"linears.{n}", stage], x)
 
 
 def test_a_block_called_again_is_one_layer(path: Path) -> None:
@@ -558,11 +622,13 @@ def test_a_block_called_again_is_one_layer(path: Path) -> None:
         for step in range(2):
             model(drawn(16, 6, seed=step)).square().mean().backward()
             signal.step()
-    assert places(path) == {(1, "linears.0", s) for s in FOUR}
-    for step, frame in enumerate(frames_of(path)):
-        assert len(frame.signals) == 4
-        z = summarize(model.linears[0](drawn(16, 6, seed=step)))
-        assert (frame.signals[0].mean, frame.signals[0].std) == (z.mean, z.std)
+    assert places(path) == {*((1, "linears.0", s) for s in FOUR), (2, "head", "z")}
+    for step, frame in enumerate(measured(path)):
+        assert {place for place in frame if place[1] in FOUR} == {
+            *(("linears.0", s) for s in FOUR),
+            ("head", "z"),
+        }
+        alike(frame["linears.0", "z"], model.linears[0](drawn(16, 6, seed=step)))
 
 
 class Several(nn.Module):
@@ -588,7 +654,8 @@ def test_several_norms(path: Path) -> None:
     assert places(path) == {
         *((1, "first", s) for s in normed),
         *((2, "linear", s) for s in normed),
-        *((3, "layer", s) for s in normed),
+        *((3, "layer", s) for s in (*normed, "activation")),
+        (4, "head", "z"),
     }
 
 
@@ -612,7 +679,10 @@ def test_layers_called_by_keyword(path: Path, norm: nn.Module, keyword: str) -> 
     with watch(model, path) as signal:
         model(drawn(16, 5)).sum().backward()
         signal.step()
-    assert places(path) == {(1, "linear", s) for s in ("z", "normalized", "affine")}
+    assert places(path) == {
+        *((1, "linear", s) for s in ("z", "normalized", "affine")),
+        (2, "head", "z"),
+    }
 
 
 class Checkpointed(nn.Module):
@@ -636,8 +706,12 @@ def test_recomputation_is_not_measured_again(path: Path) -> None:
         model(drawn(16, 5)).square().mean().backward()
         signal.step()
     assert all(torch.equal(p.grad, e) for p, e in zip(model.parameters(), expected, strict=True))
-    (frame,) = frames_of(path)
-    assert len(frame.signals) == 4
+    (frame,) = measured(path)
+    assert set(frame) == {
+        *(("block.0", s) for s in (*FOUR, "weight", "gamma", "beta")),
+        *(("head", s) for s in ("z", "weight")),
+    }
+    assert all(s.gradient is not None for (_, stage), s in frame.items() if stage in FOUR)
 
 
 def test_under_autocast(path: Path) -> None:
@@ -646,15 +720,16 @@ def test_under_autocast(path: Path) -> None:
     with watch(model, path) as signal, torch.autocast("cpu", dtype=torch.bfloat16):
         model(drawn(16, 5)).square().mean().backward()
         signal.step()
-    (frame,) = frames_of(path)
+    (frame,) = measured(path)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         z = model[0](drawn(16, 5))
     assert z.dtype == torch.bfloat16
-    assert (frame.signals[0].mean, frame.signals[0].std) == (summarize(z).mean, summarize(z).std)
+    alike(frame["0", "z"], z)
     x_hat = F.batch_norm(z.double(), None, None, training=True)
-    # x̂ in float32 from the very values of z, not rounded to bfloat16's 2⁻⁹.
-    assert frame.signals[1].std == pytest.approx(float(x_hat.std(correction=0)), rel=1e-6)
-    assert frame.signals[1].maximum == pytest.approx(float(x_hat.max()), rel=1e-6)
+    # x̂ is made from the norm's output, in float32; but that one is rounded to bfloat16, by 2⁻⁹.
+    recorded = frame["0", "normalized"]
+    assert recorded.std == pytest.approx(float(x_hat.std(correction=0)), rel=2**-9)
+    assert recorded.maximum == pytest.approx(float(x_hat.max()), rel=2**-8)
 
 
 def test_layers_left_out_of_some_passes(path: Path) -> None:
@@ -680,7 +755,12 @@ def test_layers_left_out_of_some_passes(path: Path) -> None:
     assert places(path) == {
         (n, name, s) for n, name in enumerate("abc", 1) for s in ("z", "activation")
     }
-    assert [len(f.signals) for f in frames_of(path)] == [6, 4, 6]
+    kept = [{row for row, stage in f if stage in LAYER_STAGES} for f in measured(path)]
+    assert kept == [{"a", "b", "c"}, {"a", "c"}, {"a", "b", "c"}]
+    # The weights of what was left out are there all the same, in the frames that have any.
+    weights = [{row for row, stage in f if stage == "weight"} for f in measured(path)]
+    assert weights[0] == {"a", "b", "c"}
+    assert all(found in (set(), {"a", "b", "c"}) for found in weights)
 
 
 def test_two_models_cannot_share_an_arm(tmp_path: Path) -> None:
@@ -709,7 +789,7 @@ class Loss(nn.Module):
     [
         (Loss(), Loss.loss, "was not called since the last step"),
         (nn.Linear(5, 2).eval(), nn.Module.__call__, r"the model is in eval\(\)"),
-        (nn.Softmax(1), nn.Module.__call__, "no linear, convolution, normalization"),
+        (nn.Softmax(1), nn.Module.__call__, "no function with weights was called"),
     ],
     ids=["not called", "evaluation", "no layer"],
 )
@@ -746,27 +826,59 @@ def test_a_loss_that_is_not_one_number_is_refused_and_no_step(path: Path) -> Non
         assert signal.steps == 0
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["outside", "inside"])
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
-def test_a_compiled_model_is_recorded_and_stays_compiled(path: Path, warm: bool) -> None:
+def test_a_compiled_model_is_recorded_and_stays_compiled(
+    path: Path, warm: bool, inside: bool
+) -> None:
     torch.compiler.reset()
     compiled_graphs = []
+    ran: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         compiled_graphs.append(graph)
-        return graph.forward
+
+        def run(*args: Any) -> Any:
+            ran.append("compiled")
+            return graph.forward(*args)
+
+        return run
 
     model = nn.Sequential(nn.Linear(5, 7), gb.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 2))
     compiled = torch.compile(model, backend=backend)
     if warm:
         compiled(drawn(16, 5)).sum().backward()
-    with watch(compiled, path, cadence=Cadence(early=2, ratio=math.inf)) as signal:
-        for seed in range(4):
-            compiled(drawn(16, 5, seed=seed)).sum().backward()
-            signal.step()
+    cadence = Cadence(early=2, ratio=math.inf)
+    times = []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with watch(compiled, path, cadence=cadence, uncompiled=inside) as signal:
+            for seed in range(4):
+                ran.clear()
+                compiled(drawn(16, 5, seed=seed)).sum().backward()
+                times.append(len(ran))
+                signal.step()
     assert [frame.step for frame in frames_of(path)] == [1, 2]
-    stages = {(1, s) for s in ("z", "normalized", "affine", "activation")}
-    assert {(layer, stage) for layer, _, stage in places(path)} == stages
-    assert compiled_graphs  # the passes between frames ran compiled
+    outside = [
+        "not measured inside: the model: compiled, seen from outside with its parameters; "
+        "uncompiled=True runs the recorded passes uncompiled, to see inside"
+    ]
+    assert [str(w.message) for w in said] == ([] if inside else outside)
+    first = measured(path)[0]
+    parameters = {("0", "weight"), ("3", "weight"), *(("0", s) for s in PER_CHANNEL)}
+    if inside:
+        stages = {(1, "0", s) for s in ("z", "normalized", "affine", "activation")}
+        assert places(path) == stages | {(2, "3", "z")}
+        assert set(first) == {place[1:] for place in places(path)} | parameters
+        assert times == [0, 0, 1, 1]
+    else:
+        ((_, name, stage),) = places(path)
+        assert (name, stage) == ("Sequential", "z")
+        # γ and β are under the norm's own name: which layer it belongs to is not seen.
+        own = {("1" if stage in PER_CHANNEL else row, stage) for row, stage in parameters}
+        assert set(first) == {(name, stage), *own}
+        assert times == [1, 1, 1, 1]
+    assert compiled_graphs
     assert not model[0]._forward_hooks
 
 
@@ -782,9 +894,11 @@ def test_what_stands_between_a_layers_parts_does_not_part_them(path: Path) -> No
     with watch(model, path) as signal:
         model(drawn(16, 5)).sum().backward()
         signal.step()
-    assert places(path) == {(1, "0", s) for s in ("z", "normalized", "affine", "activation")}
+    stages = ("z", "normalized", "affine", "activation")
+    assert places(path) == {*((1, "0", s) for s in stages), (2, "5", "z")}
     with Run(record_path(path)) as run:
-        assert {probe.activation for probe in run.probes()} == {"hardtanh"}
+        activations = {(p.layer, p.activation) for p in run.probes() if p.stage in stages}
+    assert activations == {(1, "hardtanh"), (2, None)}
 
 
 # What a person may give that will not do.
@@ -901,7 +1015,11 @@ def test_a_model_on_the_cpu_under_another_default_device(tmp_path: Path) -> None
         signal.step(loss=loss)
     with Run(tmp_path / "a.sqlite") as run:
         (frame,) = run.frames()
-        assert len(frame.signals) == 4
+        probes = {probe.id: (probe.name, probe.stage) for probe in run.probes()}
+        assert {probes[i] for i in frame.signals} == {
+            *(("0", stage) for stage in (*LAYER_STAGES, "weight", *PER_CHANNEL)),
+            *(("3", stage) for stage in ("z", "weight")),
+        }
         assert all(int(summary.histogram.sum()) > 0 for summary in frame.signals.values())
 
 
@@ -916,28 +1034,36 @@ def test_a_module_that_cannot_be_asked_what_it_is_does_not_end_the_training(tmp_
             return super().forward(x) + 1
 
     model = nn.Sequential(nn.Linear(4, 4), Odd(4))
-    signal = watch(model, tmp_path / "a")
-    model(torch.randn(2, 4)).sum().backward()
-    with pytest.warns(RuntimeWarning, match="training continues: 1: not here"):
-        signal.step()
-    signal.close()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with watch(model, tmp_path / "a") as signal:
+            for _ in range(3):
+                model(torch.randn(2, 4)).sum().backward()
+                signal.step(loss=1.0)
+    (message,) = {str(w.message) for w in said}  # once, with the true reason
+    assert message.startswith("a signal could not be measured, training continues")
+    assert "not here" in message
+    assert [s.value for s in scalars_of(tmp_path / "a")] == [1.0, 1.0, 1.0]
 
 
 def test_a_gradient_that_cannot_be_measured_does_not_end_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a sharded γ, which cannot be multiplied with a plain gradient."""
+    """As one that is sharded where its signal is not."""
 
     def fails(*_: object) -> float:
         raise RuntimeError("got mixed torch.Tensor and DTensor")
 
-    monkeypatch.setattr("gammabeta.signal.capture._norm_of", fails)
+    monkeypatch.setattr("gammabeta.signal.rows.Signal.take_gradient", fails)
     model = network()
     twin = copy.deepcopy(model)
-    signal = watch(model, tmp_path / "run")
     torch.manual_seed(3)  # of the dropout
-    with pytest.warns(RuntimeWarning, match="training continues: a gradient: got mixed"):
-        losses = train(model, signal)
-    signal.close()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with watch(model, tmp_path / "run") as signal:
+            losses = train(model, signal)
+    (message,) = {str(w.message) for w in said}
+    assert message.startswith("a signal could not be measured, training continues")
+    assert "got mixed torch.Tensor and DTensor" in message
     torch.manual_seed(3)
     assert losses == train(twin)

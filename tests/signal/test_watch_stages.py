@@ -7,6 +7,7 @@ float64, with every stage a tensor of its own, so that autograd gives every stag
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import gammabeta as gb
 from gammabeta.signal import Run, axis, watch
+from gammabeta.signal.stages import STAGES
 from gammabeta.signal.summary import SATURATION, Summary
 
 Layers = list[dict[str, Tensor]]
@@ -67,7 +69,8 @@ def mlp(m: nn.Sequential, u: Tensor) -> tuple[Layers, Tensor]:
         y = scaled(norm, x_hat, 1)
         u = activation(y)
         layers.append({"z": z, "normalized": x_hat, "affine": y, "activation": u})
-    return layers, u @ m[6].weight.T + m[6].bias
+    output = u @ m[6].weight.T + m[6].bias
+    return [*layers, {"z": output}], output
 
 
 def make_mlp() -> nn.Module:
@@ -93,7 +96,8 @@ def in_place(m: nn.Sequential, u: Tensor) -> tuple[Layers, Tensor]:
     z = F.conv2d(a, m[6].weight, m[6].bias)
     a = z.clamp(min=0)
     layers.append({"z": z, "activation": a})
-    return layers, a.flatten(1) @ m[9].weight.T + m[9].bias
+    output = a.flatten(1) @ m[9].weight.T + m[9].bias
+    return [*layers, {"z": output}], output
 
 
 def make_in_place() -> nn.Module:
@@ -103,10 +107,6 @@ def make_in_place() -> nn.Module:
         *(nn.Conv2d(6, 3, 1), nn.ReLU(inplace=True)),
         *(nn.Flatten(), nn.Linear(27, 3)),
     )
-
-
-ENTERING = "what enters the activation"
-"""Of a fused layer with a residual: not a stage, but what its saturation is measured of."""
 
 
 class Residual(nn.Module):
@@ -137,9 +137,11 @@ def residual(m: Residual, x: Tensor) -> tuple[Layers, Tensor]:
     else:
         x_hat, dim = standard(z, (0,)), 1
     y = scaled(m.norm, x_hat, dim)
-    a = torch.sigmoid(y + skip)
-    fused = {"z": z, "normalized": x_hat, "affine": y, ENTERING: y + skip, "activation": a}
-    return [{"z": skip}, fused], a @ m.head.weight.T + m.head.bias
+    entering = y + skip
+    a = torch.sigmoid(entering)
+    fused = {"z": z, "normalized": x_hat, "affine": y, "residual": entering, "activation": a}
+    output = a @ m.head.weight.T + m.head.bias
+    return [{"z": skip}, fused, {"z": output}], output
 
 
 class Block(nn.Module):
@@ -168,10 +170,12 @@ def transformer(m: nn.Sequential, u: Tensor) -> tuple[Layers, Tensor]:
         z = a @ block.down.weight.T + block.down.bias
         layers.append({"z": z})
         u = u + z
+        layers.append({"residual": u})
     x_hat = standard(u, (2,))
     y = scaled(m[2], x_hat, -1)
     layers.append({"z": u, "normalized": x_hat, "affine": y})
-    return layers, y @ m[3].weight.T + m[3].bias
+    output = y @ m[3].weight.T + m[3].bias
+    return [*layers, {"z": output}], output
 
 
 def make_transformer(norm: Callable[[int], nn.Module]) -> nn.Module:
@@ -183,8 +187,8 @@ def plain(m: nn.Sequential, u: Tensor) -> tuple[Layers, Tensor]:
     a = torch.sigmoid(z)
     z2 = a @ m[2].weight.T + m[2].bias
     a2 = z2 * torch.sigmoid(z2)
-    layers = [{"z": z, "activation": a}, {"z": z2, "activation": a2}]
-    return layers, a2 @ m[4].weight.T + m[4].bias
+    output = a2 @ m[4].weight.T + m[4].bias
+    return [{"z": z, "activation": a}, {"z": z2, "activation": a2}, {"z": output}], output
 
 
 def make_plain() -> nn.Module:
@@ -199,8 +203,8 @@ def rows(m: nn.Sequential, u: Tensor) -> tuple[Layers, Tensor]:
     x_hat = standard(z, (0, 2))
     y = scaled(m[1], x_hat, 1)
     a = y.clamp(min=0)
-    layers = [{"z": z, "normalized": x_hat, "affine": y, "activation": a}]
-    return layers, a @ m[2].weight.T + m[2].bias
+    output = a @ m[2].weight.T + m[2].bias
+    return [{"z": z, "normalized": x_hat, "affine": y, "activation": a}, {"z": output}], output
 
 
 def make_rows() -> nn.Module:
@@ -226,7 +230,7 @@ def loss_of(output: Tensor) -> Tensor:
 
 
 FUSED = {"z", "activation"}  # between them there is no tensor that a gradient could reach
-ALL = {"z", "normalized", "affine", "activation"}
+ALL = {"z", "normalized", "affine", "activation", "residual"}
 NETWORKS = {
     "mlp": (make_mlp, mlp, (16, 5), ALL),
     "in place": (make_in_place, in_place, (4, 2, 5, 5), ALL),
@@ -276,9 +280,7 @@ def test_stages(
     x = drawn(*shape)
     u = x.double().requires_grad_()
     layers, output = by_hand(copy.deepcopy(model).double(), u)
-    stages = {
-        (n, s): t for n, layer in enumerate(layers, 1) for s, t in layer.items() if s != ENTERING
-    }
+    stages = {(n, s): t for n, layer in enumerate(layers, 1) for s, t in layer.items()}
     autograd = torch.autograd.grad(loss_of(output), list(stages.values()))
     # The batch itself, which a pre-norm network normalizes first, asks for no gradient.
     gradients = {
@@ -287,7 +289,7 @@ def test_stages(
         if t is not u and key[1] in with_gradient
     }
 
-    with watch(model, tmp_path / "run") as signal:
+    with watch(model, tmp_path / "run", every=1) as signal:
         watched = model(x)
         loss = loss_of(watched)
         loss.backward()
@@ -296,7 +298,13 @@ def test_stages(
 
     with Run(tmp_path / "run.sqlite") as run:
         (frame,) = run.frames()
-        recorded = {(p.layer, p.stage): frame.signals[p.id] for p in run.probes()}
+        recorded = {
+            (p.layer, p.stage): frame.signals[p.id]
+            for p in run.probes()
+            if STAGES[p.stage].place in ("layer", "row")
+        }
+        # Parameters are in the rows of the layers that they belong to.
+        assert {p.layer for p in run.probes()} == set(range(1, len(layers) + 1))
     assert set(recorded) == set(stages)
     for key, summary in recorded.items():
         agree(summary, stages[key].detach().double())
@@ -356,7 +364,7 @@ def test_saturation_is_of_what_enters_the_activation(
                 parameter.mul_(3)  # some units far in their zone
     x = drawn(*shape)
     layers, _ = by_hand(copy.deepcopy(model).double(), x.double())
-    with watch(model, tmp_path / "run") as signal:
+    with watch(model, tmp_path / "run", every=1) as signal:
         model(x)
         signal.step()
     with Run(tmp_path / "run.sqlite") as run:
@@ -365,9 +373,9 @@ def test_saturation_is_of_what_enters_the_activation(
     some = False
     for number, activation in activations.items():
         layer = layers[number - 1]
-        entering = "affine" if "affine" in layer else "z"
+        entering = next(s for s in ("residual", "affine", "z") if s in layer)
         low, high = SATURATION[activation]
-        values = layer.get(ENTERING, layer[entering])
+        values = layer[entering]
         inside = (values <= low) | (values >= high)
         saturated = float(inside.double().mean())
         dead = float(inside.all(dim=dims).double().mean())
@@ -393,7 +401,7 @@ def test_x_hat_comes_from_each_channels_own_statistics(tmp_path: Path) -> None:
     with torch.no_grad():
         model[0].weight.copy_(torch.eye(2))
     x = drawn(512, 2) + torch.tensor([100.0, -100.0])
-    with watch(model, tmp_path / "run") as signal:
+    with watch(model, tmp_path / "run", every=1) as signal:
         model(x)
         signal.step()
     with Run(tmp_path / "run.sqlite") as run:
@@ -413,7 +421,7 @@ def test_a_frozen_batch_norm_uses_its_running_statistics(tmp_path: Path) -> None
     model[1].running_var.fill_(4.0)
     model[1].eval()
     x = drawn(16, 5)
-    with watch(model, tmp_path / "run") as signal:
+    with watch(model, tmp_path / "run", every=1) as signal:
         model(x)
         signal.step()
     z = model[0](x).detach().double()
@@ -436,7 +444,7 @@ class Doubled(nn.BatchNorm2d):
 def test_a_norm_with_an_activation_of_its_own_is_drawn_in_stages(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), NormAct(8), nn.Conv2d(8, 2, 1))
-    with gb.watch(model, tmp_path / "a") as signal:
+    with gb.watch(model, tmp_path / "a", every=1) as signal:
         loss = model(torch.randn(8, 3, 8, 8)).square().mean()
         loss.backward()
         signal.step(loss=loss)
@@ -456,17 +464,25 @@ def test_a_norm_with_an_activation_of_its_own_is_drawn_in_stages(tmp_path):
 
 
 def test_a_norm_that_is_not_known_is_named_once(tmp_path):
+    """Its output is no γx̂ + β, but a signal of its own; the norm inside it is a known function."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), Doubled(8), nn.ReLU())
-    signal = gb.watch(model, tmp_path / "a")
-
-    def step() -> None:
-        model(torch.randn(8, 3, 8, 8)).square().mean().backward()
-        signal.step()
-
-    said = "not measured as normalizations: 1: Doubled has a forward of its own"
-    with pytest.warns(RuntimeWarning, match=said):
-        step()
-    step()  # a second warning would be an error
-    signal.close()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with gb.watch(model, tmp_path / "a", every=1) as signal:
+            for _ in range(3):
+                model(torch.randn(8, 3, 8, 8)).square().mean().backward()
+                signal.step()
+    (message,) = [str(w.message) for w in said]
+    expected = "not measured as normalizations: 1: Doubled has a forward of its own"
+    assert message.startswith(expected)
     with gb.Run(tmp_path / "a.sqlite") as run:
-        assert {probe.stage for probe in run.probes()} == {"z"}
+        probes = {probe.id: (probe.name, probe.stage) for probe in run.probes()}
+        frame = next(run.frames())
+    signals = {probes[i]: summary for i, summary in frame.signals.items()}
+    stages = {place for place in signals if STAGES[place[1]].place == "layer"}
+    assert stages == {
+        *(("0", stage) for stage in ("z", "normalized", "affine")),
+        *(("1", stage) for stage in ("z", "activation")),
+    }
+    assert signals["0", "affine"].std == pytest.approx(1, rel=1e-3)
+    assert signals["1", "z"].std == pytest.approx(2, rel=1e-3)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,8 +19,8 @@ import gammabeta.view
 from gammabeta import atomic_files as whole
 from gammabeta.signal import Record, RecordError, Run
 from gammabeta.view import export, page
-from gammabeta.view.payload import snapshot
 from tests.signal.recorded import fill, summary
+from tests.view.shown import told
 
 STATIC = Path(gammabeta.view.__file__).parent / "static"
 NAMESPACE = "http://www.w3.org/2000/svg"  # a name, not an address: nothing is loaded from it
@@ -59,9 +60,13 @@ class Elements(HTMLParser):
 
 
 def packed_run(elements: Elements) -> Any:
-    """The run inside a page."""
+    """What is said of the runs inside a page."""
     (text,) = elements.texts("script", id="run")
-    return json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
+    container = base64.b64decode(text, validate=True)
+    (length,) = struct.unpack_from("<I", container, 8)
+    index = json.loads(zlib.decompress(container[12 : 12 + length]))
+    del index["packed"]
+    return index
 
 
 @pytest.fixture
@@ -79,9 +84,20 @@ def exported(path: Path, to: Path) -> Elements:
 
 def test_the_page_holds_the_run(recorded: Path, tmp_path: Path) -> None:
     elements = exported(recorded, tmp_path / "page.html")
-    with Run(recorded) as run:
-        assert packed_run(elements) == json.loads(json.dumps(snapshot(run)))
+    assert packed_run(elements) == told(recorded)
     assert elements.texts("title") == ["A title · gammabeta"]
+
+
+def test_the_page_of_two_runs(recorded: Path, tmp_path: Path) -> None:
+    with Record(tmp_path / "other") as record:
+        fill(record, 2)
+    with Run(recorded) as one, Run(record.path) as two:
+        export([one, two], tmp_path / "page.html")
+    elements = Elements((tmp_path / "page.html").read_text("utf-8"))
+    shown, expected = packed_run(elements), told(recorded, record.path)
+    assert shown.pop("cursor") != expected.pop("cursor")  # of several runs it is each time another
+    assert shown == expected
+    assert elements.texts("title") == ["run · other · gammabeta"]
 
 
 def test_the_page_holds_its_modules(recorded: Path, tmp_path: Path) -> None:
@@ -123,7 +139,7 @@ def test_the_page_refers_to_nothing_outside_itself(recorded: Path, tmp_path: Pat
     assert rules["default-src"] == "'none'"
     # No rule lets a request out: whatever a name might become, it could tell nobody.
     sources = {source for rule in rules.values() for source in rule.split()}
-    assert sources == {"'none'", "'unsafe-inline'", "data:"}
+    assert sources == {"'none'", "'unsafe-inline'", "data:", "blob:"}
 
 
 HOSTILE = [
@@ -152,9 +168,9 @@ def test_no_name_becomes_markup(tmp_path: Path, recorded: Path, name: str) -> No
     run = packed_run(hostile)
     assert run["title"] == run["note"] == name
     assert run["settings"] == {name: name}
-    assert run["arms"] == [{"id": 0, "name": name}]
+    assert run["arms"] == [{"id": 0, "name": name, "run": 0}]
     assert (run["probes"][0]["name"], run["probes"][0]["activation"]) == (name, name)
-    assert run["scalars"] == [[0, 1, name, 1.0]]
+    assert run["scalars"] == [{"arm": 0, "name": name, "steps": [1], "values": [1.0]}]
 
 
 @pytest.mark.parametrize("status", ["finished", "interrupted", "failed"])
@@ -171,10 +187,8 @@ def test_a_run_that_goes_on_becomes_a_snapshot(tmp_path: Path) -> None:
         fill(record, 2)
         record.flush()
         data = packed_run(exported(record.path, tmp_path / "page.html"))
-        assert (data["status"], len(data["frames"])) == ("snapshot", 4)
-        fill(record, 0)
-        with Run(record.path) as run:
-            assert snapshot(run)["status"] == "running"
+        assert (data["status"], len(data["frames"]["step"])) == ("snapshot", 4)
+        assert told(record.path)["status"] == "running"
 
 
 # Writing the file.
@@ -307,6 +321,7 @@ def test_what_is_no_regular_file_is_not_replaced(kind: str, recorded: Path, tmp_
     [
         ({"run": "run.sqlite"}, "run is a str; give a gammabeta.Run(path)"),
         ({"run": None}, "run is a NoneType; give a gammabeta.Run(path)"),
+        ({"run": ["run.sqlite"]}, "run holds a str; give gammabeta.Run(path)s"),
         ({"path": 5}, "path is a int; give the path of a file"),
         ({"path": None}, "path is a NoneType; give the path of a file"),
     ],
@@ -317,6 +332,11 @@ def test_an_argument_of_the_wrong_type(
     with Run(recorded) as run, pytest.raises(TypeError) as caught:
         export(**{"run": run, "path": tmp_path / "page.html", **arguments})
     assert str(caught.value) == said
+
+
+def test_no_run_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run is an empty list; give a gammabeta\.Run\(path\)"):
+        export([], tmp_path / "page.html")
 
 
 def test_an_empty_path(recorded: Path) -> None:

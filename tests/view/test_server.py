@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import socket
+import sqlite3
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -14,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from gammabeta.signal import Record, Run
-from gammabeta.view import Server, page, server
-from gammabeta.view.payload import snapshot
-from tests.signal.recorded import fill
+from gammabeta.signal.columns import Columns
+from gammabeta.signal.record import Measured
+from gammabeta.view import Server, page, server, store, stream
+from gammabeta.view.runs import Runs
+from tests.signal.recorded import fill, summary
+from tests.view.shown import as_heights, column, counts, told
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +78,107 @@ def test_the_page(site: str) -> None:
 def test_the_run(site: str, recorded: Path) -> None:
     answer = httpx.get(f"{site}run.json")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
-    with Run(recorded) as run:
-        assert answer.json() == json.loads(json.dumps(snapshot(run)))
-    assert len(answer.json()["frames"]) == 80
+    assert answer.json() == told(recorded)
+    assert len(answer.json()["frames"]["step"]) == 80
+
+
+def matrix(answer: httpx.Response, kind: str, *more: int) -> NDArray[Any]:
+    """Two numbers, and what follows them."""
+    assert (answer.status_code, answer.headers["content-type"]) == (
+        *(200, "application/octet-stream"),
+    )
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    rows, probes = np.frombuffer(answer.content[:8], "<u4").tolist()
+    return np.frombuffer(answer.content[8:], kind).reshape(rows, probes, *more)
+
+
+@pytest.mark.parametrize("field", ["mean", "count", "rms", "saturated"])
+@pytest.mark.parametrize("start", [0, 79, 80, 1000])
+def test_a_column(site: str, recorded: Path, field: str, start: int) -> None:
+    given = matrix(httpx.get(f"{site}column/{field}.bin?from={start}"), "<f4")
+    expected = column(recorded, field)[start:]
+    np.testing.assert_allclose(given, expected, rtol=1e-6)  # float32
+    whole = matrix(httpx.get(f"{site}column/{field}.bin"), "<f4")
+    np.testing.assert_array_equal(whole[start:], given)
+
+
+def test_shapes(site: str, recorded: Path) -> None:
+    answer = httpx.get(f"{site}shapes.bin?frames=3,5-7&probes=0,2-4,15")
+    given = matrix(answer, "u1", 256).astype(int)
+    assert given.shape == (4, 5, 256)
+    expected = as_heights(counts(recorded)[np.ix_([3, 5, 6, 7], [0, 2, 3, 4, 15])]).astype(int)
+    np.testing.assert_allclose(given, expected, atol=1)  # half a step may be rounded either way
+
+
+def test_channels(tmp_path: Path) -> None:
+    values = np.array([0.5, np.nan, 1 / 3], dtype=np.float32)
+    with Record(tmp_path / "run") as record:
+        arm = record.arm("a")
+        probe = record.probe(arm, 1, "bn", "gamma", None)
+        columns = Columns.of({probe: summary(1)})
+        record.write(arm, 5, {}, lambda: Measured(columns, {probe: values}, {}))
+    with Server(record.path, 0) as running:
+        answer = httpx.get(f"{running.url}channels.json?probe=0&step=7")
+        assert answer.json() == {"values": [0.5, None, 0.3333333]}
+        assert httpx.get(f"{running.url}channels.json?probe=0&step=4").json() == {"values": None}
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("column/mean.bin?from=x", "from='x' must be a whole number, at least 0"),
+        ("column/mean.bin?from=-1", "from='-1' must be a whole number, at least 0"),
+        ("shapes.bin?frames=80&probes=0", "frames='80' must be below 80"),
+        ("shapes.bin?frames=0&probes=3-16", "probes='3-16' must be below 16"),
+        ("shapes.bin?frames=3-1&probes=0", "frames='3-1' must be numbers and ranges, such as 0,4"),
+        ("shapes.bin?frames=1,,2&probes=0", "frames='1,,2' must be numbers and ranges, such as 0"),
+        ("shapes.bin?frames=1-2-3&probes=0", "frames='1-2-3' must be numbers and ranges"),
+        ("shapes.bin?frames=0-99999999999&probes=0", "frames='0-99999999999' must be below 80"),
+        (f"shapes.bin?frames={'0-79,' * 300}0&probes=0", "are more than 20000 numbers"),
+        (f"shapes.bin?frames={'0-79,' * 20}0&probes=0-15", "1601 frames × 16 probes are more than"),
+        ("channels.json?probe=16&step=1", "probe=16 must be below 16"),
+        ("channels.json?probe=0", "step='' must be a whole number, at least 0"),
+        ("channels.json?probe=²&step=1", "probe='²' must be a whole number, at least 0"),
+    ],
+)
+def test_a_bad_question(site: str, path: str, said: str) -> None:
+    answer = httpx.get(site + path)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["run.json", "column/mean.bin", "shapes.bin?frames=1&probes=2"])
+def test_what_has_not_changed_is_not_sent_again(site: str, path: str) -> None:
+    first = httpx.get(site + path)
+    tag = first.headers["etag"]
+    for header in (tag, f'W/{tag}, "other"', f'"other", {tag}'):
+        again = httpx.get(site + path, headers={"If-None-Match": header})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == tag
+    assert httpx.get(site + path, headers={"If-None-Match": '"other"'}).content == first.content
+
+
+def test_what_has_changed_is_sent_again(tmp_path: Path) -> None:
+    with Record(tmp_path / "run") as record, Server(record.path, 0) as running:
+        fill(record, 1)
+        record.flush()
+        url = f"{running.url}column/mean.bin"
+        first = httpx.get(url)
+        record.write(0, 9, {}, {0: summary(9)})
+        record.flush()
+        time.sleep(0.2)  # what is known is fresh for a tenth of a second
+        again = httpx.get(url, headers={"If-None-Match": first.headers["etag"]})
+        assert again.status_code == 200
+        assert again.headers["etag"] != first.headers["etag"]
+        assert len(again.content) > len(first.content)
 
 
 def test_the_run_to_keep(site: str, recorded: Path) -> None:
     answer = httpx.get(f"{site}run.html")
-    with Run(recorded) as run:
-        assert answer.text == page.exported_page(run)
+    assert answer.text == page.exported_page(Runs([recorded]).now())
     assert answer.headers["content-disposition"] == 'attachment; filename="run.html"'
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
 
 
 @pytest.mark.parametrize(
@@ -113,12 +210,21 @@ def test_the_pages_files(site: str, name: str, type_: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["", "run.json", "run.html", "static/main.js", "static/no.js", "events", "events?after=x"],
+    [
+        *("", "run.json", "run.html", "static/main.js", "static/no.js", "events", "events?after=x"),
+        *(
+            "column/mean.bin",
+            "column/no.bin",
+            "shapes.bin?frames=0&probes=0",
+            "shapes.bin?frames=x",
+        ),
+    ],
 )
-def test_every_answer_is_taken_as_said_and_not_kept(site: str, path: str) -> None:
+def test_every_answer_is_taken_as_said_and_not_kept_unasked(site: str, path: str) -> None:
     headers = httpx.get(site + path).headers
     assert headers["x-content-type-options"] == "nosniff"
-    assert headers["cache-control"] == "no-store"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == ("private, no-cache" if "etag" in headers else "no-store")
     assert "access-control-allow-origin" not in headers
 
 
@@ -134,6 +240,8 @@ def test_every_answer_is_taken_as_said_and_not_kept(site: str, path: str) -> Non
         *("/static/..%5cpage.py", "/static//etc/passwd", "//etc/passwd", "/static/%2fetc%2fpasswd"),
         *("/static/main.js%00", "/static/main.js%00.css", "/static/....//page.py", "/docs"),
         *("/openapi.json", "/favicon.ico", "/run.json/", "/events/1", "/.", "/%2e%2e/"),
+        *("/column/", "/column/mean", "/column/mean.csv", "/column/histogram.bin", "/column/.bin"),
+        *("/column/__class__.bin", "/column/../run.json", "/column/mean.bin/x"),
         "file:///etc/passwd",
     ],
 )
@@ -142,10 +250,8 @@ def test_nothing_outside_the_run_is_served(site: str, target: str) -> None:
         site, f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
     )
     head, _, body = answer.partition(b"\r\n\r\n")
-    if status_of(answer) == 307:  # a slash too many: the way to the run itself
-        assert b"location: http://localhost/run.json" in head
-        return
     assert status_of(answer) == 404
+    assert b"location" not in head
     assert body.lower() in (b"not found", b"")
 
 
@@ -239,7 +345,7 @@ def events(response: httpx.Response) -> Iterator[Event]:
             fields[name] = value.removeprefix(" ")
 
 
-def listen(url: str, after: str = "0:0", last: str | None = None) -> list[Event]:
+def listen(url: str, after: str = "", last: str | None = None) -> list[Event]:
     """Every event until the stream ends."""
     headers = {} if last is None else {"Last-Event-ID": last}
     with httpx.stream("GET", f"{url}events?after={after}", headers=headers, timeout=30) as response:
@@ -247,65 +353,69 @@ def listen(url: str, after: str = "0:0", last: str | None = None) -> list[Event]
         return list(events(response))
 
 
+def rows(*messages: dict[str, Any]) -> dict[str, list[Any]]:
+    """All rows of some messages."""
+    return {
+        "frames": [f for m in messages for f in zip(*m["frames"].values(), strict=True)],
+        "scalars": sorted(
+            (s["arm"], s["name"], step, value)
+            for m in messages
+            for s in m["scalars"]
+            for step, value in zip(s["steps"], s["values"], strict=True)
+        ),
+        "marks": [mark for m in messages for mark in m["marks"]],
+        "probes": [probe for m in messages for probe in m["probes"]],
+    }
+
+
 def joined(heard: list[Event]) -> dict[str, list[Any]]:
     """All rows of a stream's messages."""
-    messages = [event.data for event in heard if event.kind == "message"]
-    return {key: [row for m in messages for row in m[key]] for key in ("frames", "scalars")}
-
-
-def rows(path: Path) -> dict[str, Any]:
-    with Run(path) as run:
-        data = json.loads(json.dumps(snapshot(run)))
-    return {key: data[key] for key in ("frames", "scalars")}
+    return rows(*(event.data for event in heard if event.kind == "message"))
 
 
 def test_a_finished_run_is_told_and_ended(site: str, recorded: Path) -> None:
     heard = listen(site)
-    assert joined(heard) == rows(recorded)
-    assert [e.kind for e in heard] == ["message", "message", "end"]  # 80 frames, 64 a message
+    assert joined(heard) == rows(told(recorded))
+    assert [e.kind for e in heard] == ["message", "end"]
     assert heard[-1].data == "finished"
+    assert heard[0].id == heard[0].data["cursor"] == told(recorded)["cursor"]
 
 
 def test_one_who_has_it_all_hears_only_the_end(site: str, recorded: Path) -> None:
-    with Run(recorded) as run:
-        cursor = snapshot(run)["cursor"]
-    heard = listen(site, f"{cursor['frame']}:{cursor['scalar']}")
+    heard = listen(site, told(recorded)["cursor"])
     assert [(e.kind, e.data) for e in heard] == [("end", "finished")]
 
 
 @pytest.mark.parametrize("way", ["after", "last-event-id"])
-def test_one_who_comes_back_hears_exactly_the_rest(site: str, recorded: Path, way: str) -> None:
+def test_one_who_comes_back_hears_exactly_the_rest(
+    site: str, recorded: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_MOST_FRAMES", 32)
     first = listen(site)[0]
+    assert len(first.data["frames"]["step"]) == 32
     # A browser repeats the address it began with, and names the last event it had.
-    rest = listen(site, first.id) if way == "after" else listen(site, "0:0", last=first.id)
-    assert 0 < len(first.data["frames"]) < len(rows(recorded)["frames"])
-    assert joined([first, *rest]) == rows(recorded)
-    cursor = first.data["cursor"]
-    assert first.id == f"{cursor['frame']}:{cursor['scalar']}"
+    rest = listen(site, first.id) if way == "after" else listen(site, "", last=first.id)
+    assert [e.kind for e in rest] == ["message", "message", "end"]
+    assert joined([first, *rest]) == rows(told(recorded))
 
 
-@pytest.mark.parametrize(
-    "after",
-    [
-        "x",
-        "1",
-        "1:2:3",
-        ":",
-        "1:",
-        "1.5:0",
-        "nan:0",
-        "1:-1",
-        "-1:0",
-        f"{2**63}:0",
-        f"0:{10**30}",
-    ],
-)
+@pytest.mark.parametrize("after", ["x", "1", "0:0", "a.1.2.3", "a.1.2.3.x", f"a.{10**30}.0.0.0"])
 @pytest.mark.parametrize("way", ["after", "last-event-id"])
 def test_a_bad_cursor(site: str, after: str, way: str) -> None:
-    query, headers = (after, {}) if way == "after" else ("0:0", {"Last-Event-ID": after})
+    query, headers = (after, {}) if way == "after" else ("", {"Last-Event-ID": after})
     answer = httpx.get(f"{site}events", params={"after": query}, headers=headers)
     assert answer.status_code == 400
-    assert answer.json() == {"error": f"after={after!r} is not a cursor, such as 0:0"}
+    assert answer.json() == {"error": f"after={after!r} is not a cursor of run.json"}
+
+
+@pytest.mark.parametrize("counts", ["80.80.0.99", "81.0.0.0"])
+def test_a_cursor_of_another_run(site: str, recorded: Path, counts: str) -> None:
+    own = told(recorded)["cursor"].split(".")[0]
+    for epoch in ("000000000000", own):
+        (heard,) = listen(site, f"{epoch}.{counts}")
+        assert (heard.kind, heard.data) == (
+            *("trouble", "the run was begun anew or continued; reload the page"),
+        )
 
 
 def test_a_run_is_heard_as_it_is_recorded(tmp_path: Path) -> None:
@@ -314,23 +424,30 @@ def test_a_run_is_heard_as_it_is_recorded(tmp_path: Path) -> None:
         record.flush()
         known = httpx.get(f"{running.url}run.json").json()
         assert known["status"] == "running"
-        after = f"{known['cursor']['frame']}:{known['cursor']['scalar']}"
         heard: list[Event] = []
-        with httpx.stream("GET", f"{running.url}events?after={after}", timeout=20) as response:
-            stream = events(response)
+        address = f"{running.url}events?after={known['cursor']}"
+        with httpx.stream("GET", address, timeout=20) as response:
+            stream_ = events(response)
             for step in range(2, 6):
                 arm = record.arm(f"arm of step {step}")
-                record.write(arm, step, {"loss": step / 7}, {})
+                probe = record.probe(arm, 1, "fc", "z", None)
+                record.write(arm, step, {"loss": step / 7}, {probe: summary(step)})
+                record.mark(arm, step, "a word")
                 record.flush()
-                heard.append(next(stream))  # before anything else is recorded
-                assert heard[-1].data["frames"] == [{"arm": arm, "step": step, "signals": []}]
-                assert heard[-1].data["arms"][-1]["name"] == f"arm of step {step}"
+                got: list[Event] = []  # before anything else is recorded
+                while not (got and joined(got)["marks"]):
+                    got.append(next(stream_))
+                new = joined(got)
+                assert new["frames"] == [(arm, step, 0.0)]
+                assert new["marks"] == [{"arm": arm, "step": step, "text": "a word"}]
+                assert [p["id"] for p in new["probes"]] == [probe]
+                assert got[-1].data["arms"][-1]["name"] == f"arm of step {step}"
+                heard += got
             record.close("interrupted")
-            heard.extend(stream)
-        assert [e.kind for e in heard] == ["message"] * 4 + ["end"]
-        assert heard[-1].data == "interrupted"
-        everything = {k: known[k] + joined(heard)[k] for k in ("frames", "scalars")}
-        assert everything == rows(record.path)
+            heard.extend(stream_)
+        assert {e.kind for e in heard[:-1]} == {"message"}
+        assert (heard[-1].kind, heard[-1].data) == ("end", "interrupted")
+        assert rows(known, *(e.data for e in heard[:-1])) == rows(told(record.path))
 
 
 def test_it_answers_a_page_while_others_listen(tmp_path: Path) -> None:
@@ -348,7 +465,38 @@ def test_it_answers_a_page_while_others_listen(tmp_path: Path) -> None:
             assert [e.data for e in first] == [e.data for e in second] == ["finished"]
 
 
-# A record that goes away.
+def test_two_runs_are_heard_until_both_have_ended(tmp_path: Path) -> None:
+    with Record(tmp_path / "one") as one, Record(tmp_path / "two") as two:
+        for record in (one, two):
+            fill(record, 1, ("model",))
+            record.flush()
+        with Server([one.path, two.path], 0) as running:
+            known = httpx.get(f"{running.url}run.json").json()
+            address = f"{running.url}events?after={known['cursor']}"
+            with httpx.stream("GET", address, timeout=20) as response:
+                stream_ = events(response)
+                one.close()
+                two.write(0, 5, {"loss": 0.5}, {0: summary(5)})
+                two.flush()
+                news = next(stream_)
+                assert joined([news])["frames"] == [(1, 5, 0.0)]
+                two.close()
+                assert [e.kind for e in stream_][-1] == "end"
+
+
+def test_a_run_that_is_begun_anew_while_a_page_listens(tmp_path: Path) -> None:
+    with Record(tmp_path / "run") as record:
+        fill(record, 3)
+    with Server(record.path, 0) as running:
+        cursor = httpx.get(f"{running.url}run.json").json()["cursor"]
+        with Record(record.path, overwrite=True):
+            time.sleep(0.2)
+            (heard,) = listen(running.url, cursor)
+        assert (heard.kind, "was begun anew" in heard.data) == ("trouble", True)
+        assert httpx.get(f"{running.url}run.json").json()["frames"]["step"] == []
+
+
+# A record that goes away, or is damaged.
 
 
 @pytest.mark.parametrize(
@@ -368,7 +516,8 @@ def test_a_record_lost_while_it_is_served(
     with Server(path, 0) as running:
         assert httpx.get(f"{running.url}run.json").status_code == 200
         harm(path)
-        for name in ("run.json", "run.html"):
+        time.sleep(0.2)  # what is known is fresh for a tenth of a second
+        for name in ("run.json", "run.html", "column/mean.bin", "shapes.bin?frames=0&probes=0"):
             answer = httpx.get(running.url + name)
             assert answer.status_code == 503
             assert said in answer.json()["error"]
@@ -380,6 +529,27 @@ def test_a_record_lost_while_it_is_served(
         assert httpx.get(f"{running.url}run.json").status_code == 200  # and can be helped
 
 
+@pytest.mark.parametrize("path", ["column/mean.bin", "shapes.bin?frames=0-79&probes=0-15"])
+def test_a_frame_that_is_damaged_is_told_in_one_line(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Also if it comes late in an answer: the reason cannot be sent after its beginning."""
+    monkeypatch.setattr(store, "_BLOCK", 640)
+    damaged = tmp_path / "run.sqlite"
+    shutil.copy(recorded, damaged)
+    connection = sqlite3.connect(damaged)
+    with connection:
+        connection.execute("UPDATE frame SET crc = crc + 1 WHERE id = 78")
+    connection.close()
+    with Server(damaged, 0) as running:
+        answer = httpx.get(running.url + path)
+        assert answer.status_code == 503
+        assert answer.json() == {
+            "error": f"{damaged} is damaged: the numbers of step 39 were changed"
+        }
+        assert httpx.get(f"{running.url}shapes.bin?frames=0-9&probes=0").status_code == 200
+
+
 def test_a_record_lost_while_a_page_listens(tmp_path: Path) -> None:
     record = Record(tmp_path / "run")
     fill(record, 1)
@@ -388,10 +558,10 @@ def test_a_record_lost_while_a_page_listens(tmp_path: Path) -> None:
         Server(record.path, 0) as running,
         httpx.stream("GET", f"{running.url}events", timeout=20) as response,
     ):
-        stream = events(response)
-        assert len(next(stream).data["frames"]) == 2
+        heard = events(response)
+        assert len(next(heard).data["frames"]["step"]) == 2
         record.path.unlink()
-        (trouble,) = stream
+        (trouble,) = heard
         assert trouble.kind == "trouble"
         # Gone, or caught in the midst of going: in either case it is the file that is named.
         assert trouble.data.startswith(str(record.path))
@@ -483,12 +653,12 @@ def test_stopping_sends_listeners_away_in_silence(
         with caplog.at_level(logging.WARNING):
             running = Server(record.path, 0).start()
             with httpx.stream("GET", f"{running.url}events", timeout=20) as response:
-                stream = events(response)
-                next(stream)
+                heard = events(response)
+                next(heard)
                 began = time.monotonic()
                 running.stop()
                 assert time.monotonic() - began < 3
-                assert list(stream) == []  # no false end: the run goes on, a browser asks again
+                assert list(heard) == []  # no false end: the run goes on, a browser asks again
         assert caplog.messages == []
 
 
@@ -503,14 +673,14 @@ def test_waiting_for_those_who_listen(tmp_path: Path) -> None:
         running.drain(seconds=10, first=0.3)  # nobody comes
         assert 0.3 <= time.monotonic() - began < 2
         with httpx.stream("GET", f"{running.url}events", timeout=20) as response:
-            stream = events(response)
-            next(stream)
+            heard = events(response)
+            next(heard)
             began = time.monotonic()
             running.drain(seconds=0.3)  # one stays too long
             assert 0.3 <= time.monotonic() - began < 2
             record.close()
             running.drain(seconds=10)
-            assert [e.data for e in stream] == ["finished"]
+            assert [e.data for e in heard] == ["finished"]
             assert time.monotonic() - began < 5
 
 

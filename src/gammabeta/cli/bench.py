@@ -1,4 +1,4 @@
-"""``gammabeta bench``: measure the layers beside torch's and others'."""
+"""``gammabeta bench``: measure the layers beside torch's and others', and what a watch costs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from gammabeta.cli.case_bar import Turns
 from gammabeta.cli.options import Option, Options, command
 from gammabeta.cli.terminal import say
 from gammabeta.lab.bench import error as error_bench
-from gammabeta.lab.bench import error_report, norm_report, roofline, step_report
+from gammabeta.lab.bench import error_report, norm_report, roofline, step_report, watch_report
 from gammabeta.lab.bench import norm as norm_bench
 from gammabeta.lab.bench import step as step_bench
+from gammabeta.lab.bench import watch as watch_bench
 from gammabeta.lab.bench.allocator import ALLOCATORS, set_allocator
 from gammabeta.lab.bench.inputs import FORMATS, OPS
 from gammabeta.lab.bench.nets import INCEPTIONS
@@ -26,6 +27,7 @@ from gammabeta.lab.bench.rivals import RIVALS
 from gammabeta.lab.bench.shapes import LISTS, check_size
 from gammabeta.lab.bench.variants import VARIANTS
 from gammabeta.lab.bench.verdict import verdicts_table
+from gammabeta.lab.bench.watch_nets import NETWORKS
 from gammabeta.names import known
 
 app = typer.Typer(
@@ -37,7 +39,7 @@ app = typer.Typer(
 
 DEFAULT_OUT = Path("runs/bench")
 _PICTURE = "roofline.svg"
-_FILES = ("norm.csv", "step.csv", "memory.csv", "error.csv", _PICTURE)
+_FILES = ("norm.csv", "step.csv", "memory.csv", "error.csv", "watch.csv", _PICTURE)
 _THREADS = 2
 _QUICK_ROUNDS = 3
 _NETWORKS = "bn-inception,resnet-50,tiny"
@@ -145,6 +147,28 @@ class ErrorOptions(Options):
 
 
 @dataclass
+class WatchOptions(Options):
+    """What ``gammabeta bench watch`` is asked for."""
+
+    models: Annotated[
+        str, Option(f"Comma-separated networks: {', '.join(NETWORKS)}.", metavar="NAMES")
+    ] = ",".join(NETWORKS[:-1])
+    batch: Annotated[int, Option("Examples per step.")] = 4
+    size: Annotated[int, Option("Height and width of an image.")] = 224
+    rounds: Annotated[int, Option("Steps that are timed for the cost of a frame.")] = 15
+    steps: Annotated[int, Option("Steps of a run at the default budget; 0 leaves the run out.")] = (
+        300
+    )
+    soak: Annotated[int, Option("Frames for the growth of memory; 0 leaves it out.")] = 20_000
+    record: Annotated[
+        int, Option("Frames of a record of 1,000 probes, for its size; 0 leaves it out.")
+    ] = 1000
+    threads: Threads = _THREADS
+    quick: Quick = False
+    out: Out = DEFAULT_OUT
+
+
+@dataclass
 class AllOptions(Options):
     """What ``gammabeta bench all`` is asked for."""
 
@@ -214,6 +238,26 @@ def error(options: ErrorOptions) -> None:
     complete = _collect(console, "error", cases, len(plan.cases), table, error_report.line)
     _by_format(console, table, error_report.shapes_table)
     _conclude(console, table, verdicts_table(error_report.verdicts(table.rows)), complete)
+
+
+@command(app)
+def watch(options: WatchOptions) -> None:
+    """Measure what gammabeta.watch costs: of a step, of a run, of memory and of disk."""
+    plan = (
+        watch_bench.QUICK
+        if options.quick
+        else watch_bench.Plan(
+            *(names(options.models), options.batch, options.size),
+            *(options.rounds, options.steps, options.soak, options.record),
+        )
+    )
+    check_size("batch", plan.batch, float(plan.batch * 64 * plan.size**2))
+    console, setting, table = _prepare(options.out / "watch.csv", options.threads, "default")
+    cases = watch_bench.measure(plan, setting)
+    complete = _collect(console, "watch", cases, plan.cases, table, watch_report.line)
+    if any(row.what == "step" for row in table.rows):
+        console.print(f"\n{watch_report.networks_table(table.rows)}", markup=False)
+    _conclude(console, table, verdicts_table(watch_report.verdicts(table.rows)), complete)
 
 
 @command(app, "all")

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from rich import box
 from rich.table import Table
 
-from gammabeta.signal.run import Run, Scalar
+from gammabeta.signal.recorded import Scalar
+from gammabeta.signal.run import Run
 
 NONE = "–"
 

@@ -1,297 +1,416 @@
-"""Measure one forward pass: hooks on the modules follow the tensors from one to the next.
+"""Measure one forward pass: a function mode sees every function that ``forward`` calls.
 
-A *layer* begins at a linear or a convolution: its output z, the normalization of z into x̂ and
-γx̂ + β, and the activation after it. The parts of a layer are found by following tensors: the output
-of one module is recognized when the next module is called with it. A normalization whose input
-comes from no linear or convolution starts a layer of its own, as in a transformer.
+A row of the picture begins where values are multiplied by weights: z, then its normalization into x̂
+and γx̂ + β, and the activation. The parts of a row are found by following tensors: the output of one
+function is recognized when the next one is called with it, whether a module calls it or not. A sum
+of two signals is a row of its own, and so is an attention.
+
+Hooks on the modules tell which module is at work, and show norms and activations that are not made
+of known functions.
 """
 
 from __future__ import annotations
 
+import sys
+import time
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode,
+    _pop_mode,
+    _push_mode,
+)
 from torch.utils.hooks import RemovableHandle
 
-from gammabeta.layers.standardized import standardized
-from gammabeta.layers.traits import affine, channel_dim, traits
-from gammabeta.ops.activations import MODULES
-from gammabeta.signal.schema import Summary
-from gammabeta.signal.summary import saturation, summarize
+from gammabeta.signal import functions, uncompiled
+from gammabeta.signal.functions import argument, first_tensor, name_of
+from gammabeta.signal.modules import Known, Modules, is_function
+from gammabeta.signal.regions import Regions, row_of
+from gammabeta.signal.rows import Row, Signal
+from gammabeta.signal.sampling import SAMPLE, CannotSampleError
 
-STAGES = ("z", "normalized", "affine", "activation")
-"""In order: z, x̂, γx̂ + β, the output of the activation."""
+_DISPATCH = 1.5e-6
+"""Seconds that a function mode adds to a call, beside the code below."""
 
-_PRODUCERS = (nn.Linear, nn.modules.conv._ConvNd)
-# Activations whose output is measured, but which have no saturated zone in `SATURATION`.
-_OTHER_ACTIVATIONS = (
-    *(nn.ReLU6, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.RReLU, nn.Mish, nn.Softplus, nn.Softsign),
-    *(nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanhshrink, *MODULES),
-)
-# Modules between the parts of a layer that are not parts themselves.
-_PASSED_THROUGH = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
-
-_Hook = Callable[..., None]
-
-
-@dataclass
-class Layer:
-    """What is known of a layer so far in this forward pass."""
-
-    name: str
-    feature_dim: int
-    z: Tensor | None = None  # None again when the pass ends
-    norm: nn.Module | None = None
-    activation: str | None = None
-    signals: dict[str, Summary] = field(default_factory=dict)
-    gradients: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def preactivation(self) -> str:
-        """The stage that is the input of the activation."""
-        return "affine" if self.norm is not None else "z"
+Wanted = Callable[[str, str], bool]
 
 
 class Capture:
     """The signals of one forward pass, and the gradients of its backward pass.
 
     Args:
-        names: all modules of the model with their names.
+        regions: the modules of the model.
+        parameters: id → name of each parameter.
+        wanted: whether a row's stage is to be measured, by their names.
+        known: what was found out about modules in earlier frames; more is added.
+        most, phase: how samples are taken, see `gammabeta.signal.sampling.take`.
 
     Attributes:
-        layers: layers by name, in the order in which they were called.
+        rows: rows by name, in the order in which they were computed.
         error: why measuring stopped; None if it did not. Errors are never raised into the training.
-        strangers: name → reason, for subclasses of normalizations that are not measured as such.
+        strangers: name → reason, for normalizations that are not measured as such.
+        unseen: name → reason, for modules with weights that could not be measured.
+        norms: id of γ or β → name of the row that it belongs to.
+        seconds: time that measuring has taken from the training.
     """
 
-    def __init__(self, names: Mapping[nn.Module, str]) -> None:
-        self.layers: dict[str, Layer] = {}
+    def __init__(
+        self,
+        regions: Regions,
+        parameters: Mapping[int, str],
+        wanted: Wanted,
+        known: Known,
+        most: int = SAMPLE,
+        phase: int = 0,
+    ) -> None:
+        self.rows: dict[str, Row] = {}
         self.error: str | None = None
         self.strangers: dict[str, str] = {}
-        self._names = names
+        self.unseen: dict[str, str] = dict.fromkeys(regions.scripted.values(), "it is scripted")
+        self.norms: dict[int, str] = {}
+        self.seconds = 0.0
+        self.stack: list[nn.Module] = []
+        self.names = {**regions.open, **regions.compiled}
+        self._parameters = parameters
+        self._title = regions.title
+        self._wanted = wanted
+        self._most, self._phase = most, phase
+        self._regions = regions
+        self._seen: dict[int, tuple[weakref.ref[Tensor], Row, str]] = {}
+        self._mode = _Mode(self)
+        self._modules = Modules(self, known)
         self._handles: list[RemovableHandle] = []
-        self._seen: dict[int, tuple[weakref.ref[Tensor], Layer, str]] = {}
-        self._inside: dict[nn.Module, Layer] = {}  # called, not yet returned
+        self._gates: list[Callable[[], None]] = []
+
+    # Begin and end.
 
     def attach(self, root: nn.Module) -> None:
-        """Put hooks on all modules that can be measured, except ``root``, see `enter`."""
-        for module, name in self._names.items():
-            try:
-                before, after = self._hooks(module)
-            except Exception as e:  # asking an unknown module for its traits can fail in any way
-                self.error = f"{name or type(module).__name__}: {e}"
-                return
-            if module is not root and before is not None:
-                hook = module.register_forward_pre_hook(self._safely(before), with_kwargs=True)
-                self._handles.append(hook)
-            if module is not root and after is not None:
-                hook = module.register_forward_hook(self._safely(after), with_kwargs=True)
-                self._handles.append(hook)
+        """Begin to see: put hooks on the modules, and enter the function mode.
+
+        The hooks of ``root``, the model, are already running; see `enter`.
+        """
+        began = time.perf_counter()
+        for module in self._regions.open:
+            self._modules.ask(module)
+            if module is not root and not is_function(module):
+                self._handles += self._modules.hooks(module)
+        for module in self._regions.compiled:
+            if module is not root:
+                self._gate(module)
+        if root in self._regions.open:
+            self._mode.enter()
+        self.seconds += time.perf_counter() - began
 
     def enter(self, root: nn.Module, args: Any, kwargs: Any) -> None:
-        """Do what a hook would do before ``root``, the model, whose hooks are already running."""
-        before, _ = self._hooks(root)
-        if before is not None:
-            self._safely(before)(root, args, kwargs)
+        """Do what a hook would do before ``root``."""
+        if root in self._regions.open:
+            self._modules.before(root, args, kwargs)
 
     def leave(self, root: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Do what a hook would do after ``root``."""
-        _, after = self._hooks(root)
-        if after is not None:
-            self._safely(after)(root, args, kwargs, output)
+        if root in self._regions.open:
+            self._modules.after(root, args, kwargs, output)
+        else:
+            self.guarded(self.unknown, root, output)
 
     def detach(self) -> None:
-        """Remove the hooks. The measurements stay in `layers`."""
+        """Stop seeing: remove the hooks and leave the mode. The measurements stay in `rows`."""
+        began = time.perf_counter()
+        self._mode.leave()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        for gate in self._gates:
+            gate()
+        self._gates.clear()
         self._seen = {}
-        for layer in self.layers.values():
-            layer.z = None
+        self.stack.clear()
+        self.seconds += time.perf_counter() - began
 
-    def _hooks(self, module: nn.Module) -> tuple[_Hook | None, _Hook | None]:
-        """Return the hooks that measure ``module``, one before and one after its call."""
-        if isinstance(module, _PRODUCERS):
-            return None, self._linear
-        what = traits(module)
-        if what.normalizes:
-            return self._norm_input, self._norm_output
-        if what.stranger:
-            self.strangers[self._names[module]] = what.stranger
-            return None, None
-        if _activation_name(module) is not None:
-            return self._activation_input, self._activation_output
-        return None, self._pass_through if isinstance(module, _PASSED_THROUGH) else None
+    def _gate(self, module: nn.Module) -> None:
+        """Let a compiled module run without the mode, which would be compiled along."""
+        compiled = vars(module).get("_compiled_call_impl")
+        if compiled is None:  # torch.compile(module): its own hooks are not compiled
+            before = module.register_forward_pre_hook(lambda *_: self._mode.leave())
+            after = module.register_forward_hook(self._after_compiled, always_call=True)
+            self._handles += [before, after]
+            return
 
-    def _safely(self, hook: _Hook) -> _Hook:
-        """Wrap ``hook`` so that its errors are stored in `error` instead of ending the training."""
-
-        def safe(module: nn.Module, *args: Any) -> None:
-            if self.error is not None or module not in self._names:  # a copy of the model
-                return
+        def gated(*args: Any, **kwargs: Any) -> Any:
+            self._mode.leave()
             try:
-                hook(module, *args)
-            except Exception as e:
-                self.error = f"{self._names[module] or type(module).__name__}: {e}"
+                output = compiled(*args, **kwargs)
+            finally:
+                self._mode.enter()
+            self.guarded(self.unknown, module, output)
+            return output
 
-        return safe
+        vars(module)["_compiled_call_impl"] = gated
+        self._gates.append(lambda: vars(module).__setitem__("_compiled_call_impl", compiled))
 
-    # Hooks.
+    def _after_compiled(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._mode.enter()
+        self.guarded(self.unknown, module, output)
 
-    def _pass_through(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        layer, stage = self._recognize(args[0]) if args else (None, "")
-        if layer is not None and isinstance(output, Tensor):
-            self._seen[id(output)] = (weakref.ref(output), layer, stage)
-
-    def _linear(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            conv = not isinstance(module, nn.Linear)
-            self._start(module, output, feature_dim=1 if conv else -1)
-
-    def _start(self, module: nn.Module, z: Tensor, feature_dim: int) -> Layer | None:
-        """Begin a layer at ``module``; return None if it was called before in this pass."""
-        name = self._names[module]
-        if name in self.layers:
-            return None
-        layer = self.layers[name] = Layer(name, feature_dim, z=z.detach())
-        self._measure(layer, "z", z)
-        return layer
-
-    def _norm_input(self, norm: nn.Module, args: Any, kwargs: Any) -> None:
-        x = args[0] if args else kwargs.get("input", kwargs.get("x"))
-        if not isinstance(x, Tensor):
+    def guarded(self, measure: Callable[..., None], *args: Any) -> None:
+        """Call ``measure``; an error is stored, and ends the measuring, not the training."""
+        if self.error is not None:
             return
-        layer, stage = self._recognize(x)
-        if layer is None or layer.norm is not None or stage != "z":
-            if any(known.norm is norm for known in self.layers.values()):
-                return  # called before in this pass, as part of another layer
-            layer = self._start(norm, x, channel_dim(norm, x))
-        if layer is None:
+        began = time.perf_counter()
+        try:
+            with torch._C.DisableTorchFunction():
+                measure(*args)
+        except CannotSampleError as e:
+            self.unseen.setdefault(self.place() or "the model", str(e))
+        except Exception as e:
+            self.error = f"{self.place() or 'the model'}: {type(e).__name__}: {e}"
+        self.seconds += time.perf_counter() - began
+
+    # What functions do.
+
+    def function(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
+        """Measure what a function has computed."""
+        name = name_of(function)
+        if name in functions.PASSED_THROUGH:
+            self._pass_through(args, output)
+        elif name in functions.ACTIVATIONS:
+            self.activation(name, args[0] if args else kwargs.get("input"), output)
+        elif name in functions.SUMS:
+            self._sum(args, output)
+        elif name in functions.PRODUCERS:
+            weight, dim = self._weight_in(args, kwargs), functions.PRODUCERS[name]
+            self._product(weight, output, dim, "embedding" in name)
+        elif name in functions.PRODUCTS:
+            self._matrix_product(args, output)
+        elif name in functions.NORMS:
+            self._norm_function(name, function, args, kwargs, output)
+        elif name == functions.SOFTMAX:
+            self._softmax(output)
+        elif name == functions.ATTENTION:
+            self._own_row("attended", output)
+
+    def _pass_through(self, args: Any, output: Any) -> None:
+        row, stage = self.recognize(args[0]) if args else (None, "")
+        if row is not None and isinstance(output, Tensor):
+            self.remember(output, row, stage)
+
+    def _weight_in(self, args: Any, kwargs: Any) -> str:
+        """Return the name of the first matrix of parameters among the arguments; "" if none."""
+        nested = (x for each in args if isinstance(each, (list, tuple)) for x in each)
+        for each in (*args, *kwargs.values(), *nested):
+            if isinstance(each, Tensor) and each.dim() >= 2:
+                name = self._parameters.get(id(each)) or self._parameters.get(id(each._base))
+                if name:
+                    return name
+        return ""
+
+    def _product(self, weight: str, output: Any, dim: int, embeds: bool = False) -> None:
+        z = first_tensor(output)
+        name = self.row_of(weight) if weight else self.place() or self._title
+        if z is not None and z.is_complex():
+            self.unseen.setdefault(name, "complex tensors cannot be measured")
+        elif z is not None and z.is_floating_point():
+            self.start(name, z, dim).embeds = embeds
+
+    def _matrix_product(self, args: Any, output: Any) -> None:
+        weight = self._weight_in(args, {})
+        if weight:
+            self._product(weight, output, -1)
+        elif any(self.recognize(factor)[1] == "attention" for factor in args):
+            self._own_row("attended", output)
+
+    def activation(self, name: str, x: Any, output: Any) -> None:
+        """Measure the output of an activation, and what entered it."""
+        if not isinstance(x, Tensor) or not isinstance(output, Tensor):
             return
-        layer.norm = norm
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            try:
-                x_hat = standardized(norm, x)
-            except (ValueError, RuntimeError):  # the layer itself will raise for this input
+        row, stage = self.recognize(x)
+        if row is None:
+            if not x.is_floating_point() or output is x or self._modules.is_inside_leaf(x):
                 return
-            layer.signals["normalized"] = summarize(x_hat)
-            activation = traits(norm, x).activation
-            if activation is not None:
-                residual = args[1] if len(args) > 1 else kwargs.get("residual")
-                self._fused(layer, norm, activation, x_hat, residual)
-        self._inside[norm] = layer
-
-    def _fused(
-        self, layer: Layer, norm: nn.Module, activation: str, x_hat: Tensor, residual: Any
-    ) -> None:
-        """Measure a layer with a fused activation; compute the activation's input from x̂."""
-        weight, bias = affine(norm)
-        y = x_hat if weight is None else x_hat * _along(norm, weight, x_hat)
-        y = y if bias is None else y + _along(norm, bias, x_hat)
-        layer.signals["affine"] = summarize(y)
-        y = y + residual if isinstance(residual, Tensor) else y
-        self._saturate(layer, activation, y)
-
-    def _saturate(self, layer: Layer, activation: str | None, x: Tensor) -> None:
-        """Measure the saturation of the activation's input ``x``, and of z as if z were it."""
-        layer.activation = activation
-        entering = {layer.preactivation: x}
-        if layer.preactivation != "z" and layer.z is not None:
-            entering["z"] = layer.z
-        for stage, values in entering.items():
-            saturated, dead = saturation(values, activation, layer.feature_dim)
-            layer.signals[stage] = replace(layer.signals[stage], saturated=saturated, dead=dead)
-
-    def _norm_output(self, norm: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        layer = self._inside.pop(norm, None)
-        if layer is None or not isinstance(output, Tensor):
+            place = f"{self.place()}.{name}" if self.place() else name
+            row = self.start(self._free(place), x, 1 if x.dim() == 4 else -1)
+            stage = "z"
+        if row.activation is not None or stage not in (row.preactivation, "z"):
             return
-        if layer.activation is not None:
-            self._measure(layer, "activation", output)
-            self._copy_saturation(layer)
+        row.activation = name
+        self.measure(row, "activation", output, row.dim)
+
+    def _sum(self, args: Any, output: Any) -> None:
+        if len(args) < 2 or not all(isinstance(each, Tensor) for each in args[:2]):
             return
-        self._measure(layer, "affine", output)
-        weight = affine(norm)[0]
-
-        def normalized_gradient(gradient: Tensor) -> None:
-            # y = γx̂ + β, so ∂loss/∂x̂ = γ · ∂loss/∂y.
-            if weight is not None:
-                gradient = gradient * _along(norm, weight.detach(), gradient)
-            layer.gradients["normalized"] = _norm_of(gradient)
-
-        self._at_gradient(output, normalized_gradient)
-
-    def _activation_input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        x = args[0] if args else None
-        layer, stage = self._recognize(x) if isinstance(x, Tensor) else (None, "")
-        if layer is None or layer.activation is not None or stage != layer.preactivation:
+        a, b = args[:2]
+        both = self._is_stream(a) and self._is_stream(b)
+        if (a.shape != b.shape and not both) or a.dim() < 2 or not isinstance(output, Tensor):
             return
-        self._saturate(layer, _activation_name(module), args[0])
-        self._inside[module] = layer
+        top = self.stack[-1] if self.stack else None
+        leaf = top is not None and len(self.stack) > 1 and next(top.children(), None) is None
+        if leaf or not (self._is_stream(a) or self._is_stream(b)):
+            return
+        self._own_row("residual", output, "sum")
 
-    def _activation_output(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        layer = self._inside.pop(module, None)
-        if layer is not None and isinstance(output, Tensor):
-            self._measure(layer, "activation", output)
-            self._copy_saturation(layer)
+    def _is_stream(self, x: Tensor) -> bool:
+        row, stage = self.recognize(x)
+        return row is not None and stage != "attention"
 
-    def _copy_saturation(self, layer: Layer) -> None:
-        """Copy the saturation of the activation's input to its output."""
-        before = layer.signals[layer.preactivation]
-        layer.signals["activation"] = replace(
-            layer.signals["activation"], saturated=before.saturated, dead=before.dead
-        )
+    def _softmax(self, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() >= 3:
+            self._own_row("attention", output, "softmax")
 
-    def _recognize(self, x: Tensor) -> tuple[Layer | None, str]:
-        """Return the layer and the stage as which ``x`` was measured in this pass."""
+    def _own_row(self, stage: str, output: Any, word: str = "") -> None:
+        y = first_tensor(output)
+        if y is None:
+            return
+        place = self.place()
+        row = Row(self._free(f"{place}.{word or stage}" if place else word or stage), -1)
+        row.dim = 1 if y.dim() == 4 and stage == "residual" else -1
+        self.rows[row.name] = row
+        self.measure(row, stage, y, row.dim)
+
+    def _norm_function(self, name: str, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        weight_at, bias_at, dim = functions.NORMS[name]
+        if function is torch.batch_norm or function is torch.instance_norm:
+            weight_at, bias_at = 1, 2
+        x = args[0] if args else kwargs.get("input")
+        weight = argument(args, kwargs, weight_at, "weight")
+        bias = argument(args, kwargs, bias_at, "bias")
+        if isinstance(x, Tensor) and isinstance(output, Tensor):
+            self._modules.norm_output(x, output, weight, bias, dim)
+
+    # Rows and their signals.
+
+    def place(self) -> str:
+        """Return the name of the module at work; "" for the model itself."""
+        return self.names.get(self.stack[-1], "") if self.stack else ""
+
+    def name_of(self, parameter: Any) -> str:
+        """Return the name of a parameter of the model; "" if it is none."""
+        return self._parameters.get(id(parameter), "")
+
+    def row_of(self, parameter: str) -> str:
+        """Return the name of the row that a parameter belongs to, see `row_of`."""
+        return row_of(parameter, self._title)
+
+    def start(self, name: str, z: Tensor, dim: int) -> Row:
+        """Begin a row. One that was begun before in this pass is followed, but not measured."""
+        row = Row(name, dim if dim >= 0 or z.dim() > 1 else 0, again=name in self.rows)
+        self.rows.setdefault(name, row)
+        self.measure(row, "z", z, dim)
+        return row
+
+    def unknown(self, module: nn.Module, output: Any) -> None:
+        """Measure the output of a module that cannot be looked into."""
+        y = first_tensor(output)
+        if y is not None and y.is_floating_point():
+            name = self.names.get(module, "") or self._title
+            self.start(name, y, 1 if y.dim() == 4 else -1)
+
+    def measure(self, row: Row, stage: str, x: Tensor, dim: int) -> None:
+        """Take a sample of ``x`` as a stage of ``row``, and later one of its gradient."""
+        wanted = self._wanted(row.name, stage)
+        wanted = wanted or (stage == "affine" and self._wanted(row.name, "normalized"))
+        if wanted and not row.again:
+            signal = row.signals[stage] = self.sample(x, dim)
+            if x.requires_grad:
+                x.register_hook(_Gradient(self, signal))  # type: ignore[no-untyped-call]
+        self.remember(x, row, stage)
+
+    def sample(self, x: Tensor, dim: int) -> Signal:
+        """Take a sample of ``x``, whose features are indexed by ``dim``."""
+        return Signal.of(x, dim, self._most, self._phase)
+
+    def remember(self, x: Tensor, row: Row, stage: str) -> None:
+        """Recognize ``x`` from now on."""
+        self._seen[id(x)] = (weakref.ref(x), row, stage)
+
+    def recognize(self, x: Any) -> tuple[Row | None, str]:
+        """Return the row and the stage as which ``x`` was measured in this pass."""
         entry = self._seen.get(id(x))
         if entry is None or entry[0]() is not x:
             return None, ""
         return entry[1], entry[2]
 
-    def _measure(self, layer: Layer, stage: str, x: Tensor) -> None:
-        if x.is_complex():
-            raise TypeError("complex tensors cannot be measured")
-        with torch.no_grad():
-            layer.signals[stage] = summarize(x)
-        self._seen[id(x)] = (weakref.ref(x), layer, stage)
-        gradients = layer.gradients
-
-        def gradient_of_stage(gradient: Tensor) -> None:
-            gradients[stage] = _norm_of(gradient)
-
-        self._at_gradient(x, gradient_of_stage)
-
-    def _at_gradient(self, x: Tensor, measure: Callable[[Tensor], None]) -> None:
-        """Call ``measure`` with the gradient of ``x``; an error must not end the backward pass."""
-
-        def hook(gradient: Tensor) -> None:
-            try:
-                measure(gradient)
-            except Exception as e:
-                self.error = f"a gradient: {e}"
-
-        if x.requires_grad:
-            x.register_hook(hook)  # type: ignore[no-untyped-call]
+    def _free(self, name: str) -> str:
+        """Return ``name``, with a number if a row has it already."""
+        if name not in self.rows:
+            return name
+        number = 2
+        while f"{name}{number}" in self.rows:
+            number += 1
+        return f"{name}{number}"
 
 
-def _along(norm: nn.Module, parameter: Tensor, x: Tensor) -> Tensor:
-    """Return a view of γ or β that broadcasts along the features of ``x``."""
-    dim = channel_dim(norm, x)
-    return parameter if dim == -1 else parameter.reshape(-1, *(1,) * (x.dim() - 1 - dim))
+class _Gradient:
+    """A hook on a tensor: takes a sample of its gradient in the backward pass."""
+
+    __slots__ = ("_capture", "_signal")
+
+    def __init__(self, capture: Capture, signal: Signal) -> None:
+        self._capture = capture
+        self._signal = signal
+
+    def __call__(self, gradient: Tensor) -> None:
+        self._capture.guarded(self._signal.take_gradient, gradient)
 
 
-def _activation_name(module: nn.Module) -> str | None:
-    """Return the name of an activation module; None if ``module`` is not an activation."""
-    if type(module) in MODULES:
-        return MODULES[type(module)]
-    return type(module).__name__.lower() if isinstance(module, _OTHER_ACTIVATIONS) else None
+class _Mode(TorchFunctionMode):
+    """Show each function to a `Capture` after it has been computed."""
+
+    def __init__(self, capture: Capture) -> None:
+        super().__init__()
+        self._capture = capture
+        self._on = False
+        self._holds = False
+
+    def enter(self) -> None:
+        """Begin to see functions, if it does not already."""
+        if not self._on:
+            self._on = True
+            # A compiled function called now would be compiled again, together with this mode.
+            self._holds = "torch._dynamo" in sys.modules
+            if self._holds:
+                uncompiled.hold()
+            self.__enter__()  # type: ignore[no-untyped-call]
+
+    def leave(self) -> None:
+        """Stop seeing functions, if it does."""
+        if not self._on:
+            return
+        self._on = False
+        if self._holds:
+            uncompiled.release()
+        above: list[TorchFunctionMode] = []  # modes that forward has entered and not left
+        while (top := _get_current_function_mode()) is not None and top is not self:  # type: ignore[no-untyped-call]
+            above.append(_pop_mode())  # type: ignore[no-untyped-call]
+        if top is self:
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        for mode in reversed(above):
+            _push_mode(mode)  # type: ignore[no-untyped-call]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        try:
+            output = func(*args, **kwargs)
+            capture = self._capture
+            capture.seconds += _DISPATCH
+            if self._on and getattr(func, "__name__", "").strip("_") in _SHOWN:
+                capture.guarded(capture.function, func, args, kwargs, output)
+            return output
+        except KeyboardInterrupt:  # torch does not call hooks for it
+            self._capture.detach()
+            raise
 
 
-def _norm_of(gradient: Tensor) -> float:
-    """Return the L2 norm, computed in float64 so that small squares do not underflow."""
-    return float(gradient.detach().double().norm())
+_SHOWN = (
+    functions.PASSED_THROUGH
+    | functions.ACTIVATIONS
+    | functions.SUMS
+    | functions.PRODUCTS
+    | set(functions.PRODUCERS)
+    | set(functions.NORMS)
+    | {functions.SOFTMAX, functions.ATTENTION}
+)

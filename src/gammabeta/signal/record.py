@@ -7,28 +7,55 @@ Closing the record turns it into one plain file that can be copied. `gammabeta.s
 
 from __future__ import annotations
 
-import datetime
-import json
+import atexit
 import os
-import platform
 import queue
 import sqlite3
+import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+import weakref
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
+from numpy.typing import NDArray
 
-from gammabeta.signal import axis, schema
+from gammabeta.signal import opening, schema
+from gammabeta.signal.columns import Columns, checksum, pack
+from gammabeta.signal.opening import set_meta
 from gammabeta.signal.paths import RecordError, RecordExistsError, record_path
 from gammabeta.signal.schema import Summary
-from gammabeta.signal.tables import APPLICATION_ID, FORMAT_VERSION, TABLES, SignalTable
 
-__all__ = ["Record", "RecordError", "RecordExistsError", "record_path"]
+__all__ = ["Measured", "Record", "RecordError", "RecordExistsError", "record_path"]
+
+Rows = Sequence[tuple[str, Sequence[Any]]]
+
+
+class Measured(NamedTuple):
+    """The signals of a frame, for some probes the value of each channel, and more scalars."""
+
+    columns: Columns
+    channels: Mapping[int, NDArray[Any]]
+    scalars: Mapping[str, float]
+
+
+Scalars = Mapping[str, float] | Callable[[], Mapping[str, float]]
+Signals = Mapping[int, Summary] | Callable[[], Measured]
+
+_FRAME = "INSERT INTO frame VALUES(?, ?, ?, ?, ?, ?, ?, ?)"
+_SCALAR = "INSERT INTO scalar(arm, step, name, value) VALUES(?, ?, ?, ?)"
+
+
+class _FrameRows:
+    """A function that returns the rows of a frame."""
+
+    def __init__(self, make: Callable[[], Rows]) -> None:
+        self._make = make
+
+    def __call__(self) -> Rows:
+        return self._make()
 
 
 class Record:
@@ -37,18 +64,27 @@ class Record:
     A background thread writes the file. An error in this thread (for example, a full disk) ends the
     recording but not the training: the error is stored in `error`, and later writes are dropped.
 
+    A copy of a record, or one that was pickled, is inert: it records nothing.
+
     Args:
-        path: the file to create, see `record_path`. Missing folders are created.
+        path: the file, see `record_path`. Missing folders are created.
         title: title of the run on the page.
         settings: settings of the run; any values that JSON can represent.
+        resume: continue the file if it exists, as a job does that is started again. A number is the
+            last step to keep: what was recorded after it is deleted.
+        overwrite: replace the file if it exists.
+        meta: more about the run as a whole, as JSON can represent it.
 
     Attributes:
         path: path of the file.
         error: the error that ended the recording; None if there was none.
+        lost: the error because of which the last lost frame could not be computed; None for none.
+        busy: CPU seconds that the background thread has spent on frames.
 
     Raises:
-        RecordExistsError: the file already exists.
-        RecordError: the file cannot be created.
+        RecordExistsError: the file exists, and neither ``resume`` nor ``overwrite`` is given.
+        RecordError: the file cannot be created or continued.
+        ValueError: both ``resume`` and ``overwrite`` are given.
         TypeError: an argument has the wrong type, or JSON cannot represent ``settings``.
     """
 
@@ -57,71 +93,56 @@ class Record:
         path: str | os.PathLike[str],
         title: str = "",
         settings: Mapping[str, Any] | None = None,
+        *,
+        resume: bool | int = False,
+        overwrite: bool = False,
+        meta: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = record_path(path)
         self.error: Exception | None = None
-        if not isinstance(title, str):
-            raise TypeError(f"title is a {type(title).__name__}; give text")
-        if not isinstance(settings, (Mapping, type(None))):
-            raise TypeError(f"settings is a {type(settings).__name__}; give a dict")
-        try:
-            json.dumps(dict(settings or {}))
-        except (TypeError, ValueError, RecursionError) as e:
-            raise TypeError(
-                f"settings cannot be stored as JSON: {e}; give text, numbers, lists and dicts"
-            ) from e
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Exclusive creation: two runs that start at the same time cannot share a file.
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        except FileExistsError as e:
-            if self.path.exists():
-                raise RecordExistsError(
-                    f"{self.path} exists; give another path, or move it away (nothing was "
-                    "overwritten)"
-                ) from e
-            raise RecordError(
-                f"{self.path} cannot be created: a folder on its way is a file"
-            ) from e
-        except OSError as e:
-            raise RecordError(f"{self.path} cannot be created: {e.strerror or e}") from e
-        self._queue: queue.Queue[Sequence[tuple[str, Sequence[Any]]] | None] = queue.Queue(256)
-        self._arms: dict[str, int] = {}
-        self._probes: dict[tuple[int, int, str], int] = {}
-        self._signals = SignalTable(schema.FIELDS)
-        self._frames = 0
+        self.lost: Exception | None = None
+        self.busy = 0.0
+        start = opening.prepare(self.path, title, settings, resume, overwrite)
+        start.meta.update(meta or {})
+        self._arms = start.arms
+        self._probes = start.probes
+        self._rows = start.rows
+        self._steps = start.steps
+        self._frames = start.frames
+        self._start = start
+        self._pid = os.getpid()
+        self._fields = schema.FIELDS
+        self._queue: queue.Queue[Rows | Callable[[], Rows] | None] = queue.Queue(256)
+        self._waiting = 0  # frames in the queue
         self._lock = threading.Lock()
         self._closed = False
-        created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        meta = {
-            "created": created,
-            "status": "running",
-            "title": title,
-            "settings": dict(settings or {}),
-            "pid": os.getpid(),
-            "host": platform.node(),
-            "axis": {"limit": axis.LIMIT, "linear": axis.LINEAR, "bins": axis.BINS},
-            "fields": [asdict(each) for each in self._signals.fields],
-            "torch": torch.__version__,
-        }
         ready = threading.Event()
         self._writer = threading.Thread(
-            target=self._write, args=(meta, ready), name="gammabeta record", daemon=True
+            target=self._write, args=(start, ready), name="gammabeta record", daemon=True
         )
         self._writer.start()
+        _OPEN.add(self)
         ready.wait()
         if self.error is not None:
             self._closed = True
             self._queue.put(None)
             self._writer.join()
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+            start.undo(self.path)
             raise RecordError(f"{self.path} cannot be written: {self.error}") from self.error
 
     @property
     def arms(self) -> tuple[str, ...]:
         """Names of the arms added so far."""
         return tuple(self._arms)
+
+    @property
+    def backlog(self) -> int:
+        """Number of frames that were measured, but are not yet in the file."""
+        return self._waiting
+
+    def last_step(self, arm: str) -> int:
+        """Return the last recorded step of ``arm``; 0 if there is none."""
+        return self._steps.get(self._arms.get(arm, -1), 0)
 
     def arm(self, name: str) -> int:
         """Return the id of the arm called ``name``; the first call adds the arm.
@@ -142,25 +163,36 @@ class Record:
 
         Args:
             arm: id of the arm.
-            layer: number of the layer; 1 is the first layer of the network.
-            name: name of the layer in the model.
-            stage: one of `gammabeta.signal.capture.STAGES`.
+            layer: number of the row; 1 is the first row of the network.
+            name: name of the row, such as the name of a module.
+            stage: one of `gammabeta.signal.stages.STAGES`.
             activation: name of the layer's activation; None if unknown.
         """
+        key = (arm, layer, stage)
+        known = self._probes.get(key)
+        if known is not None:
+            return known
         with self._lock:
-            key = (arm, layer, stage)
             if key not in self._probes:
                 self._probes[key] = len(self._probes)
                 row = (self._probes[key], arm, layer, name, stage, activation)
                 self._put([("INSERT INTO probe VALUES(?, ?, ?, ?, ?, ?)", row)])
             return self._probes[key]
 
+    def layer(self, arm: int, name: str) -> int:
+        """Return the number of the row called ``name``; the first call gives it the next one."""
+        with self._lock:
+            if (arm, name) not in self._rows:
+                used = [layer for (a, _), layer in self._rows.items() if a == arm]
+                self._rows[arm, name] = max(used, default=0) + 1
+            return self._rows[arm, name]
+
     def write(
         self,
         arm: int,
         step: int,
-        scalars: Mapping[str, float],
-        signals: Mapping[int, Summary] | None = None,
+        scalars: Scalars,
+        signals: Signals | None = None,
         seconds: float = 0.0,
     ) -> None:
         """Queue one step of one arm, in one transaction.
@@ -168,66 +200,90 @@ class Record:
         Args:
             arm: id of the arm.
             step: number of optimizer steps so far. Each step of an arm can be written once.
-            scalars: name → value, for example the loss. NaN is stored as NULL.
-            signals: probe id → summary, if the step is a frame.
+            scalars: name → value, for example the loss, or a function that returns them, which the
+                background thread calls. NaN is stored as NULL.
+            signals: if the step is a frame: probe id → summary, or a function without arguments
+                that returns the signals as `Measured`; the background thread calls it.
             seconds: time since the run began, in seconds.
         """
-        rows: list[tuple[str, Sequence[Any]]] = [
-            ("INSERT INTO scalar(arm, step, name, value) VALUES(?, ?, ?, ?)", (arm, step, n, v))
-            for n, v in scalars.items()
-        ]
+
+        def numbers() -> list[tuple[str, Sequence[Any]]]:
+            values = scalars() if callable(scalars) else scalars
+            return [(_SCALAR, (arm, step, name, value)) for name, value in values.items()]
+
         with self._lock:
-            if signals is not None:
-                self._frames += 1
-                frame = self._frames
-                rows.append(("INSERT INTO frame VALUES(?, ?, ?, ?)", (frame, arm, step, seconds)))
-                table = self._signals
-                rows.extend((table.insert, table.row(frame, p, s)) for p, s in signals.items())
-            self._put(rows)
+            if signals is None:
+                self._put(numbers if callable(scalars) else numbers())
+                return
+            frame = (self._frames + 1, arm, step, seconds)
+            self._put(_FrameRows(lambda: [*numbers(), *self._frame(frame, signals)]))
+            self._frames += 1
+            self._waiting += 1
+
+    def mark(self, arm: int, step: int, text: str) -> None:
+        """Queue a mark: a word at a step, such as ``"lr drop"``."""
+        with self._lock:
+            row = (arm, step, text)
+            self._put([("INSERT INTO mark(arm, step, text) VALUES(?, ?, ?)", row)])
 
     def flush(self) -> None:
         """Wait until the file holds everything that was written so far."""
         self._queue.join()
 
-    def close(self, status: str = "finished") -> None:
+    def close(self, status: str = "finished", meta: Mapping[str, Any] | None = None) -> None:
         """Write what is still queued, and close the file.
 
         Args:
             status: ``"finished"``, ``"interrupted"`` or ``"failed"``.
+            meta: more about the run as a whole, as JSON can represent it.
         """
         with self._lock:
             if self._closed:
                 return
-            self._put([_set_meta("status", status)])
+            self._put([set_meta(k, v) for k, v in {**(meta or {}), "status": status}.items()])
             self._closed = True
             self._queue.put(None)
         self._writer.join()
 
-    def _put(self, rows: Sequence[tuple[str, Sequence[Any]]]) -> None:
+    def _put(self, rows: Rows | Callable[[], Rows]) -> None:
         if self._closed:
             raise RecordError(f"{self.path} is closed; nothing more can be recorded in it")
         self._queue.put(rows)
 
-    def _write(self, meta: Mapping[str, Any], ready: threading.Event) -> None:
+    def _frame(self, frame: tuple[int, int, int, float], signals: Signals) -> Rows:
+        """Return the rows of a frame. Runs in the thread."""
+        try:
+            measured = signals() if callable(signals) else Measured(Columns.of(signals), {}, {})
+        except Exception as e:
+            self.lost = e
+            return []
+        values, histograms = pack(measured.columns, self._fields)
+        crc = checksum(frame[2], values, histograms)
+        rows: list[tuple[str, Sequence[Any]]] = [
+            (_FRAME, (*frame, len(measured.columns.probes), values, histograms, crc))
+        ]
+        for probe, channels in measured.channels.items():
+            row = (frame[0], probe, zlib.compress(channels.astype("<f4").tobytes(), 1))
+            rows.append(("INSERT INTO channel VALUES(?, ?, ?)", row))
+        rows += [(_SCALAR, (*frame[1:3], n, v)) for n, v in measured.scalars.items()]
+        return rows
+
+    def _write(self, start: opening.Start, ready: threading.Event) -> None:
         """Commit each item of the queue until the item None or an error. Runs in the thread."""
         connection: sqlite3.Connection | None = None
         try:
             connection = sqlite3.connect(self.path, isolation_level=None, timeout=10)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.executescript(
-                f"BEGIN; PRAGMA application_id={APPLICATION_ID};"
-                f"PRAGMA user_version={FORMAT_VERSION};{TABLES}{self._signals.create}"
-            )
-            for key, value in meta.items():
-                connection.execute(*_set_meta(key, value))
-            connection.execute("COMMIT")
+            start.write(connection)
         except Exception as e:  # any error: __init__ is waiting for `ready`
             self.error = e
         ready.set()
-        while (rows := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
+            began = time.thread_time()
             try:
                 if self.error is None and connection is not None:
+                    rows = item() if callable(item) else item
                     connection.execute("BEGIN")
                     for sql, values in rows:
                         connection.execute(sql, values)
@@ -235,12 +291,24 @@ class Record:
             except Exception as e:  # if the thread died, training would block on a full queue
                 self.error = e
             finally:
+                if isinstance(item, _FrameRows):
+                    self.busy += time.thread_time() - began
+                    self._waiting -= 1
+                del item
                 self._queue.task_done()
         self._queue.task_done()  # the None
         if connection is not None:
             if self.error is None:
                 _make_plain(connection)
             connection.close()
+
+    def discard(self) -> None:
+        """Close the record, and delete its file if this object created it."""
+        self.close("failed")
+        self._start.undo(self.path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InertRecord, (str(self.path),)
 
     def __enter__(self) -> Record:
         return self
@@ -257,6 +325,50 @@ class Record:
             self.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
 
 
+class InertRecord(Record):
+    """What a copied or pickled record becomes: it records nothing, and says so.
+
+    Args:
+        path: where the original recorded.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = record_path(path)
+        self.error = self.lost = None
+        self.busy = 0.0
+        self._arms, self._probes, self._rows, self._steps = {}, {}, {}, {}
+        self._frames = self._waiting = 0
+        self._lock = threading.Lock()
+
+    def _put(self, rows: Rows | Callable[[], Rows]) -> None:
+        pass
+
+    def write(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def close(self, status: str = "finished", meta: Mapping[str, Any] | None = None) -> None:
+        """Do nothing."""
+
+    def __repr__(self) -> str:
+        return f"<a copy of the record {self.path}: it records nothing>"
+
+
+_OPEN: weakref.WeakSet[Record] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_open_records() -> None:
+    """Close the records that a script has left open; their threads would die with the process."""
+    error = getattr(sys, "last_value", None)  # what the interpreter ends with
+    interrupted = isinstance(error, KeyboardInterrupt)
+    for record in list(_OPEN):
+        if record._pid == os.getpid():  # not the copy in a forked process
+            record.close("interrupted" if interrupted else "failed" if error else "finished")
+
+
 def _make_plain(connection: sqlite3.Connection) -> None:
     """Leave WAL mode, so that the record becomes one plain file.
 
@@ -271,7 +383,3 @@ def _make_plain(connection: sqlite3.Connection) -> None:
             return
         except sqlite3.Error:
             time.sleep(0.01)
-
-
-def _set_meta(key: str, value: Any) -> tuple[str, tuple[str, str]]:
-    return "INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, json.dumps(value))

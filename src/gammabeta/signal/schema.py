@@ -1,10 +1,10 @@
 """The fields of a recorded signal, in one table: `Summary`.
 
 Each field of `Summary` is declared once: its name, its type, and what it means. `FIELDS` lists them
-for everything that handles fields without knowing them: the file's ``signal`` table
-(`gammabeta.signal.tables`), the reader (`gammabeta.signal.run`), and the page (`gammabeta.view`).
+for everything that handles fields without knowing them: the columns of a frame
+(`gammabeta.signal.columns`), the reader (`gammabeta.signal.run`), and the page (`gammabeta.view`).
 
-To add a field, declare it in `Summary` and compute it in `gammabeta.signal.summary.summarize`.
+To add a field, declare it in `Summary` and compute it in `gammabeta.signal.summary`.
 Older files do not have it, so its type must be ``float`` (NaN for them) or ``float | None``.
 """
 
@@ -29,7 +29,7 @@ class Field:
 
     Attributes:
         name: name of the attribute of `Summary`, and of the column in the file.
-        sql: type of the column; a BLOB is a histogram.
+        sql: type of the value, as SQLite names it; a BLOB is a histogram.
         missing: the value that stands for NULL: ``"nan"`` for NaN, ``"none"`` for None (the field
             was not measured), or ``"never"`` if the column is NOT NULL.
         description: what is measured, in a few words.
@@ -69,14 +69,14 @@ class Summary:
     """What is measured of one signal at one step; `FIELDS` describes the fields.
 
     ``int`` fields are always known, ``float`` fields are NaN if no value was finite, and
-    ``float | None`` fields are None if they were not measured. Percentiles, the histogram and the
-    counts beside it come from a sample of a large signal, see `gammabeta.signal.summary.SAMPLE`.
+    ``float | None`` fields are None if they were not measured. Of a large signal, everything but
+    ``count`` comes from a sample, see `gammabeta.signal.sampling.SAMPLE`.
     """
 
     count: int = field(metadata=_about("number of values, finite or not", unit="values"))
-    mean: float = field(metadata=_about("mean of the finite values", label="mean"))
+    mean: float = field(metadata=_about("mean of the sampled finite values", label="mean"))
     std: float = field(
-        metadata=_about("standard deviation of the finite values (divisor n)", label="std")
+        metadata=_about("standard deviation of the sampled finite values (divisor n)", label="std")
     )
     p15: float = field(
         metadata=_about("15th percentile of the sampled finite values", label="15th percentile")
@@ -85,8 +85,10 @@ class Summary:
     p85: float = field(
         metadata=_about("85th percentile of the sampled finite values", label="85th percentile")
     )
-    minimum: float = field(metadata=_about("smallest finite value", label="smallest"))
-    maximum: float = field(metadata=_about("largest finite value", label="largest"))
+    minimum: float = field(
+        metadata=_about("smallest of the sampled finite values", label="smallest")
+    )
+    maximum: float = field(metadata=_about("largest of the sampled finite values", label="largest"))
     histogram: Tensor = field(
         metadata=_about(
             "(BINS,) int64 counts of the sampled finite values on the axis", unit="sampled values"
@@ -110,7 +112,7 @@ class Summary:
     )
     nonfinite: int = field(
         metadata=_about(
-            "number of NaN and infinite values",
+            "number of NaN and infinite values, estimated from the sample",
             unit="values",
             label="not finite",
             show="share of values",
@@ -127,7 +129,7 @@ class Summary:
     saturated: float | None = field(
         default=None,
         metadata=_about(
-            "fraction of values in the activation's saturated zone",
+            "fraction of the sampled values in the activation's saturated zone",
             unit="fraction of values",
             label="saturated",
             show="percent",
@@ -136,7 +138,7 @@ class Summary:
     dead: float | None = field(
         default=None,
         metadata=_about(
-            "fraction of units that are saturated for every example of the batch",
+            "fraction of units whose sampled values are all saturated",
             unit="fraction of units",
             label="dead units",
             show="percent",
@@ -148,6 +150,29 @@ class Summary:
             "L2 norm of the gradient of the loss with respect to the signal",
             unit="loss per unit of the signal",
             label="gradient norm",
+        ),
+    )
+    sampled: float | None = field(
+        default=None,
+        metadata=_about("number of values in the sample", unit="values", label="values sampled"),
+    )
+    stderr: float | None = field(
+        default=None,
+        metadata=_about(
+            "standard error of the mean, as if the sampled values were independent; 0 if the "
+            "sample is everything",
+            label="standard error of the mean",
+        ),
+    )
+    norm: float | None = field(
+        default=None, metadata=_about("L2 norm, of parameters", label="norm")
+    )
+    update: float | None = field(
+        default=None,
+        metadata=_about(
+            "RMS of the last optimizer step's change, divided by the RMS of the weights",
+            unit="fraction",
+            label="update ÷ weight",
         ),
     )
 

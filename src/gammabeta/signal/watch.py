@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
-import time
-import warnings
-from collections.abc import Mapping
-from dataclasses import replace
-from types import TracebackType
-from typing import Any
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from gammabeta.names import known
+from gammabeta.signal import ranks as processes
 from gammabeta.signal.cadence import Cadence
-from gammabeta.signal.capture import Capture
-from gammabeta.signal.record import Record
-from gammabeta.signal.schema import Summary
+from gammabeta.signal.pace import Pace
+from gammabeta.signal.record import Record, record_path
+from gammabeta.signal.wanted import Wanted
+from gammabeta.signal.watching import InertWatch, Watch
+
+__all__ = ["Watch", "watch"]
+
+BUDGET = 0.01
+RANKS = ("zero", "all")
 
 
 def watch(
@@ -27,7 +29,16 @@ def watch(
     record: Record | str | os.PathLike[str],
     *,
     arm: str = "model",
+    budget: float | None = None,
+    every: int | None = None,
     cadence: Cadence | None = None,
+    modules: str | Iterable[str] | None = None,
+    stages: str | Iterable[str] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    uncompiled: bool = False,
+    ranks: Literal["zero", "all"] = "zero",
+    resume: bool | int = False,
+    overwrite: bool = False,
     title: str = "",
     settings: Mapping[str, Any] | None = None,
 ) -> Watch:
@@ -36,13 +47,31 @@ def watch(
     Train as usual, and call ``signal.step(loss=loss)`` after each optimizer step.
 
     Args:
-        model: any module. Its linear, convolution, normalization and activation modules are
-            measured when ``forward`` calls them. The model is not changed: the watch adds hooks,
-            and removes them when it closes.
+        model: any module, in whatever way it computes: with modules or functions, compiled, wrapped
+            for distributed training. It is not changed: the watch adds hooks, and removes them when
+            it closes.
         record: the file to create (``"runs/first"`` creates ``runs/first.sqlite``; ``~`` is the
             home folder), or a `Record` that several watches share, one arm each.
         arm: name of this model in the record, for example ``"with batch norm"``.
-        cadence: which steps become frames.
+        budget: largest share of the run's time that recording may take. The watch measures what it
+            costs, and spaces its frames accordingly: dense at the start, then fewer. Default 0.01,
+            and no limit if ``every`` or ``cadence`` is given.
+        every: record every ``every``-th step, and the first.
+        cadence: which steps become frames, more generally.
+        modules: globs of module names, such as ``"layer3.*"``; a module that matches is measured
+            with everything in it. One that begins with ``!`` leaves modules out. Default: all.
+        stages: names of the stages to measure, see `gammabeta.signal.stages.STAGES`. Default: all.
+        optimizer: its learning rates, weight norms and update ratios are recorded by parameter
+            group.
+        uncompiled: run the recorded passes of compiled models and parts uncompiled, to see inside.
+            Otherwise they are seen from outside, with their parameters: an uncompiled pass rounds
+            differently, which would change the training.
+        ranks: in distributed training, whether rank 0 records (``"zero"``) or every rank, each in a
+            file of its own (``"all"``), which `gammabeta.Run` merges. Every rank must then have
+            the same frames, so the budget is not used.
+        resume: continue the file if it exists, as a job does that is started again. A number is the
+            last step to keep: what was recorded after it is deleted.
+        overwrite: replace the file if it exists.
         title: title of the run on the page; only for a new record.
         settings: settings of the run, shown on the page; only for a new record.
 
@@ -50,14 +79,18 @@ def watch(
         A `Watch`, which is a context manager.
 
     Raises:
-        RecordError: the file exists or cannot be created.
-        ValueError: the shared record already has an arm with this name.
+        RecordError: the file exists and neither ``resume`` nor ``overwrite`` is given, or it cannot
+            be created.
+        ValueError: the shared record already has an arm with this name, a pattern matches no
+            module, or a number is out of range.
         TypeError: ``model`` is not a module, or another argument has the wrong type.
 
     Numerics:
-        Only forward passes in training mode are measured, and only the first one of each step. x̂ is
-        computed from z with the layer's own per-channel (or per-example) statistics. A gradient is
-        the L2 norm of ∂loss/∂signal as the backward pass computes it, including any loss scaling.
+        Only forward passes in training mode are measured, and only the first one of each step. At
+        most `gammabeta.signal.sampling.SAMPLE` values of each signal are looked at; the record has
+        the standard error. x̂ is computed from a norm's output with γ and β. A gradient is the L2
+        norm of ∂loss/∂signal as the backward pass computes it, divided by the loss scale if
+        ``step`` is given the ``scaler``.
 
     Example:
         >>> import tempfile
@@ -79,218 +112,80 @@ def watch(
         ("record", record, (Record, str, os.PathLike), "give a path or a gammabeta.Record"),
         ("arm", arm, str, "give a name, such as 'model'"),
         ("cadence", cadence, (Cadence, type(None)), "give a gammabeta.Cadence"),
+        ("optimizer", optimizer, (torch.optim.Optimizer, type(None)), "give a torch optimizer"),
+        ("uncompiled", uncompiled, bool, "give True or False"),
         ("title", title, str, "give text"),
         ("settings", settings, (Mapping, type(None)), "give a dict"),
     ):
         if not isinstance(value, kinds):
             raise TypeError(f"{name} is a {type(value).__name__}; {remedy}")
+    known("ranks", ranks, RANKS)
+    pace = Pace(*_pace(budget, every, cadence, ranks), fixed=cadence is not None)
+    wanted = Wanted(model, modules, stages)
+    rank = processes.rank()
     owned = not isinstance(record, Record)
     if not isinstance(record, Record):
-        record = Record(record, title or type(model).__name__, settings)
+        path = record_path(record)
+        if rank and ranks == "zero":
+            return InertWatch(f"rank {rank} does not record; rank 0 does")
+        record = Record(
+            processes.path_of(path, rank),
+            title or type(model).__name__,
+            settings,
+            resume=resume,
+            overwrite=overwrite,
+            meta={"ranks": "all", "rank": rank} if ranks == "all" else None,
+        )
+    elif resume is not False or overwrite:
+        raise ValueError("resume and overwrite are for a path; give them to gammabeta.Record")
     elif arm in record.arms:
         raise ValueError(
             f"arm={arm!r} already exists in this record; give each watched model its own name"
         )
-    return Watch(model, record, arm, cadence or Cadence(), owned)
+    try:
+        return Watch(model, record, arm, pace, owned, wanted, optimizer, uncompiled)
+    except BaseException:
+        if owned:
+            record.discard()
+        raise
 
 
-class Watch:
-    """A model that is being watched; created by `watch`.
-
-    Attributes:
-        record: the record that the frames are written to.
-        steps: number of calls of `step` so far.
-    """
-
-    def __init__(
-        self, model: nn.Module, record: Record, arm: str, cadence: Cadence, owned: bool
-    ) -> None:
-        self.record = record
-        self.steps = 0
-        self._arm = record.arm(arm)
-        self._cadence = cadence
-        self._owned = owned
-        self._model = model
-        self._names = {module: name for name, module in model.named_modules()}
-        self._began = time.monotonic()
-        self._warned = False
-        self._rows: dict[str, int] = {}  # name of a layer → its number, from 1
-        self._passing: Capture | None = None  # the current pass
-        self._passed: Capture | None = None  # the pass that this step will record
-        self._stance: contextlib.AbstractContextManager[object] | None = None
-        # These two hooks stay; those that measure exist only while a pass is being captured.
-        self._handles = [
-            model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            model.register_forward_hook(self._end, with_kwargs=True, always_call=True),
-        ]
-
-    def _warn(self, message: str) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
-
-    def step(self, loss: Tensor | float | None = None, **scalars: Tensor | float) -> None:
-        """End an optimizer step: record its scalars, and its signals if the step is a frame.
-
-        Args:
-            loss: loss of this step.
-            **scalars: more numbers of this step, for example ``accuracy``; drawn as curves.
-                Infinite numbers and NaN are allowed.
-
-        Raises:
-            ValueError: an argument has several elements, or is too large for a float.
-            TypeError: an argument is not a number.
-        """
-        numbers = dict(scalars) if loss is None else {"loss": loss, **scalars}
-        values = {name: _number(name, value) for name, value in numbers.items()}
-        self.steps += 1
-        signals = self._frame() if self._passed is not None else {}
-        if not signals and self._cadence.due(self.steps):
-            self._warn(self._why_nothing())
-        self._passed = None
-        self.record.write(
-            self._arm, self.steps, values, signals or None, time.monotonic() - self._began
-        )
-        if self.record.error is not None:
-            self._warn(
-                f"recording stopped, training continues: {self.record.path}: {self.record.error}"
-            )
-
-    def _why_nothing(self) -> str:
-        """Return the likely reason why a step has no signal."""
-        if self._passed is not None and self._passed.error is not None:
-            return f"a signal could not be measured, training continues: {self._passed.error}"
-        if self._passed is not None:
-            return (
-                "nothing was measured: no linear, convolution, normalization or activation that "
-                "is a module was called in the forward pass"
-            )
-        if not self._model.training:
-            return "nothing was measured: the model is in eval(), and only training is recorded"
-        return (
-            "nothing was measured: the watched model was not called since the last step. Call "
-            "it as model(x), and watch what you call: the compiled model, not the one inside"
-        )
-
-    def close(self, status: str = "finished") -> None:
-        """Remove the hooks from the model, and close the record if this watch created it."""
-        self._stop()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._passed = None
-        if self._owned:
-            self.record.close(status)
-
-    def _frame(self) -> dict[int, Summary]:
-        """Return the captured signals by probe; none if measuring failed in this pass."""
-        if self._passed is None or self._passed.error is not None:
-            return {}
-        if not self._rows:
-            self._rows = _order(self._passed)
-            self._say_strangers(self._passed.strangers)
-        signals = {}
-        for name, layer in self._passed.layers.items():
-            if name not in self._rows:
-                continue
-            for stage, summary in layer.signals.items():
-                probe = self.record.probe(
-                    self._arm, self._rows[name], name, stage, layer.activation
-                )
-                signals[probe] = replace(summary, gradient=layer.gradients.get(stage))
-        return signals
-
-    def _say_strangers(self, strangers: Mapping[str, str]) -> None:
-        """Warn about normalization layers that are not measured as such."""
-        if strangers:
-            named = "; ".join(f"{name or 'the model'}: {why}" for name, why in strangers.items())
-            warnings.warn(f"not measured as normalizations: {named}", RuntimeWarning, stacklevel=4)
-
-    def _begin(self, model: nn.Module, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling():  # inside a compiled model, see _why_nothing
-            return
-        self._stop()  # in case the last pass never ended
-        if (
-            model.training
-            and self._handles
-            and self._passed is None
-            and self._cadence.due(self.steps + 1)
-        ):
-            if hasattr(model, "_orig_mod"):  # a compiled model: run this pass uncompiled
-                self._stance = torch.compiler.set_stance("force_eager")
-                self._stance.__enter__()
-            self._passing = Capture(self._names)
-            self._passing.attach(model)
-            self._passing.enter(model, args, kwargs)
-
-    def _end(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
-        if self._passing is not None and output is not None:  # None if the pass raised
-            self._passing.leave(model, args, kwargs, output)
-            self._passed = self._passing
-        self._stop()
-
-    def _stop(self) -> None:
-        """End the current pass, if there is one."""
-        passing, self._passing = self._passing, None
-        if passing is not None:
-            passing.detach()
-        stance, self._stance = self._stance, None
-        if stance is not None:
-            stance.__exit__(None, None, None)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A watched model may be copied (for example, to average weights) or pickled, together with
-        # its hooks. The copy is not watched.
-        return _inert, ()
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        self.close("finished" if kind is None else "interrupted" if interrupted else "failed")
-
-
-def _order(passed: Capture) -> dict[str, int]:
-    """Number the layers in the order of their calls, without a bare linear at the end.
-
-    That linear is the model's output.
-    """
-    layers = list(passed.layers.values())
-    if len(layers) > 1 and layers[-1].norm is None and layers[-1].activation is None:
-        layers.pop()
-    return {layer.name: row for row, layer in enumerate(layers, 1)}
-
-
-def _number(name: str, value: Any) -> float:
-    """Return ``value`` as a float."""
-    if isinstance(value, (Tensor, np.ndarray)):
-        if math.prod(value.shape) != 1:
+def _pace(
+    budget: float | None, every: int | None, cadence: Cadence | None, ranks: str
+) -> tuple[Cadence, float | None]:
+    """Return the steps that are wanted, and the budget."""
+    if every is not None and cadence is not None:
+        raise ValueError("every and cadence exclude each other; give one of them")
+    if every is not None:
+        if not isinstance(every, int) or isinstance(every, bool):
+            raise TypeError(f"every={every!r} must be a whole number, at least 1")
+        if every < 1:
+            raise ValueError(f"every={every} must be at least 1")
+        cadence = _Every(every=every)
+    if budget is not None:
+        if not isinstance(budget, Real) or isinstance(budget, bool):
+            raise TypeError(f"budget={budget!r} must be a number, such as 0.01")
+        if not 0 < budget < float("inf"):
+            raise ValueError(f"budget={budget} must be above 0; 0.01 is 1% of the run's time")
+    elif cadence is None and ranks == "zero":
+        budget = BUDGET
+    if ranks == "all":
+        if budget is not None:
             raise ValueError(
-                f"{name} has shape {tuple(value.shape)}; give one number, such as its mean"
+                'budget and ranks="all" exclude each other: ranks would differ in frames'
             )
-        if isinstance(value, Tensor) and value.is_meta:
-            raise ValueError(f"{name} is on the meta device and has no value; omit it")
-        value = value.item()
-    if not isinstance(value, (str, bytes, bytearray)):  # float("1") would do
-        try:
-            return float(value)
-        except OverflowError as e:
-            raise ValueError(f"{name} is too large for a float; give math.inf instead") from e
-        except (TypeError, ValueError):
-            pass
-    raise TypeError(f"{name} is a {type(value).__name__}; give one number, such as loss.item()")
+        return cadence or Cadence(early=10, ratio=1.1), None
+    return cadence or Cadence(), None if budget is None else float(budget)
 
 
-def _inert() -> Watch:
-    """Return a watch that does nothing, for the hooks of a copied model."""
-    inert = Watch.__new__(Watch)
-    inert._handles, inert._passing, inert._passed, inert._stance = [], None, None, None
-    return inert
+class _Every(Cadence):
+    """The first step, and every ``every``-th."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__(early=1, ratio=float("inf"))
+        object.__setattr__(self, "every", every)
+
+    def due(self, step: int) -> bool:
+        """Return whether ``step`` becomes a frame."""
+        every: int = self.every  # type: ignore[attr-defined]
+        return super().due(step) or (step >= 1 and step % every == 0)

@@ -7,14 +7,16 @@ import hashlib
 import html
 import json
 import os
-import zlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from gammabeta.atomic_files import write_whole
 from gammabeta.signal.paths import RecordError, file_path
 from gammabeta.signal.run import Run
-from gammabeta.view.payload import snapshot
+from gammabeta.view.packing import Check, pack
+from gammabeta.view.payload import plain, title
+from gammabeta.view.runs import Runs, Shown
 
 _STATIC = resources.files(__package__).joinpath("static")
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
@@ -34,7 +36,7 @@ def live_page() -> tuple[str, str]:
     digest = base64.b64encode(hashlib.sha256(imports.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; "
-        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "connect-src 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
     page = _fill(
@@ -49,41 +51,46 @@ def live_page() -> tuple[str, str]:
     return page, policy
 
 
-def exported_page(run: Run) -> str:
-    """Return ``run`` as one HTML document that needs no server and no network.
+def exported_page(shown: Shown, check: Check = lambda: None) -> str:
+    """Return runs as one HTML document that needs no server and no network.
 
     An import map contains the modules as data: URLs, so they are the same files that the live page
-    loads. The run is compressed JSON in base64, so that no name in it can become markup.
+    loads. The runs are a container (`gammabeta.view.packing`) in base64, so that no name in them
+    can become markup.
+
+    Args:
+        shown: the runs.
+        check: called now and then; it may raise an error to end the work.
+
+    Raises:
+        RecordError: a record cannot be read.
     """
     modules = {
         f"gammabeta/{name}": f"data:text/javascript;base64,{_base64(_read(name))}"
         for name in _names()
         if name.endswith(".js")
     }
-    data = snapshot(run)
-    if data["status"] == "running":
-        data["status"] = "snapshot"  # the document cannot receive more
-    packed = zlib.compress(json.dumps(data, separators=(",", ":"), allow_nan=False).encode(), 9)
+    data = _base64(pack(shown, check))
     policy = (
         "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     return _fill(
-        TITLE=html.escape(f"{data['title']} · gammabeta"),
+        TITLE=html.escape(f"{plain(title(shown.index))} · gammabeta"),
         POLICY=f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         STYLE=f"<style>{_read('style.css').decode()}</style>",
         ICON=_icon(),
         IMPORTS=f'<script type="importmap">{json.dumps({"imports": modules})}</script>',
-        RUN=f'<script type="application/octet-stream" id="run">{_base64(packed)}</script>',
+        RUN=f'<script type="application/octet-stream" id="run">{data}</script>',
         MAIN='<script type="module">import "gammabeta/main.js";</script>',
     )
 
 
-def export(run: Run, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+def export(run: Run | Sequence[Run], path: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """Write ``run`` to ``path`` as one self-contained HTML file.
 
     Args:
-        run: the run.
+        run: the run, or several that are shown side by side.
         path: path of the file; a leading ``~`` is expanded to the home folder.
         overwrite: whether to replace an existing file. It is replaced completely or not at all.
             Anything but a regular file (a device, a FIFO) is never replaced.
@@ -93,17 +100,25 @@ def export(run: Run, path: str | os.PathLike[str], overwrite: bool = False) -> P
 
     Raises:
         RecordError: the file exists and ``overwrite`` is False, or it cannot be written.
+        ValueError: there is no run.
         TypeError: ``run`` is not a `Run`, or ``path`` is not a path.
     """
-    if not isinstance(run, Run):
+    runs = [run] if isinstance(run, Run) else run
+    if not isinstance(runs, (list, tuple)):
         raise TypeError(f"run is a {type(run).__name__}; give a gammabeta.Run(path)")
+    for each in runs:
+        if not isinstance(each, Run):
+            raise TypeError(f"run holds a {type(each).__name__}; give gammabeta.Run(path)s")
+        each.arms()  # one that is closed is an error
+    if not runs:
+        raise ValueError("run is an empty list; give a gammabeta.Run(path)")
     path = file_path("path", path)
     try:
         if path.exists() and not overwrite:
             raise RecordError(f"{path} exists; give another path, or move it away")
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise RecordError(f"{path} is not a regular file; give another path")
-        write_whole(path, exported_page(run))
+        write_whole(path, exported_page(Runs([each.path for each in runs]).now()))
     except OSError as e:
         raise RecordError(f"{path} cannot be written: {e.strerror or e}") from e
     return path

@@ -1,145 +1,186 @@
-"""The data of a run that a page gets: plain JSON, the same for the live and the exported page.
+"""What a page is told about runs: plain JSON, the same for the live and the exported page.
 
-A signal is a row of values; ``columns`` in the header names them, and ``fields`` says how to list
-them. A number that is not finite becomes null, because JSON has no other word for it (in the
-settings it becomes text). A histogram becomes two values: ``first``, the index of its first
-non-empty bin, and ``counts``, from there to the last non-empty bin.
+``run.json`` describes everything but the signals; of these the page asks for columns and shapes
+(`gammabeta.view.store`). A number that is not finite becomes null, because JSON has no other word
+for it (in the settings it becomes text). No name of a run is ever a key, except in settings.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
-from gammabeta.signal.run import Frame, Run, Scalar
-from gammabeta.signal.schema import Field, Summary
+from gammabeta.signal import schema
 from gammabeta.signal.summary import SATURATION
+from gammabeta.view.index import Index, Size
+from gammabeta.view.points import thinned
+from gammabeta.view.runs import Shown
 
 FORMAT = "gammabeta-run"
-VERSION = 2
+VERSION = 3
 _DIGITS = 7  # the precision of float32
+_DEEPEST = 24  # levels of settings that are shown
+_LONGEST = 20_000  # characters of a text that are shown
+_MOST_POINTS = 20_000  # of a curve; a picture of more would be the same
 
 Json = dict[str, Any]
 
 
-def snapshot(run: Run) -> Json:
+def snapshot(shown: Shown) -> Json:
     """Return everything recorded so far, with the cursor from which `increment` continues."""
-    status = run.status()  # read before the frames: if the run has ended, the frames are complete
-    return {**_header(run, status), **increment(run, frame=0, scalar=0)}
+    index = shown.index
+    readings = index.readings
+    single = readings[0] if len(readings) == 1 else None
+    settings = dict(single.settings) if single else {}
+    note = settings.pop("note", "")
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "title": plain(title(index)),
+        "note": plain(note) if isinstance(note, str) else "",
+        "created": min(plain(each.created) for each in readings),
+        "status": plain(shown.status),
+        "settings": plain(settings),
+        "axis": plain(index.axis),
+        "saturation": {
+            name: [_number(low), _number(high)] for name, (low, high) in SATURATION.items()
+        },
+        "fields": _fields(index),
+        "runs": [
+            {
+                "name": plain(name),
+                "title": plain(each.title),
+                "status": plain(each.status),
+                "created": plain(each.created),
+                "settings": plain(each.settings),
+            }
+            for name, each in zip(index.names, readings, strict=True)
+        ],
+        **increment(index, Size(), shown.size),
+    }
 
 
-def increment(run: Run, frame: int, scalar: int, most: int = -1) -> Json:
-    """Return what was recorded after the given ids, and the new cursor.
+def title(index: Index) -> str:
+    """Return the title of the page."""
+    return index.readings[0].title if len(index.readings) == 1 else " · ".join(index.names)
 
-    All probes and arms are returned each time: they are few, and a frame may be the first of one.
+
+def increment(index: Index, after: Size, now: Size) -> Json:
+    """Return what was recorded after ``after``, and the new cursor.
+
+    All arms are returned each time, because their names may change when there are more of them.
 
     Args:
-        run: the run.
-        frame: id of the last frame that the page has.
-        scalar: id of the last scalar that the page has.
-        most: maximum number of frames; −1 for all.
+        index: the runs.
+        after: what the page has.
+        now: how much of ``index`` is returned, all together.
     """
-    frames = list(run.frames(after=frame, most=most))
-    scalars = run.scalars(after=scalar)
+    frames = slice(after.frames, now.frames)
+    curves = index.scalars.curves(after.scalars, now.scalars)
+    names = index.arm_names()
     return {
-        "arms": [{"id": id_, "name": name} for id_, name in run.arms().items()],
+        "arms": [
+            {"id": arm.id, "name": plain(name), "run": arm.run}
+            for arm, name in zip(index.arms, names, strict=False)
+        ],
         "probes": [
             {
                 "id": probe.id,
                 "arm": probe.arm,
                 "layer": probe.layer,
-                "name": probe.name,
-                "stage": probe.stage,
-                "activation": probe.activation,
+                "name": plain(probe.name),
+                "stage": plain(probe.stage),
+                "activation": plain(probe.activation),
             }
-            for probe in run.probes()
+            for probe in index.probes[after.probes : now.probes]
         ],
-        "frames": [_frame(each, run.fields) for each in frames],
-        "scalars": [_scalar(each) for each in scalars],
-        "cursor": {
-            "frame": frames[-1].id if frames else frame,
-            "scalar": scalars[-1].id if scalars else scalar,
+        "frames": {
+            "arm": index.arm[frames],
+            "step": index.step[frames],
+            "seconds": [_number(each) for each in index.seconds[frames]],
         },
-    }
-
-
-def _header(run: Run, status: str) -> Json:
-    settings = run.settings
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "title": _plain(run.title or run.path.stem),
-        "note": _plain(str(settings.pop("note", ""))),
-        "created": run.meta.get("created", ""),
-        "status": status,
-        "settings": _plain(settings),
-        "axis": run.meta.get("axis", {}),
-        "columns": ["probe", *(name for each in run.fields for name in _columns(each))],
-        "fields": [
+        "scalars": [
             {
-                "name": each.name,
-                "label": each.label,
-                "description": each.description,
-                "unit": each.unit,
-                "show": each.show,
-                "optional": each.missing == "none",
+                "arm": index.curves[curve][0],
+                "name": plain(index.curves[curve][1]),
+                "steps": steps.tolist(),
+                "values": [_number(each) for each in values.tolist()],
             }
-            for each in run.fields
-            if each.label
+            for curve, (steps, values) in (
+                (number, thinned(curve, _MOST_POINTS)) for number, curve in curves.items()
+            )
         ],
-        "saturation": {
-            name: [_number(low), _number(high)] for name, (low, high) in SATURATION.items()
-        },
+        "marks": [
+            {"arm": arm, "step": step, "text": plain(text)}
+            for arm, step, text in index.marks[after.marks : now.marks]
+        ],
+        "cursor": cursor(index, now),
     }
 
 
-def _plain(value: Any) -> Any:
-    """Replace in names and settings what JSON in UTF-8 cannot represent."""
+def cursor(index: Index, size: Size) -> str:
+    """Return a text that stands for ``size``."""
+    counts = (size.frames, size.scalars, size.marks, size.probes)
+    return ".".join([index.epoch, *map(str, counts)])
+
+
+def read_cursor(text: str) -> tuple[str, Size]:
+    """Return the epoch and the size that a `cursor` stands for.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = text.split(".")
+    if len(parts) != 5 or not all(part.isascii() and part.isdigit() for part in parts[1:]):
+        raise ValueError(text)
+    if any(len(part) > 15 for part in parts):
+        raise ValueError(text)
+    return parts[0], Size(*map(int, parts[1:]))
+
+
+def encoded(data: Any) -> bytes:
+    """Return ``data`` as JSON in UTF-8."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Replace in names and settings what JSON in UTF-8 cannot represent, and what has no end."""
     if isinstance(value, str):
+        if len(value) > _LONGEST:
+            value = value[:_LONGEST] + "…"
         return value.encode(errors="replace").decode()  # lone surrogates, as in some file names
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, int) and abs(value) > 2**1023:
+        return "a number too large to be shown"
+    if isinstance(value, (dict, list)) and depth == _DEEPEST:
+        return "…"
     if isinstance(value, dict):
-        return {_plain(key): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list) else value
+        return {plain(key): plain(each, depth + 1) for key, each in value.items()}
+    return [plain(each, depth + 1) for each in value] if isinstance(value, list) else value
 
 
-def _frame(frame: Frame, fields: Sequence[Field]) -> Json:
-    return {
-        "arm": frame.arm,
-        "step": frame.step,
-        "signals": [_signal(probe, summary, fields) for probe, summary in frame.signals.items()],
-    }
+def numbers(values: Sequence[float] | None) -> list[float | None] | None:
+    """Return numbers as JSON can represent them."""
+    return None if values is None else [_number(each) for each in values]
 
 
-def _columns(field: Field) -> tuple[str, ...]:
-    return ("first", "counts") if field.sql == "BLOB" else (field.name,)
-
-
-def _signal(probe: int, summary: Summary, fields: Sequence[Field]) -> list[Any]:
-    row: list[Any] = [probe]
-    for field in fields:
-        value = getattr(summary, field.name)
-        if field.sql == "REAL":
-            row.append(_number(value))
-        elif field.sql == "INTEGER":
-            row.append(value)
-        else:
-            row += _trimmed(value)
-    return row
-
-
-def _trimmed(histogram: Tensor) -> tuple[int, list[int]]:
-    filled = histogram.nonzero().flatten()
-    first, last = (int(filled[0]), int(filled[-1]) + 1) if filled.numel() else (0, 0)
-    return first, histogram[first:last].tolist()
-
-
-def _scalar(scalar: Scalar) -> list[Any]:
-    return [scalar.arm, scalar.step, scalar.name, _number(scalar.value)]
+def _fields(index: Index) -> list[Json]:
+    recorded = {name for reading in index.readings for name in reading.fields}
+    return [
+        {
+            "name": each.name,
+            "label": each.label,
+            "description": each.description,
+            "unit": each.unit,
+            "show": each.show,
+            "optional": each.missing == "none",
+        }
+        for each in schema.FIELDS
+        if each.label and each.name in recorded
+    ]
 
 
 def _number(value: float | None) -> float | None:

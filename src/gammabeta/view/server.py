@@ -1,154 +1,30 @@
-"""Serve the live page of one run on the loopback address.
+"""Serve the live page of runs, in a background thread.
 
-The server reads the run only from its record, so the run may belong to this process, belong to
-another process, or be finished. It serves only that run and the files of the page, and only to
-requests that name a loopback host, so that a web site cannot read the run by pointing its own name
-to this address.
+The server reads runs only from their records, so a run may belong to this process, belong to
+another process, or be finished. It serves only these runs and the files of the page, and only to
+those whom `gammabeta.view.access` lets in.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
-from gammabeta.signal.paths import RecordError
-from gammabeta.signal.run import Run
-from gammabeta.view import page, payload
+from gammabeta.view.access import LOOPBACK, new_token
+from gammabeta.view.application import site
+from gammabeta.view.runs import Runs
 
-HOST = "127.0.0.1"
 DEFAULT_PORT = 8501
-POLL_SECONDS = 0.15
-_FRAMES_A_MESSAGE = 64
-_SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-
-
-@dataclass
-class Audience:
-    """The pages that are open, shared between the server's thread and the thread that started it.
-
-    Attributes:
-        visits: number of requests for the run so far.
-        listeners: number of pages that are listening for events.
-        dismissed: set this to end the event streams.
-    """
-
-    visits: int = 0
-    listeners: int = 0
-    dismissed: bool = False
-
-
-def application(path: Path, audience: Audience | None = None) -> Starlette:
-    """Return the ASGI application that shows the run at ``path``.
-
-    Args:
-        path: file of the run.
-        audience: updated by the application; None to not report it.
-    """
-    audience = audience or Audience()
-
-    def index(request: Request) -> Response:
-        html, policy = page.live_page()
-        return HTMLResponse(html, headers={**_SAFE, "Content-Security-Policy": policy})
-
-    def static(request: Request) -> Response:
-        found = page.asset(request.path_params["name"])
-        if found is None:
-            return Response("not found", 404, headers=_SAFE, media_type="text/plain")
-        return Response(found[0], headers=_SAFE, media_type=found[1])
-
-    def run(request: Request) -> Response:
-        try:
-            with Run(path) as record:
-                response = JSONResponse(payload.snapshot(record), headers=_SAFE)
-            audience.visits += 1
-            return response
-        except RecordError as e:
-            return JSONResponse({"error": str(e)}, 503, headers=_SAFE)
-
-    def save(request: Request) -> Response:
-        try:
-            with Run(path) as record:
-                document = page.exported_page(record)
-        except RecordError as e:
-            return JSONResponse({"error": str(e)}, 503, headers=_SAFE)
-        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in path.stem)
-        disposition = f'attachment; filename="{name.encode("ascii", "replace").decode()}.html"'
-        return HTMLResponse(document, headers={**_SAFE, "Content-Disposition": disposition})
-
-    async def events(request: Request) -> Response:
-        # To reconnect, a browser repeats the URL, and names the last event in this header.
-        last = request.headers.get("last-event-id") or request.query_params.get("after", "0:0")
-        try:
-            frame, scalar = (int(part) for part in last.split(":"))
-            if not (0 <= frame < 2**63 and 0 <= scalar < 2**63):  # the range of SQLite's integers
-                raise ValueError
-        except ValueError:
-            return JSONResponse(
-                {"error": f"after={last!r} is not a cursor, such as 0:0"}, 400, headers=_SAFE
-            )
-        return StreamingResponse(
-            _events(path, frame, scalar, audience),
-            media_type="text/event-stream",
-            headers=_SAFE,
-        )
-
-    return Starlette(
-        routes=[
-            Route("/", index),
-            Route("/static/{name}", static),
-            Route("/run.json", run),
-            Route("/run.html", save),
-            Route("/events", events),
-        ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
-    )
-
-
-async def _events(path: Path, frame: int, scalar: int, audience: Audience) -> AsyncIterator[str]:
-    """Yield what is recorded after the cursor as server-sent events, until the run has ended."""
-    audience.listeners += 1
-    try:
-        yield "retry: 1000\n\n"
-        while not audience.dismissed:
-            try:
-                status, news = await run_in_threadpool(_news, path, frame, scalar)
-            except RecordError as e:
-                yield f"event: trouble\ndata: {json.dumps(str(e))}\n\n"
-                return
-            cursor = news["cursor"]
-            moved = (cursor["frame"], cursor["scalar"]) != (frame, scalar)
-            if moved:
-                frame, scalar = cursor["frame"], cursor["scalar"]
-                yield f"id: {frame}:{scalar}\ndata: {json.dumps(news)}\n\n"
-            elif status != "running":
-                yield f"event: end\ndata: {json.dumps(status)}\n\n"
-                return
-            else:
-                yield ": still here\n\n"  # a comment, so that both sides notice a dead connection
-                await asyncio.sleep(POLL_SECONDS)
-    finally:
-        audience.listeners -= 1
-
-
-def _news(path: Path, frame: int, scalar: int) -> tuple[str, payload.Json]:
-    with Run(path) as run:
-        status = run.status()
-        return status, payload.increment(run, frame, scalar, most=_FRAMES_A_MESSAGE)
+_BACKLOG = 1024
+_GRACE_SECONDS = 0.5
+_LAST_SECONDS = 8.0
 
 
 def check_port(port: int | None) -> None:
@@ -166,62 +42,123 @@ def check_port(port: int | None) -> None:
         raise ValueError(f"port={port} must be between 0 and 65535 (0: any free one)")
 
 
-def listen(port: int | None) -> socket.socket:
-    """Return a socket bound to the loopback address.
+def listen(port: int | None, host: str | None = None) -> socket.socket:
+    """Return a socket that listens.
 
     Args:
         port: port number, 0 for any free port; None for `DEFAULT_PORT`, or any free port if it is
             taken.
+        host: name or address of this machine; None for the loopback address.
 
     Raises:
-        ValueError: ``port`` is out of range or taken.
+        ValueError: ``port`` is out of range or taken, or ``host`` is not of this machine.
         TypeError: ``port`` is not a whole number.
     """
     check_port(port)
+    family, address = _address(host or LOOPBACK)
     for candidate in (port,) if port is not None else (DEFAULT_PORT, 0):
-        bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            bound.bind((HOST, candidate))
-            bound.listen(128)
+            bound.bind((address, candidate))
+            bound.listen(_BACKLOG)
             return bound
         except OSError as e:
             bound.close()
             reason = e.strerror or str(e)
+            if host is not None and _is_foreign(family, address):
+                raise ValueError(
+                    f"host={host!r} cannot be used: {reason}; give an address of this machine, "
+                    "or 0.0.0.0 for all"
+                ) from e
     raise ValueError(f"port={port} cannot be used: {reason}; give another, or 0 for any free one")
+
+
+def _address(host: str) -> tuple[int, str]:
+    try:
+        family, *_, found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as e:
+        reason = getattr(e, "strerror", None) or "it is no name of a machine"
+        raise ValueError(
+            f"host={host!r} cannot be used: {reason}; give an address of this machine, or 0.0.0.0 "
+            "for all"
+        ) from e
+    return family, str(found[0])
+
+
+def _is_foreign(family: int, address: str) -> bool:
+    """Return whether not even a free port of ``address`` can be used."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return True
+    return False
 
 
 class Server:
     """Serve the live page in a background thread; a context manager.
 
     Args:
-        path: file of the run.
+        path: file of the run, files of several, or what is known of them already.
         port: see `listen`.
+        host: see `listen`. If it is given, a token is required, see `gammabeta.view.access`.
 
     Attributes:
-        url: address of the page.
+        url: address of the page, with the token if one is required.
+        local_url: the same by the name of this machine's loopback, if it listens on all addresses;
+            else None.
+        token: the token; None if none is required.
     """
 
-    def __init__(self, path: Path, port: int | None = None) -> None:
-        self._socket = listen(port)
-        self.url = f"http://{HOST}:{self._socket.getsockname()[1]}/"
-        self._audience = Audience()
+    def __init__(
+        self,
+        path: Path | Sequence[Path] | Runs,
+        port: int | None = None,
+        host: str | None = None,
+    ) -> None:
+        self._socket = listen(port, host)
+        self.token = None if host is None else new_token()
+        runs = path if isinstance(path, Runs) else Runs([path] if isinstance(path, Path) else path)
+        self._site = site(runs, self.token)
+        address, number = self._socket.getsockname()[:2]
+        everywhere = address in ("0.0.0.0", "::")
+        self.url = self._url(socket.gethostname() if everywhere else address, number)
+        self.local_url = self._url(LOOPBACK, number) if everywhere else None
+        self._audience = self._site.audience
         self._hurried = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         config = uvicorn.Config(
-            application(path, self._audience),
+            self._site.app,
             log_level="error",
             lifespan="off",
-            timeout_graceful_shutdown=1,
+            ws="none",
+            timeout_graceful_shutdown=5,
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._socket],), name="gammabeta view", daemon=True
-        )
+        # Not Thread.join: if Ctrl-C interrupts it, the thread passes for ended while it still runs
+        # (CPython issue 90882), and the process would end in the midst of it.
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gammabeta view", daemon=True)
+
+    def _url(self, host: str, port: int) -> str:
+        name = f"[{host}]" if ":" in host else host
+        return f"http://{name}:{port}/" + (f"?token={self.token}" if self.token else "")
+
+    def _run(self) -> None:
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            await self._server.serve([self._socket])
+
+        try:
+            asyncio.run(serve())
+        finally:
+            self._ended.set()
 
     def start(self) -> Server:
         """Start the server, and return when the page can be opened."""
         self._thread.start()
-        while not self._server.started and self._thread.is_alive():
+        while not self._server.started and not self._ended.is_set():
             time.sleep(0.005)
         return self
 
@@ -245,16 +182,31 @@ class Server:
 
     def wait(self) -> None:
         """Block until the server stops or the process is interrupted."""
-        while self._thread.is_alive():
-            self._thread.join(0.2)
+        while not self._ended.wait(0.2):
+            pass
 
     def stop(self) -> None:
-        """Stop the server and release its port."""
+        """Stop the server and release its port.
+
+        Requests in progress have half a second to end; then their connections are closed.
+        """
         self._audience.dismissed = True
+        self._site.patient.closing = True
         self._server.should_exit = True
-        if self._thread.is_alive():
-            self._thread.join(5)
+        if self._thread.is_alive() and not self._ended.wait(_GRACE_SECONDS):
+            if self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # it has ended just now
+                    self._loop.call_soon_threadsafe(self._hang_up)
+            self._ended.wait(_LAST_SECONDS)
+        self._site.close()
         self._socket.close()
+
+    def _hang_up(self) -> None:
+        """Close all connections: Uvicorn would wait for those who do not read."""
+        for connection in list(self._server.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
 
     def __enter__(self) -> Server:
         return self.start()

@@ -76,7 +76,7 @@ class Pair:
                 seed=settings.seed,
                 momentum=settings.momentum,
             )
-            signal = watch(model, record, arm=name, cadence=cadence)
+            signal = watch(model, record, arm=name, cadence=cadence, modules="layers.*")
             self.arms.append(Arm(name, model, _optimizer(model, settings), signal))
 
     def train(self) -> Iterator[int]:

@@ -310,23 +310,14 @@ class Trainer:
             yield None
             return
         began = self.outcome.step
-        name = "signal" if began == 0 else f"signal-from-{began}"
         with watch(
             self.model,
-            _free(self.folder, name),
+            self.folder / "signal",
             arm=self.recipe.name,
             cadence=Cadence(last=self.plan.steps),
+            resume=began,
             title=f"{self.recipe.name} · {self.images.name}",
             settings={**self.plan.as_dict(), "recipe": self.recipe.name},
         ) as signal:
             signal.steps = began
             yield signal
-
-
-def _free(folder: Path, name: str) -> Path:
-    """An unused name of a record: a run may be resumed at the same step more than once."""
-    count, path = 1, folder / name
-    while path.with_name(path.name + ".sqlite").exists():
-        count += 1
-        path = folder / f"{name}-{count}"
-    return path

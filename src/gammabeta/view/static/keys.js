@@ -1,21 +1,19 @@
-// The keyboard, and the dialog that explains it.
-
-import { element, icon } from "gammabeta/dom.js";
+// The keyboard of the whole page; the tree has its own in table.js.
 
 /** @typedef {import("gammabeta/player.js").Player} Player */
-/** @typedef {{player: Player, open: (layer: number) => void, close: () => void, pin: () => void, slow: () => void, help: () => void, depth: () => number}} Hands */
-
-/** @type {[string, string][]} */
-const KEYS = [
-  ["Space", "play or pause"],
-  ["← →", "one frame back, one on"],
-  ["Shift + ← →", "ten frames"],
-  ["Home, End", "first frame, last frame"],
-  ["1 … 9", "open a layer; Esc closes it"],
-  ["S", "slow motion: watch each frame pass through its stages"],
-  ["G", "pin this frame as an outline; again to let go"],
-  ["?", "these keys"],
-];
+/**
+ * @typedef {object} Hands
+ * @property {Player} player
+ * @property {(number: number) => boolean} open open the layer of this number, if there is one
+ * @property {() => void} close
+ * @property {() => void} pin
+ * @property {() => void} slow
+ * @property {() => void} help
+ * @property {() => boolean} search
+ * @property {() => boolean} enter go to the rows
+ * @property {(by: number) => boolean} next the layer before or after the one that is open
+ * @property {() => void} theme
+ */
 
 /** @param {Hands} hands */
 export function listen(hands) {
@@ -23,61 +21,38 @@ export function listen(hands) {
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     const target = /** @type {HTMLElement} */ (event.target);
-    const onButton = target.closest("button, a, input, select, textarea");
-    if (event.key === " " && onButton) return; // Space presses the focused button
+    if (target.closest("input, textarea")) return;
+    const choosing = target.closest("select") !== null;
+    if (event.key === " " && target.closest("button, a, select")) return; // Space presses what has the focus
+    if (choosing && (event.key.startsWith("Arrow") || event.key.length === 1)) return;
     const stride = event.shiftKey ? 10 : 1;
-    /** @type {Record<string, () => void>} */
-    const actions = {
-      " ": () => player.toggle(),
-      ArrowLeft: () => player.step(-stride),
-      ArrowRight: () => player.step(stride),
-      Home: () => player.seek(0),
-      End: () => player.seek(Infinity),
-      PageUp: () => player.step(-10),
-      PageDown: () => player.step(10),
-      Escape: hands.close,
-      s: hands.slow,
-      g: hands.pin,
-      "?": hands.help,
-    };
-    const paging = event.key.startsWith("Page") && !target.closest("[role=slider]");
-    const digit = /^[1-9]$/.test(event.key) ? Number(event.key) : 0;
-    const action = digit && digit <= hands.depth() ? () => hands.open(digit) : actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (!action || paging) return;
+    const slider = target.closest("[role=slider]") !== null;
+    /** @type {Map<string, () => boolean | void>} */
+    const actions = new Map([
+      [" ", () => player.toggle()],
+      ["ArrowLeft", () => player.step(-stride)],
+      ["ArrowRight", () => player.step(stride)],
+      [",", () => player.step(-1)],
+      [".", () => player.step(1)],
+      ["Home", () => player.seek(0)],
+      ["End", () => player.seek(Infinity)],
+      ["Escape", hands.close],
+      ["s", hands.slow],
+      ["g", hands.pin],
+      ["t", hands.theme],
+      ["/", hands.search],
+      ["j", () => hands.next(1)],
+      ["k", () => hands.next(-1)],
+      ["?", hands.help],
+      ["ArrowDown", () => !slider && hands.enter()],
+    ]);
+    if (slider) {
+      actions.set("PageUp", () => player.step(-10));
+      actions.set("PageDown", () => player.step(10));
+    }
+    for (let digit = 1; digit <= 9; digit++) actions.set(String(digit), () => hands.open(digit));
+    const action = actions.get(event.key.length === 1 ? event.key.toLowerCase() : event.key);
+    if (!action || action() === false) return;
     event.preventDefault();
-    action();
   });
-}
-
-export function helpDialog() {
-  const list = element("dl");
-  for (const [keys, words] of KEYS) list.append(element("dt", {}, element("kbd", {}, keys)), element("dd", {}, words));
-  const shut = element("button", { type: "button", class: "icon", "aria-label": "Close help" }, icon("close"));
-  const dialog = element(
-    "dialog",
-    { class: "help", "aria-label": "Keys and reading the picture" },
-    element("div", { class: "row" }, element("h2", {}, "Keys"), shut),
-    list,
-    element("h2", {}, "Reading the picture"),
-    element(
-      "p",
-      {},
-      "Each cell is the distribution of one signal over a mini-batch, on one axis that never changes: " +
-        "if a shape moves, the signal has moved. Below it, the tick marks the mean and the bar ± 1 standard deviation; " +
-        "the grey trail shows the ten frames before. In shaded zones the activation is saturated; the percentage is the share of values in them. " +
-        "A pillar is the share of values that are exactly 0. All shapes are drawn to the same height.",
-    ),
-    element(
-      "p",
-      {},
-      "In slow motion z slides and scales to x̂, is stretched by γ and shifted by β, and passes through the " +
-        "nonlinearity; every stage is a recorded histogram. Why this helps training is contested: the paper " +
-        "that introduced batch normalization named internal covariate shift; later work measured a smoother loss landscape.",
-    ),
-  );
-  shut.addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", (event) => {
-    if (event.target === dialog) dialog.close();
-  });
-  return dialog;
 }

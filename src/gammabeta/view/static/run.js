@@ -1,27 +1,14 @@
-// A recorded run in memory.
+// What a run consists of: its arms, probes, frames, curves and marks. The numbers are in the store.
 
 import { Axis } from "gammabeta/axis.js";
+import { Rows } from "gammabeta/rows.js";
 
-/** @typedef {"z" | "normalized" | "affine" | "activation"} Stage */
-/** @typedef {{id: number, name: string}} Arm */
+/** @typedef {"z" | "normalized" | "affine" | "activation" | "residual" | "attention" | "attended" | "weight" | "gamma" | "beta" | "mean_shift" | "var_ratio"} Stage */
+/** @typedef {{id: number, name: string, run: number}} Arm */
 /** @typedef {{id: number, arm: number, layer: number, name: string, stage: Stage, activation: string | null}} Probe */
-/**
- * One signal at one step. A null is a number that is not finite or was not measured. The properties
- * here are those that the page draws; `signalRows` lists all in the run's `fields`.
- * @typedef {object} Signal
- * @property {number} step
- * @property {number} count
- * @property {number | null} mean
- * @property {number | null} std
- * @property {number} first
- * @property {number[]} counts
- * @property {number} under
- * @property {number} over
- * @property {number} nonfinite
- * @property {number} zeros
- * @property {number | null} saturated
- * @property {number | null} gradient
- */
+/** @typedef {{arm: number[], step: number[], seconds: (number | null)[]}} Frames */
+/** @typedef {{steps: number[], values: (number | null)[]}} Series */
+/** @typedef {{arm: number, step: number, text: string}} Mark */
 /**
  * How the page lists a value of a signal, see gammabeta/signal/schema.py. An optional value is omitted
  * if it was not measured.
@@ -33,34 +20,36 @@ import { Axis } from "gammabeta/axis.js";
  * @property {"number" | "percent" | "share of values" | "share of sample"} show
  * @property {boolean} optional
  */
-/** @typedef {{arm: number, step: number, signals: any[][]}} FrameRow */
-/** @typedef {{arms: Arm[], probes: Probe[], frames: FrameRow[], scalars: [number, number, string, number | null][], cursor: {frame: number, scalar: number}}} Increment */
-/** @typedef {{title: string, note: string, status: string, created: string, settings: Record<string, unknown>, axis: import("gammabeta/axis.js").AxisSpec, columns: string[], fields: Field[], saturation: Record<string, [number | null, number | null]>}} Header */
-/** @typedef {{steps: number[], values: (number | null)[]}} Series */
-
-export const STAGES = /** @type {Stage[]} */ (["z", "normalized", "affine", "activation"]);
+/** @typedef {{name: string, title: string, status: string, created: string, settings: Record<string, unknown>}} Part */
+/** @typedef {{arms: Arm[], probes: Probe[], frames: Frames, scalars: ({arm: number, name: string} & Series)[], marks?: Mark[], cursor: string}} Increment */
+/** @typedef {{title: string, note: string, status: string, created: string, settings: Record<string, unknown>, axis: import("gammabeta/axis.js").AxisSpec, fields: Field[], saturation: Record<string, [number | null, number | null]>, runs?: Part[]}} Header */
+/** @typedef {Header & Increment} Snapshot */
 
 export class Run {
-  /** @param {Header & Increment} snapshot */
+  /** @param {Snapshot} snapshot */
   constructor(snapshot) {
     this.title = snapshot.title;
     this.note = snapshot.note;
     this.status = snapshot.status;
     this.axis = new Axis(snapshot.axis);
-    this.saturation = snapshot.saturation;
-    this.columns = snapshot.columns;
+    this.saturation = new Map(Object.entries(snapshot.saturation));
     this.fields = snapshot.fields;
-    this.cursor = snapshot.cursor;
+    this.cursor = "";
     /** @type {Arm[]} */
     this.arms = [];
-    /** @type {Probe[]} */
+    /** In order of their ids, which are their positions. @type {Probe[]} */
     this.probes = [];
-    /** Recorded steps, ascending: the frames of the page. @type {number[]} */
-    this.steps = [];
-    /** Probe id → its signals, ascending in step. @type {Map<number, Signal[]>} */
-    this.signals = new Map();
+    /** @type {Frames} */
+    this.frames = { arm: [], step: [], seconds: [] };
+    /** Arm id → its frames, ascending. @type {Map<number, number[]>} */
+    this.armFrames = new Map();
+    /** Frame → its position among its arm's frames. @type {number[]} */
+    this.places = [];
     /** Arm id → scalar name → its curve. @type {Map<number, Map<string, Series>>} */
     this.scalars = new Map();
+    /** @type {Mark[]} */
+    this.marks = [];
+    this.rows = new Rows([], []);
     this.add(snapshot);
   }
 
@@ -69,43 +58,44 @@ export class Run {
    * @param {Increment} news
    */
   add(news) {
+    const arms = this.arms.length;
     this.arms = news.arms;
-    this.probes = news.probes;
     this.cursor = news.cursor;
-    const known = new Set(this.steps);
-    for (const frame of news.frames) {
-      if (!known.has(frame.step)) {
-        known.add(frame.step);
-        this.steps.push(frame.step);
-      }
-      for (const row of frame.signals) {
-        /** @type {any} */
-        const signal = { step: frame.step };
-        for (let i = 1; i < row.length; i++) signal[this.columns[i] ?? ""] = row[i];
-        const list = this.signals.get(row[0]);
-        if (list) list.push(signal);
-        else this.signals.set(row[0], [signal]);
-      }
+    const probes = this.probes.length;
+    for (const probe of news.probes) if (probe.id >= this.probes.length) this.probes.push(probe);
+    for (const [i, arm] of news.frames.arm.entries()) {
+      let list = this.armFrames.get(arm);
+      if (!list) this.armFrames.set(arm, (list = []));
+      this.places.push(list.length);
+      list.push(this.frames.step.length);
+      this.frames.arm.push(arm);
+      this.frames.step.push(news.frames.step[i] ?? 0);
+      this.frames.seconds.push(news.frames.seconds[i] ?? null);
     }
-    this.steps.sort((a, b) => a - b);
-    for (const [arm, step, name, value] of news.scalars) {
+    for (const { arm, name, steps, values } of news.scalars) {
       let curves = this.scalars.get(arm);
       if (!curves) this.scalars.set(arm, (curves = new Map()));
-      let curve = curves.get(name);
-      if (!curve) curves.set(name, (curve = { steps: [], values: [] }));
-      curve.steps.push(step);
-      curve.values.push(value);
+      const curve = curves.get(name);
+      if (curve) {
+        for (const [i, step] of steps.entries()) {
+          curve.steps.push(step);
+          curve.values.push(values[i] ?? null);
+        }
+      } else curves.set(name, { steps: [...steps], values: [...values] });
     }
+    this.marks.push(...(news.marks ?? []));
+    if (this.probes.length !== probes || this.arms.length !== arms) this.rows = new Rows(this.arms, this.probes);
   }
 
-  /** Number of frames. */
+  /** Number of frames, of all arms together. */
   get length() {
-    return this.steps.length;
+    return this.frames.step.length;
   }
 
   /** The last step that has a frame or a scalar. */
   get last() {
-    let last = this.steps[this.steps.length - 1] ?? 0;
+    let last = 0;
+    for (const frames of this.armFrames.values()) last = Math.max(last, this.frames.step[frames[frames.length - 1] ?? 0] ?? 0);
     for (const curves of this.scalars.values()) {
       for (const { steps } of curves.values()) last = Math.max(last, steps[steps.length - 1] ?? 0);
     }
@@ -116,57 +106,19 @@ export class Run {
     return this.status === "running";
   }
 
-  /** The largest layer number. */
-  get depth() {
-    return this.probes.reduce((most, probe) => Math.max(most, probe.layer), 0);
+  /** The arms that have layers. */
+  get shown() {
+    return this.arms.filter((arm) => this.rows.depth(arm.id) > 0);
   }
 
-  /**
-   * @param {number} arm
-   * @param {number} layer
-   * @param {Stage} stage
-   */
-  probe(arm, layer, stage) {
-    return this.probes.find((p) => p.arm === arm && p.layer === layer && p.stage === stage);
-  }
-
-  /**
-   * The stages an arm has, in order.
-   * @param {number} arm
-   */
-  stages(arm) {
-    return STAGES.filter((stage) => this.probes.some((p) => p.arm === arm && p.stage === stage));
-  }
-
-  /**
-   * The stage that is the activation's input.
-   * @param {number} arm
-   * @param {number} layer
-   * @returns {Stage}
-   */
-  preactivation(arm, layer) {
-    return this.probe(arm, layer, "affine") ? "affine" : "z";
-  }
-
-  /**
-   * Whether the arm normalizes; this determines its hue, not its name.
-   * @param {number} arm
-   */
-  normalizes(arm) {
-    return this.probes.some((p) => p.arm === arm && p.stage === "normalized");
-  }
-
-  /**
-   * The newest signal at or before a frame; an arm that stopped keeps its last one.
-   * @param {Probe | undefined} probe
-   * @param {number} frame
-   * @returns {Signal | undefined}
-   */
-  signal(probe, frame) {
-    const step = this.steps[frame];
-    const list = probe && this.signals.get(probe.id);
-    if (!list || step === undefined) return undefined;
-    return list[lastAtOrBefore(list.length, (i) => /** @type {Signal} */ (list[i]).step, step)];
+  /** The names of all scalars: the loss first, then accuracies, then the others as they came. */
+  get scalarNames() {
+    /** @type {Set<string>} */
+    const names = new Set();
+    for (const curves of this.scalars.values()) for (const name of curves.keys()) names.add(name);
+    /** @param {string} name */
+    const rank = (name) => (name === "loss" ? 0 : name === "accuracy" ? 1 : 2);
+    return [...names].sort((a, b) => rank(a) - rank(b));
   }
 
   /**

@@ -1,7 +1,7 @@
-// Compute the shape of recorded counts, and the shapes between two shapes.
+// Compute the shape of a histogram, and the shapes between two shapes.
 
-/** @typedef {import("gammabeta/run.js").Signal} Signal */
 /** @typedef {import("gammabeta/axis.js").Axis} Axis */
+/** @typedef {import("gammabeta/reading.js").Reading} Reading */
 /** Heights over the bins of the axis, the highest 1. @typedef {Float32Array} Shape */
 
 /** Standard deviation of the smoothing, in bins: enough for 4,096 values to look smooth. */
@@ -10,37 +10,12 @@ const KERNEL = kernel(SMOOTHING);
 /** Quantiles that carry a shape from one stage to the next. */
 const QUANTILES = 512;
 
-/** @type {WeakMap<Signal, Shape>} */
-const shapes = new WeakMap();
-/** @type {WeakMap<Signal, Float32Array>} */
-const quantiles = new WeakMap();
-
-/**
- * The density of a signal per unit of x, as heights on the axis, without exact zeros (of a ReLU),
- * which are drawn as a pillar.
- * @param {Signal} signal
- * @param {Axis} axis
- * @returns {Shape}
- */
-export function shapeOf(signal, axis) {
-  let shape = shapes.get(signal);
-  if (!shape) {
-    const counts = new Float64Array(axis.bins);
-    signal.counts.forEach((count, i) => (counts[signal.first + i] = count));
-    const middle = axis.bins / 2;
-    counts[middle] = Math.max(0, (counts[middle] ?? 0) - signal.zeros);
-    shape = heights(counts, axis, signal.first, signal.first + signal.counts.length);
-    shapes.set(signal, shape);
-  }
-  return shape;
-}
-
 /**
  * The shape between two stages: each quantile moves in a straight line on the axis. For a map that
  * preserves order (normalizing, scaling, a sigmoid), each quantile really goes there. Both ends are the
  * recorded histograms.
- * @param {Signal} from
- * @param {Signal} to
+ * @param {Reading} from
+ * @param {Reading} to
  * @param {number} t 0 … 1
  * @param {Axis} axis
  * @returns {Shape}
@@ -58,23 +33,7 @@ export function between(from, to, t, axis) {
       if (i >= 0) counts[i] = (counts[i] ?? 0) + overlap / (right - left);
     }
   }
-  return heights(counts, axis, 0, axis.bins);
-}
-
-/**
- * Compute the shapes of a run in advance, while the page is idle.
- * @param {import("gammabeta/run.js").Run} run
- */
-export function prepare(run) {
-  if (!("requestIdleCallback" in window)) return;
-  const all = [...run.signals.values()].flat().sort((a, b) => a.step - b.step);
-  let next = 0;
-  /** @param {IdleDeadline} idle */
-  const work = (idle) => {
-    for (let signal; idle.timeRemaining() > 1 && (signal = all[next]); next++) shapeOf(signal, run.axis);
-    if (next < all.length) requestIdleCallback(work);
-  };
-  requestIdleCallback(work);
+  return heights(counts, axis);
 }
 
 /**
@@ -92,15 +51,19 @@ export function blend(a, b, t) {
 }
 
 /**
- * @param {Float64Array} counts
+ * The density of counts per unit of x, as heights on the axis.
+ * @param {ArrayLike<number>} counts
  * @param {Axis} axis
- * @param {number} first bin that may hold anything
- * @param {number} last bin after the last of these
  * @returns {Shape}
  */
-function heights(counts, axis, first, last) {
+export function heights(counts, axis) {
   const shape = new Float32Array(axis.bins);
   const reach = (KERNEL.length - 1) / 2;
+  let first = 0;
+  let last = axis.bins;
+  while (first < last && !counts[first]) first++;
+  while (last > first && !counts[last - 1]) last--;
+  if (first === last) return shape;
   const from = Math.max(0, first - reach);
   const to = Math.min(axis.bins, last + reach);
   let most = 0;
@@ -111,8 +74,9 @@ function heights(counts, axis, first, last) {
     for (let k = low; k <= high; k++) {
       sum += /** @type {number} */ (KERNEL[k + reach]) * /** @type {number} */ (counts[i + k]);
     }
-    shape[i] = sum / (axis.widths[i] ?? 1);
-    most = Math.max(most, shape[i] ?? 0);
+    const height = sum / (axis.widths[i] ?? 1);
+    shape[i] = height;
+    if (height > most) most = height;
   }
   if (most > 0) for (let i = from; i < to; i++) shape[i] = (shape[i] ?? 0) / most;
   return shape;
@@ -120,30 +84,32 @@ function heights(counts, axis, first, last) {
 
 /**
  * Positions, in bins, of the QUANTILES + 1 quantiles of a signal. Values beyond the axis count as at its
- * end.
- * @param {Signal} signal
+ * end, exact zeros as at the middle.
+ * @param {Reading} signal
  * @param {Axis} axis
  */
 function quantilesOf(signal, axis) {
-  let result = quantiles.get(signal);
-  if (result) return result;
-  result = new Float32Array(QUANTILES + 1);
-  const total = signal.counts.reduce((sum, count) => sum + count, signal.under + signal.over);
+  const result = new Float32Array(QUANTILES + 1);
+  const counts = Float64Array.from(signal.bins ?? []);
+  const drawn = counts.reduce((sum, count) => sum + count, 0);
+  const onAxis = Math.max(0, signal.total - signal.under - signal.over - signal.zeros);
+  const scale = drawn > 0 ? onAxis / drawn : 0;
+  for (let i = 0; i < counts.length; i++) counts[i] = (counts[i] ?? 0) * scale;
+  counts[axis.bins / 2] = (counts[axis.bins / 2] ?? 0) + signal.zeros;
+  const total = counts.reduce((sum, count) => sum + count, signal.under + signal.over);
   let bin = -1; // −1: below the axis
   let below = 0;
   let here = signal.under;
   for (let q = 0; q <= QUANTILES; q++) {
     const target = (q / QUANTILES) * total;
-    while (below + here < target && bin < signal.counts.length) {
+    while (below + here < target && bin < counts.length) {
       below += here;
       bin += 1;
-      here = bin < signal.counts.length ? signal.counts[bin] ?? 0 : signal.over;
+      here = bin < counts.length ? counts[bin] ?? 0 : signal.over;
     }
     const inside = here > 0 ? (target - below) / here : 0;
-    const at = bin < 0 ? 0 : bin >= signal.counts.length ? axis.bins : signal.first + bin + inside;
-    result[q] = Math.min(axis.bins, at);
+    result[q] = Math.min(axis.bins, bin < 0 ? 0 : bin + inside);
   }
-  quantiles.set(signal, result);
   return result;
 }
 

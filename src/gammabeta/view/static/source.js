@@ -1,57 +1,24 @@
-// Load a run: from this file, or from the server of this page.
+// Where a run's data comes from: the server of this page, or this file. Both answer the same questions.
 
-import { Run } from "gammabeta/run.js";
+import { Embedded } from "gammabeta/embedded.js";
+import { Server } from "gammabeta/server.js";
 
+/** @typedef {import("gammabeta/run.js").Snapshot} Snapshot */
 /** @typedef {import("gammabeta/run.js").Increment} Increment */
 /** @typedef {"live" | "lost" | "ended" | "trouble"} Link */
-
-/** @returns {Promise<Run>} */
-export async function load() {
-  const embedded = document.getElementById("run");
-  if (embedded) return new Run(await unpack(embedded.textContent ?? ""));
-  const response = await fetch("./run.json");
-  const data = await response.json();
-  if (!response.ok) throw new Error(data.error ?? `the server answered ${response.status}`);
-  return new Run(data);
-}
-
-/** @param {string} text deflated JSON in base64 */
-async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text.trim()), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return JSON.parse(await new Response(stream).text());
-}
-
+/** @typedef {(link: Link, words: string) => void} Said */
 /**
- * Listen for what is recorded from now on. The browser reconnects by itself.
- * @param {Run} run
- * @param {(link: Link, words: string) => void} changed
+ * @typedef {object} Source
+ * @property {() => Promise<Snapshot>} index everything but the numbers
+ * @property {(field: string, from: number) => Promise<import("gammabeta/column.js").Block>} column one statistic of the frames `from` on
+ * @property {(frames: number[], probes: number[]) => Promise<Uint8Array>} shapes bins, frame by frame, probe by probe
+ * @property {(probe: number, step: number) => Promise<number[] | null>} channels
+ * @property {(cursor: string, received: (news: Increment) => void, ended: (status: string) => void, said: Said) => void} follow
+ * @property {boolean} near whether the data is in this page already
  */
-export function follow(run, changed) {
-  if (document.getElementById("run") || !run.running) return;
-  const { frame, scalar } = run.cursor;
-  const events = new EventSource(`./events?after=${frame}:${scalar}`);
-  events.onopen = () => changed("live", "");
-  events.onmessage = (event) => {
-    const news = /** @type {Increment} */ (JSON.parse(event.data));
-    // After a reconnection the same rows may come twice: only newer ones are added.
-    if (news.cursor.frame === run.cursor.frame && news.cursor.scalar === run.cursor.scalar) return;
-    run.add(news);
-    changed("live", "");
-  };
-  events.addEventListener("end", (event) => {
-    run.status = JSON.parse(event.data);
-    // Close a little later: a server that ends with the run waits as long as a page listens.
-    setTimeout(() => events.close(), 400);
-    events.onerror = () => events.close();
-    changed("ended", "");
-  });
-  events.addEventListener("trouble", (event) => {
-    events.close();
-    changed("trouble", JSON.parse(event.data));
-  });
-  events.onerror = () => {
-    if (events.readyState === EventSource.CLOSED) changed("trouble", "the server has closed the connection");
-    else changed("lost", "");
-  };
+
+/** @returns {Source} */
+export function source() {
+  const embedded = document.getElementById("run");
+  return embedded ? new Embedded(embedded.textContent ?? "") : new Server();
 }

@@ -1,40 +1,71 @@
-// The geometry of the strips below the cells: positions of frames, losses and layers.
+// Where everything is in the strips over time: curves on top, the map of the rows below, one axis.
 
-import { lastAtOrBefore } from "gammabeta/run.js";
+import { Scale } from "gammabeta/scale.js";
 
-/** @typedef {import("gammabeta/run.js").Run} Run */
+/** @typedef {import("gammabeta/rows.js").Row} Row */
+/** @typedef {import("gammabeta/clock.js").Clock} Clock */
+/** @typedef {{name: string, scale: Scale, top: number, height: number}} Band a curve's place */
+/** @typedef {{arm: number, base: number | null, top: number, height: number, from: number, to: number}} Plot a map's place */
 
-const LOSS = 74;
-const ACCURACY = 54;
 const GAP = 17; // space for the name of the strip below
 export const FOOT = 18;
 export const TOP = 14;
-/** Losses above this are cut off, so that a diverging arm does not flatten the other. */
-const HIGHEST_DECADE = 4;
+/** Curves that share the axis of the map; the others are small multiples. */
+export const STACKED = 2;
+/** Height of the maps together, if the run has many rows. */
+const MAPS = 210;
 
 export class Timeline {
-  /** @param {Run} run */
-  constructor(run) {
+  /**
+   * @param {import("gammabeta/run.js").Run} run
+   * @param {Clock} clock
+   */
+  constructor(run, clock) {
     this.run = run;
+    this.clock = clock;
     this.left = 56;
     this.right = 118;
     this.width = 0;
-    /** Whole decades that hold the losses. @type {[number, number] | null} */
-    this.decades = null;
-    /** The losses' range, if one of them is not positive. @type {[number, number] | null} */
-    this.linear = null;
-  }
-
-  get hasLoss() {
-    return this.decades !== null || this.linear !== null;
+    /** Whether the page shows few rows, the first at the bottom. */
+    this.few = true;
+    /** The arms whose maps are shown, and what each is compared with. @type {[arm: number, base: number | null][]} */
+    this.maps = [];
+    /** @type {Band[]} */
+    this.bands = [];
+    /** @type {Plot[]} */
+    this.plots = [];
+    this.mapTop = 0;
+    this.height = 0;
+    this.rowHeight = 9;
   }
 
   /** @param {number} width */
   layout(width) {
     const narrow = width < 640;
+    const { run } = this;
     this.width = width;
-    this.left = narrow ? 34 : 56;
-    this.right = narrow ? 12 : 118;
+    this.left = narrow ? (this.few ? 34 : 64) : this.few ? 56 : 104;
+    this.right = narrow ? 12 : this.few ? 118 : 170;
+    const sizes = this.few ? [74, 54] : [52, 40];
+    let y = TOP;
+    this.bands = run.scalarNames.slice(0, STACKED).map((name, i) => {
+      const band = { name, scale: new Scale(run, name), top: y, height: sizes[i] ?? 40 };
+      y += band.height + GAP;
+      return band;
+    });
+    this.mapTop = y + (this.bands.length && !this.few ? 8 : 0);
+    const total = this.maps.reduce((sum, [arm]) => sum + run.rows.depth(arm), 0);
+    const fits = Math.floor((this.few ? 150 : MAPS) / Math.max(1, total));
+    this.rowHeight = Math.max(this.few ? 2 : 0, Math.min(9, fits)) || MAPS / Math.max(1, total);
+    this.plots = [];
+    let top = this.mapTop;
+    for (const [arm, base] of this.maps) {
+      const count = run.rows.depth(arm);
+      const height = Math.max(4, Math.round(count * this.rowHeight));
+      this.plots.push({ arm, base, top, height, from: 0, to: count });
+      top += height + 4;
+    }
+    this.height = (this.plots.length ? top : y) + FOOT;
   }
 
   /** The right end of the curves. */
@@ -42,105 +73,59 @@ export class Timeline {
     return this.width - this.right;
   }
 
-  get lossBottom() {
-    return TOP + LOSS;
-  }
-
-  get accuracyTop() {
-    return TOP + LOSS + GAP;
-  }
-
-  get accuracyBottom() {
-    return this.accuracyTop + ACCURACY;
-  }
-
-  get hasAccuracy() {
-    return this.run.arms.some((arm) => this.run.curve(arm.id, "accuracy"));
-  }
-
-  get mapTop() {
-    return (this.hasAccuracy ? this.accuracyBottom : this.lossBottom) + GAP;
-  }
-
-  get height() {
-    return this.mapRow(this.run.arms.length) + FOOT;
-  }
-
-  get rowHeight() {
-    const rows = this.run.arms.reduce((sum, arm) => sum + this.layers(arm.id), 0);
-    return Math.max(2, Math.min(9, Math.floor(150 / Math.max(1, rows))));
+  /** @param {number} tick */
+  x(tick) {
+    return this.left + this.clockShare(tick) * (this.end - this.left);
   }
 
   /**
-   * Top of an arm's rows in the map.
-   * @param {number} index of the arm
+   * Where a tick is: 0 at the first, 1 at the last. Steps have equal distances, seconds their own.
+   * @param {number} tick
    */
-  mapRow(index) {
-    const above = this.run.arms.slice(0, index).reduce((sum, arm) => sum + this.layers(arm.id), 0);
-    return this.mapTop + above * this.rowHeight + index * 4;
-  }
-
-  /** @param {number} arm */
-  layers(arm) {
-    return this.run.probes.reduce((most, p) => (p.arm === arm ? Math.max(most, p.layer) : most), 0);
-  }
-
-  /** @param {number} frame */
-  x(frame) {
-    const span = Math.max(1, this.run.length - 1);
-    return this.left + (frame / span) * (this.end - this.left);
+  clockShare(tick) {
+    const { at, length, mode } = this.clock;
+    if (mode === "step" || length < 2) return tick / Math.max(1, length - 1);
+    const whole = Math.floor(tick);
+    const a = at[whole] ?? 0;
+    const b = at[whole + 1] ?? a;
+    const first = at[0] ?? 0;
+    return (a + (b - a) * (tick - whole) - first) / Math.max(1e-9, (at[length - 1] ?? 1) - first);
   }
 
   /** @param {number} x */
-  frameAt(x) {
-    const share = (x - this.left) / (this.end - this.left);
-    return Math.round(Math.min(1, Math.max(0, share)) * Math.max(0, this.run.length - 1));
+  tickAt(x) {
+    return this.tickOf(Math.min(1, Math.max(0, (x - this.left) / Math.max(1, this.end - this.left))));
+  }
+
+  /** @param {number} share 0 … 1 */
+  tickOf(share) {
+    const { at, length, mode } = this.clock;
+    if (mode === "step" || length < 2) return Math.round(share * Math.max(0, length - 1));
+    const first = at[0] ?? 0;
+    const position = first + share * ((at[length - 1] ?? 1) - first);
+    const tick = Math.max(0, this.clock.tickAt(position));
+    const next = at[tick + 1];
+    return next !== undefined && next - position < position - (at[tick] ?? 0) ? tick + 1 : tick;
+  }
+
+  /** The tick at each column of a picture. @param {number} columns */
+  ticksOf(columns) {
+    return Array.from({ length: columns }, (_, i) => this.tickOf((i + 0.5) / columns));
   }
 
   /**
-   * Position of a step between frames.
-   * @param {number} step
+   * Which row of which plot is at a height, if any.
+   * @param {number} y
+   * @param {(arm: number) => Row[]} rowsOf
    */
-  frameOf(step) {
-    const steps = this.run.steps;
-    const i = lastAtOrBefore(steps.length, (k) => /** @type {number} */ (steps[k]), step);
-    const here = steps[i];
-    const next = steps[i + 1];
-    if (here === undefined) return 0;
-    return next === undefined ? i : i + (step - here) / (next - here);
-  }
-
-  /** Recompute the scale of the losses: logarithmic, unless one is not positive. */
-  scaleLosses() {
-    let low = Infinity;
-    let high = -Infinity;
-    for (const arm of this.run.arms) {
-      for (const value of this.run.curve(arm.id, "loss")?.values ?? []) {
-        if (value === null) continue;
-        low = Math.min(low, value);
-        high = Math.max(high, value);
-      }
+  rowAt(y, rowsOf) {
+    for (const plot of this.plots) {
+      if (y < plot.top || y >= plot.top + plot.height) continue;
+      const rows = rowsOf(plot.arm);
+      const at = Math.floor(((y - plot.top) / plot.height) * rows.length);
+      const row = rows[this.few ? rows.length - 1 - at : at];
+      if (row) return { row, plot };
     }
-    this.decades = this.linear = null;
-    if (low > high) return;
-    if (low <= 0) {
-      this.linear = [low, high > low ? high : low + 1];
-      return;
-    }
-    const bottom = Math.max(-6, Math.floor(Math.log10(low)));
-    const top = Math.min(Math.max(HIGHEST_DECADE, bottom + 1), Math.ceil(Math.log10(high)));
-    this.decades = [bottom, Math.max(bottom + 1, top)];
-  }
-
-  /** @param {number} loss */
-  lossY(loss) {
-    const [low, high] = this.linear ?? this.decades ?? [0, 1];
-    const share = ((this.linear ? loss : Math.log10(Math.max(loss, 1e-30))) - low) / (high - low);
-    return this.lossBottom - LOSS * Math.min(1, Math.max(0, share));
-  }
-
-  /** @param {number} accuracy */
-  accuracyY(accuracy) {
-    return this.accuracyBottom - ACCURACY * accuracy;
+    return null;
   }
 }

@@ -3,7 +3,7 @@
 import { element } from "gammabeta/dom.js";
 import { number, percent, STAGE_NAMES } from "gammabeta/format.js";
 
-/** @typedef {import("gammabeta/run.js").Signal} Signal */
+/** @typedef {import("gammabeta/store.js").Store} Store */
 /** @typedef {import("gammabeta/run.js").Field} Field */
 /** @typedef {{title: string, rows: [name: string, value: string, meaning?: string][]}} Words */
 
@@ -36,31 +36,39 @@ export class Tip {
 }
 
 /**
- * @param {number} layer
+ * @param {Store} store
+ * @param {import("gammabeta/rows.js").Row} row
  * @param {string} stage
- * @param {number} step
- * @param {Signal | undefined} signal
- * @param {Field[]} fields
+ * @param {string} when
+ * @param {number} frame
+ * @param {number | undefined} probe
  * @returns {Words}
  */
-export function signalWords(layer, stage, step, signal, fields) {
-  const title = `layer ${layer} · ${STAGE_NAMES[stage] ?? stage} · step ${step}`;
-  return { title, rows: signal ? signalRows(signal, fields) : [["", "not recorded"]] };
+export function signalWords(store, row, stage, when, frame, probe) {
+  const title = `${row.title} · ${STAGE_NAMES[stage] ?? stage} · ${when}`;
+  const rows = probe === undefined ? [] : signalRows(store, frame, probe);
+  return { title, rows: rows.length ? rows : [["", "not recorded"]] };
 }
 
 /**
- * The label, the value and the description of each field, without shares of 0.
- * @param {Signal} signal
- * @param {Field[]} fields
+ * The label, the value and the description of each field, without shares of 0; the mean with its
+ * standard error.
+ * @param {Store} store
+ * @param {number} frame
+ * @param {number} probe
  * @returns {[string, string, string][]}
  */
-export function signalRows(signal, fields) {
+export function signalRows(store, frame, probe) {
   /** @type {[string, string, string][]} */
   const rows = [];
-  for (const { name, label, description, unit, show, optional } of fields) {
-    /** @type {number | null} */
-    const value = /** @type {Record<string, any>} */ (signal)[name];
-    const text = optional && value === null ? "" : shown(value, show, signal);
+  if (frame < 0 || !(store.get("count", frame, probe) > 0)) return rows;
+  for (const { name, label, description, unit, show, optional } of store.run.fields) {
+    if (!label || name === "stderr") continue;
+    if (!store.column(name)) continue; // it is on its way
+    const value = store.get(name, frame, probe);
+    let text = optional && Number.isNaN(value) ? "" : shown(store, value, show, frame, probe);
+    const error = name === "mean" ? store.get("stderr", frame, probe) : NaN;
+    if (error > 0) text += ` ± ${number(Number(error.toPrecision(2)))}`;
     if (text) rows.push([label, text, unit ? `${description} (${unit})` : description]);
   }
   return rows;
@@ -68,14 +76,18 @@ export function signalRows(signal, fields) {
 
 /**
  * A value as text; empty for a share of 0.
- * @param {number | null} value
+ * @param {Store} store
+ * @param {number} value
  * @param {Field["show"]} show
- * @param {Signal} signal
+ * @param {number} frame
+ * @param {number} probe
  */
-function shown(value, show, signal) {
+function shown(store, value, show, frame, probe) {
   if (show === "number") return number(value);
   if (show === "percent") return percent(value);
-  if (!value) return "";
-  const { count, counts, under, over } = signal;
-  return percent(value / (show === "share of values" ? count : counts.reduce((sum, each) => sum + each, under + over)));
+  if (!(value > 0)) return "";
+  const count = store.get("count", frame, probe);
+  const sampled = store.get("sampled", frame, probe);
+  const finite = (sampled > 0 ? sampled : count) * (1 - Math.max(0, store.get("nonfinite", frame, probe)) / count);
+  return percent(value / (show === "share of values" ? count : finite));
 }

@@ -338,6 +338,18 @@ bool accept(Address new_mean, Address new_var, Address mean, Address var, int64_
   return entered;
 }
 
+// Every stride-th float from the start-th on, as bytes.
+nb::bytes sample(Address address, int64_t start, int64_t stride, int64_t count) {
+  const float* from = static_cast<const float*>(at(address)) + start;
+  nb::bytes bytes = nb::steal<nb::bytes>(
+      PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(count * sizeof(float))));
+  if (!bytes.is_valid()) throw std::bad_alloc();
+  char* to = PyBytes_AS_STRING(bytes.ptr());
+  for (int64_t i = 0; i < count; ++i)
+    std::memcpy(to + i * sizeof(float), from + i * stride, sizeof(float));
+  return bytes;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -352,6 +364,7 @@ NB_MODULE(_native, m) {
   m.def("exact_workspace", [](bool exact) { g_exact_workspace = exact; },
         "For tests: let each call's workspace end at a page that may not be touched.");
   m.def("at_new_thread", at_new_thread, "Call this once from each thread, before it uses others.");
+  m.def("sample", sample, "Every stride-th float of memory, as bytes.");
   m.def("remember", remember, "Running statistics before torch's operator updates them.");
   m.def("commit", commit, "Keep that update if it is finite; returns whether.");
   m.def("accept", accept, "Take new statistics over if they are finite; returns whether.");

@@ -1,0 +1,463 @@
+"""A model that is being watched: its hooks, its steps, and what happens if something fails."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gammabeta.signal import uncompiled
+from gammabeta.signal.capture import Capture
+from gammabeta.signal.frame import Draft
+from gammabeta.signal.modules import Known
+from gammabeta.signal.pace import Pace
+from gammabeta.signal.parameters import Inventory, Parameters
+from gammabeta.signal.record import InertRecord, Record
+from gammabeta.signal.regions import is_compiled, regions, row_of, title
+from gammabeta.signal.sampling import PHASES
+from gammabeta.signal.scalars import Numbers, learning_rates
+from gammabeta.signal.wanted import Wanted
+
+_PARAMETERS_EVERY = 4
+"""Parameters move slowly: if frames are dear, they are measured in one of so many."""
+_KEPT_EVERY = 16
+"""The values of channels are kept one by one in one of so many frames."""
+_WARNINGS = 3
+"""Maximum number of warnings of one watch."""
+_BACKLOG = 4
+"""Frames that may wait for the disk; further ones wait for their turn, or are left out."""
+
+
+class Watch:
+    """A model that is being watched; created by `gammabeta.watch`.
+
+    Attributes:
+        record: the record that the frames are written to.
+        steps: number of optimizer steps so far.
+    """
+
+    record: Record
+    steps: int
+
+    def __init__(
+        self,
+        model: nn.Module,
+        record: Record,
+        arm: str,
+        pace: Pace,
+        owned: bool,
+        wanted: Wanted,
+        optimizer: torch.optim.Optimizer | None,
+        look_inside: bool,
+    ) -> None:
+        self.record = record
+        self.steps = record.last_step(arm)
+        self._arm = record.arm(arm)
+        self._pace = pace
+        self._owned = owned
+        self._model = model
+        self._wanted = wanted
+        self._optimizer = optimizer
+        self._look_inside = look_inside
+        self._began = time.monotonic()
+        self._scale: float | None = None
+        self._units: dict[int, NDArray[Any]] = {}
+        self._busy = record.busy
+        self._frames = 0
+        self._said: set[str] = set()
+        self._failed = False
+        self._passing: Capture | None = None  # the current pass
+        self._passed: Capture | None = None  # the pass that this step will record
+        self._parameters: Parameters | None = None  # sampled before this step
+        self._inventory: Inventory | None = None
+        self._known = Known()
+        self._outer: BaseException | None = None
+        self._holds = False  # whether compiled code runs uncompiled in this pass
+        self._undo: list[Callable[[], None]] = []
+        # These two hooks stay; those that measure exist only while a pass is being captured.
+        self._handles = [
+            model.register_forward_pre_hook(_Hook(self._begin), with_kwargs=True),
+            model.register_forward_hook(_Hook(self._end), with_kwargs=True, always_call=True),
+        ]
+        if look_inside and vars(model).get("_compiled_call_impl") is not None:
+            self._choose_how_to_call(model)
+        self._collects = False  # whether to turn the garbage collector on after the pass
+        self._due = False
+        self._plan()
+
+    # What a person calls.
+
+    def step(
+        self,
+        loss: Tensor | float | None = None,
+        *,
+        scaler: Any = None,
+        **scalars: Tensor | float,
+    ) -> None:
+        """End an optimizer step: record its scalars, and its signals if the step is a frame.
+
+        Args:
+            loss: loss of this step.
+            scaler: the `torch.amp.GradScaler` of mixed precision; gradients are then recorded
+                unscaled, and the loss scale as a scalar.
+            **scalars: more numbers of this step, for example ``accuracy``; drawn as curves.
+                Infinite numbers and NaN are allowed.
+
+        Raises:
+            ValueError: an argument has several elements, or is too large for a float.
+            TypeError: an argument is not a number.
+        """
+        began = time.perf_counter()
+        numbers = Numbers(dict(scalars) if loss is None else {"loss": loss, **scalars})
+        self.steps += 1
+        extra = {} if self._optimizer is None else learning_rates(self._optimizer)
+        scale = self._loss_scale(scaler)
+        draft = self._draft(scale) if self._due and not self._failed else None
+        if draft is not None and scaler is not None:
+            extra["loss scale"] = scale
+        if self._due and draft is None and not self._failed:
+            self._warn(self._why_nothing())
+        self._passed = self._parameters = None
+        seconds = time.monotonic() - self._began
+        self.record.write(
+            self._arm,
+            self.steps,
+            lambda: {**extra, **numbers.values()},
+            None if draft is None else draft.measure,
+            seconds,
+        )
+        if self.record.error is not None:
+            self._warn(
+                f"recording stopped, training continues: {self.record.path}: {self.record.error}"
+            )
+        if self.record.lost is not None:
+            self._warn(f"a frame was lost, training continues: {self.record.lost!r}")
+        if draft is not None:
+            self._frames += 1
+            self._pace.charge(draft.seconds + time.perf_counter() - began)
+            self._pace.taken(time.monotonic() - self._began)
+        self._plan()
+
+    def mark(self, text: str) -> None:
+        """Put a mark at the current step, for example ``signal.mark("lr drop")``.
+
+        Raises:
+            TypeError: ``text`` is no text.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text is a {type(text).__name__}; give a few words, such as 'lr drop'")
+        self.record.mark(self._arm, self.steps, text)
+
+    @property
+    def overhead(self) -> float:
+        """Share of the run's time that recording has taken so far, as the watch measures it."""
+        return self._pace.spent / max(1e-9, time.monotonic() - self._began)
+
+    def close(self, status: str = "finished") -> None:
+        """Remove the hooks from the model, and close the record if this watch created it."""
+        self._detach()
+        if self._owned:
+            self.record.close(status, {"overhead": round(self.overhead, 6)})
+
+    # A step.
+
+    def _plan(self) -> None:
+        """Decide whether the next step is a frame, and begin to measure its parameters."""
+        began = time.perf_counter()
+        self._pace.charge(self.record.busy - self._busy)
+        self._busy = self.record.busy
+        if self._failed:
+            self._due = False
+            return
+        held_up = self.record.backlog >= _BACKLOG
+        seconds = time.monotonic() - self._began
+        self._due = self._pace.due(self.steps + 1, seconds, held_up)
+        if self._due:
+            self._guarded(self._take_parameters)
+            self._pace.charge(time.perf_counter() - began)
+
+    def _take_parameters(self) -> None:
+        turn = self._frames % _PARAMETERS_EVERY == 0
+        if self._inventory is None or turn:  # parameters may come and go
+            self._inventory = Inventory(self._model)
+        if turn or not self._pace.dear or is_compiled(self._model):
+            self._parameters = self._inventory.begin()
+
+    def _draft(self, scale: float) -> Draft | None:
+        """Return the samples of this step; None if there are none."""
+        passed = self._passed
+        if passed is None and not is_compiled(self._model):
+            return None
+        if passed is not None and (passed.error is not None or not passed.rows):
+            return None
+        draft = Draft(scale, self._units, self._frames % _KEPT_EVERY == 0)
+        done = self._guarded(self._fill, draft, passed)
+        if not done or draft.is_empty():
+            return None
+        if self._frames == 0:
+            self._name_unseen(passed)
+        return draft
+
+    def _fill(self, draft: Draft, passed: Capture | None) -> None:
+        norms: dict[str, str] = {}
+        if passed is not None:
+            draft.seconds += passed.seconds
+            draft.add_rows(passed.rows, self._probe)
+        if self._inventory is not None and self._parameters is not None:
+            names = self._inventory.names
+            for parameter, row in passed.norms.items() if passed is not None else ():
+                if parameter in names:
+                    norms[row_of(names[parameter], title(self._model))] = row
+            if passed is None:
+                self._inventory.passed(self._parameters)
+            self._inventory.end(self._parameters)
+            draft.add_parameters(self._parameters, norms, self._probe)
+            if self._optimizer is not None:
+                draft.add_groups(self._inventory.groups(self._optimizer))
+        draft.send()
+
+    def _probe(self, name: str, stage: str, activation: str | None) -> int | None:
+        """Return the id of a probe; None for what is not wanted."""
+        if not self._wanted(name, stage):
+            return None
+        layer = self.record.layer(self._arm, name)
+        return self.record.probe(self._arm, layer, name, stage, activation)
+
+    def _loss_scale(self, scaler: Any) -> float:
+        """Return the scale of this step's backward pass: that of the end of the step before."""
+        if scaler is None:
+            return 1.0
+        now = float(scaler.get_scale()) if self._due or self._scale is None else self._scale
+        scale, self._scale = now if self._scale is None else self._scale, now
+        return scale
+
+    # Passes.
+
+    def _begin(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling():  # inside a compiled model
+            return
+        self._guarded(self._start, model, args, kwargs)
+
+    def _start(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+        self._stop()  # in case the last pass never ended
+        if not (model.training and self._handles and self._passed is None and self._due):
+            return
+        began = time.perf_counter()
+        if self._look_inside:
+            self._holds = True
+            uncompiled.hold()
+        self._outer = sys.exc_info()[1]
+        names = self._inventory.names if self._inventory is not None else {}
+        self._passing = Capture(
+            regions(model, self._look_inside),
+            names,
+            self._wanted,
+            self._known,
+            self._pace.sample,
+            self._frames % PHASES,
+        )
+        self._pause_collector()
+        self._passing.attach(model)
+        self._passing.enter(model, args, kwargs)
+        self._passing.seconds = time.perf_counter() - began
+
+    def _end(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        passing = self._passing
+        raised = sys.exc_info()[1] is not self._outer
+        if passing is not None and not raised:
+            self._guarded(passing.leave, model, args, kwargs, output)
+            self._passed = passing
+            if self._inventory is not None and self._parameters is not None:
+                self._guarded(self._inventory.passed, self._parameters)
+        self._stop()
+
+    def _stop(self) -> None:
+        """End the current pass, if there is one."""
+        passing, self._passing = self._passing, None
+        if passing is not None:
+            passing.detach()
+        if self._holds:
+            self._holds = False
+            uncompiled.release()
+        if self._collects:
+            self._collects = False
+            gc.enable()
+
+    def _pause_collector(self) -> None:
+        """Pause the garbage collector for this pass: thousands of small objects would start it."""
+        self._collects = gc.isenabled()
+        gc.disable()
+
+    def _choose_how_to_call(self, model: nn.Module) -> None:
+        """Let a model that compiles its own calls run its recorded passes uncompiled."""
+        compiled = vars(model)["_compiled_call_impl"]
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            measured = self._due and self._passed is None and model.training
+            how: Any = model._call_impl if measured else compiled
+            return how(*args, **kwargs)
+
+        vars(model)["_compiled_call_impl"] = call
+        self._undo.append(lambda: vars(model).__setitem__("_compiled_call_impl", compiled))
+
+    # What can go wrong.
+
+    def _guarded(self, do: Callable[..., None], *args: Any) -> bool:
+        """Call ``do``; if it fails, stop measuring and say why. Return whether it succeeded."""
+        try:
+            do(*args)
+        except Exception as e:
+            self._fail(f"{type(e).__name__}: {e}")
+            return False
+        return True
+
+    def _fail(self, why: str) -> None:
+        """Stop measuring for good; training goes on, and its scalars are recorded."""
+        self._failed = True
+        with contextlib.suppress(Exception):
+            self._detach()
+        self._warn(f"a signal could not be measured, training continues unwatched: {why}")
+
+    def _detach(self) -> None:
+        """Leave no trace in the model."""
+        try:
+            self._stop()
+        finally:
+            for handle in self._handles:
+                handle.remove()
+            self._handles.clear()
+            for undo in self._undo:
+                undo()
+            self._undo.clear()
+            self._passed = self._parameters = None
+
+    def _warn(self, message: str) -> None:
+        """Warn once of each kind of trouble."""
+        kind = message.split(":")[0]
+        if kind not in self._said and len(self._said) < _WARNINGS:
+            self._said.add(kind)
+            _say(message)
+
+    def _why_nothing(self) -> str:
+        """Return the likely reason why a step has no signal."""
+        if self._passed is not None and self._passed.error is not None:
+            return f"a signal could not be measured, training continues: {self._passed.error}"
+        if self._passed is not None:
+            why = "; ".join(f"{n}: {w}" for n, w in self._passed.unseen.items())
+            return f"nothing was measured: {why or 'no function with weights was called'}"
+        if not self._model.training:
+            return "nothing was measured: the model is in eval(), and only training is recorded"
+        return (
+            "nothing was measured: the watched model was not called since the last step. Call "
+            "it as model(x), and watch what you call"
+        )
+
+    def _name_unseen(self, passed: Capture | None) -> None:
+        """Name, once, what is not measured."""
+        if passed is not None and passed.strangers:
+            named = "; ".join(f"{n or 'the model'}: {why}" for n, why in passed.strangers.items())
+            self._warn(f"not measured as normalizations: {named}")
+        unseen = dict(passed.unseen) if passed is not None else {}
+        found = regions(self._model, self._look_inside)
+        compiled = [name or "the model" for name in found.compiled.values()]
+        if compiled:
+            unseen[_list(compiled)] = (
+                "compiled, seen from outside with its parameters; uncompiled=True runs the "
+                "recorded passes uncompiled, to see inside"
+            )
+        if unseen:
+            named = "; ".join(f"{name}: {why}" for name, why in unseen.items())
+            self._warn(f"not measured inside: {named}")
+
+    # Copies.
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A watched model may be copied (for example, to average weights) or pickled, together with
+        # its hooks. The copy is not watched.
+        return InertWatch, ("it is a copy, and watches nothing",)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.close("finished" if kind is None else "interrupted" if interrupted else "failed")
+
+
+class _Hook:
+    """A hook on a model. In a copy of the model it does nothing."""
+
+    def __init__(self, do: Callable[..., None] | None = None) -> None:
+        self._do = do
+        self.__name__ = "watch"  # torch.jit asks for it
+
+    def __call__(self, *args: Any) -> None:
+        if self._do is not None:
+            self._do(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Hook, ()
+
+
+class InertWatch(Watch):
+    """A watch that records nothing: of a copied model, or of another rank than 0.
+
+    Args:
+        why: why it records nothing.
+    """
+
+    def __init__(self, why: str) -> None:
+        self.steps = 0
+        self.record = InertRecord("inert")
+        self._why = why
+        self._handles = []
+
+    def step(self, loss: Any = None, *, scaler: Any = None, **scalars: Any) -> None:
+        """Count the step; record nothing."""
+        self.steps += 1
+
+    def mark(self, text: str) -> None:
+        """Do nothing."""
+
+    @property
+    def overhead(self) -> float:
+        """0."""
+        return 0.0
+
+    def close(self, status: str = "finished") -> None:
+        """Do nothing."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InertWatch, (self._why,)
+
+    def __repr__(self) -> str:
+        return f"<an inert watch: {self._why}>"
+
+
+def _say(message: str) -> None:
+    """Warn; where warnings are errors, print instead: they must not end a training."""
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+    except RuntimeWarning:
+        print(f"gammabeta: {message}", file=sys.stderr)
+
+
+def _list(names: list[str]) -> str:
+    """Return a few names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,640 @@
+"""A watch changes no bit of a training, whichever model and loop it watches."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.utils.checkpoint import checkpoint
+
+import gammabeta as gb
+from tests.signal.harmless import frames_of, plain_step, trace, train, unharmed, warned
+from tests.signal.public_models import PUBLIC, Loss, Public, drawn, seeded
+
+TROUBLE = ("could not be measured", "training continues")
+"""What a warning says when a measurement failed."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def undisturbed(said: list[str]) -> bool:
+    """Whether no measurement failed."""
+    return not any(word in text for text in said for word in TROUBLE)
+
+
+# Public models.
+
+
+@pytest.mark.parametrize("public", PUBLIC.values(), ids=str)
+def test_every_step_is_a_frame(public: Public, path: Path) -> None:
+    frames, said = unharmed(public.make, plain_step(public.loss), path)
+    assert undisturbed(said), said
+    assert [frame.step for frame in frames] == list(range(1, 21))
+    assert all(len(frame.signals) > 10 for frame in frames)
+
+
+@pytest.mark.parametrize("name", ["resnet18_wd4", "shufflenetv2_wd2", "GPT-2", "Llama", "T5"])
+def test_at_the_defaults(name: str, path: Path) -> None:
+    public = PUBLIC[name]
+    frames, said = unharmed(public.make, plain_step(public.loss), path, arm="model")
+    assert undisturbed(said), said
+    assert frames
+    assert frames[0].step == 1
+
+
+# Training loops.
+
+LOOPED = ["seresnet20_cifar10", "GPT-2", "ViT"]
+
+
+@pytest.mark.parametrize("name", LOOPED)
+def test_accumulated_gradients(name: str, path: Path) -> None:
+    public = PUBLIC[name]
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> Tensor:
+        optimizer.zero_grad()
+        total = torch.zeros(())
+        for part in range(3):
+            loss = public.loss(model, 3 * number + part) / 3
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        optimizer.step()
+        return total
+
+    frames, said = unharmed(public.make, step, path)
+    assert undisturbed(said), said
+    assert len(frames) == 20
+
+
+@pytest.mark.parametrize("name", LOOPED)
+def test_autocast(name: str, path: Path) -> None:
+    public = PUBLIC[name]
+
+    def loss(model: nn.Module, number: int) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return public.loss(model, number)
+
+    frames, said = unharmed(public.make, plain_step(loss), path)
+    assert undisturbed(said), said
+    assert len(frames) == 20
+
+
+def scaled_step(loss: Loss, scaler: torch.amp.GradScaler) -> Any:
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> Tensor:
+        optimizer.zero_grad()
+        value = loss(model, number)
+        scaler.scale(value).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return value.detach()
+
+    return step
+
+
+@pytest.mark.parametrize("name", LOOPED)
+def test_gradients_are_recorded_unscaled(name: str, path: Path) -> None:
+    public = PUBLIC[name]
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=7)
+    initial = copy.deepcopy(scaler.state_dict())
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> Tensor:
+        if number == 0:
+            scaler.load_state_dict(initial)
+        value: Tensor = scaled_step(public.loss, scaler)(model, optimizer, number)
+        return value
+
+    scaled, said = unharmed(public.make, step, path, told={"scaler": scaler})
+    assert undisturbed(said), said
+    plain, _ = unharmed(public.make, plain_step(public.loss), path.with_name("plain"))
+    # The scale doubles after every seventh step; a power of two changes no bit of a gradient.
+    for frame, other in zip(scaled, plain, strict=True):
+        assert frame.signals.keys() == other.signals.keys()
+        for probe, summary in frame.signals.items():
+            expected = other.signals[probe].gradient
+            assert (summary.gradient is None) == (expected is None)
+            if expected is not None:
+                assert summary.gradient == pytest.approx(expected, rel=1e-4)
+    assert any(s.gradient for s in scaled[0].signals.values())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("name", ["GPT-2", "ViT", "blocks"])
+def test_activation_checkpointing(name: str, reentrant: bool, path: Path) -> None:
+    if name == "blocks":
+        make, loss = seeded(lambda: Checkpointed(reentrant)), classes
+
+    else:
+        public = PUBLIC[name]
+        loss = public.loss
+
+        def make() -> nn.Module:
+            model = public.make()
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})  # type: ignore[operator]
+            if reentrant:
+                # Reentrant checkpointing needs an input that requires a gradient.
+                model.enable_input_require_grads()  # type: ignore[operator]
+            return model
+
+    frames, said = unharmed(make, plain_step(loss), path)
+    assert undisturbed(said), said
+    assert len(frames) == 20
+    assert all(len(frame.signals) > 5 for frame in frames)
+
+
+# Small models for what public ones do not do.
+
+
+def classes(model: nn.Module, step: int) -> Tensor:
+    """Cross entropy of the model's output on 16 × 6 numbers."""
+    out = model(drawn(16, 6, seed=step))
+    return F.cross_entropy(out, torch.arange(16) % out.shape[1])
+
+
+def block(width: int = 6) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.25)
+    )
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.third = block(), block(), block()
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = checkpoint(self.second, x, use_reentrant=self.reentrant)
+        return checkpoint(self.third, x, use_reentrant=self.reentrant)
+
+
+class Residual(nn.Module):
+    """Blocks with a residual sum, plain functions, shared and repeated modules."""
+
+    def __init__(self, shared: bool = True) -> None:
+        super().__init__()
+        self.first, self.block, self.norm = nn.Linear(6, 6), block(), nn.LayerNorm(6)
+        self.shared = self.first if shared else nn.Linear(6, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        for _ in range(2):
+            x = x + self.block(x)
+        x = x + F.gelu(self.shared(self.norm(x)))
+        return self.head(x)
+
+
+class InPlace(nn.Module):
+    """Operations in place on what was just measured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.head = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x += 1
+        x = F.relu_(self.norm(x).mul_(2.0))
+        y = x.clone()
+        y[:, 0] = 0
+        y.add_(x)
+        return self.head(F.dropout(y, 0.5, self.training, inplace=True)).clamp_(-3, 3)
+
+
+class Hooked(nn.Module):
+    """A model with hooks of its own, some of which change what they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.head = nn.Linear(6, 6), block(), nn.Linear(6, 4)
+        self.seen = 0
+        self.first.register_forward_hook(lambda m, i, out: out * 1.5)
+        self.block.register_forward_pre_hook(lambda m, i: (i[0] + 1,))
+        self.block.register_full_backward_hook(lambda m, i, out: (i[0] * 0.5,))
+        self.head.register_full_backward_pre_hook(lambda m, out: (out[0] * 2,))
+        self.head.weight.register_hook(lambda g: g * 0.5)
+        self.head.register_forward_hook(self._count)
+
+    def _count(self, *_: object) -> None:
+        self.seen += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(self.first(x))
+        x.register_hook(lambda g: g * 3)
+        return self.head(x)
+
+
+class Frozen(nn.Module):
+    """A frozen trunk, a part run without gradients, a part in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.probe, self.head = block(), block(), nn.Linear(6, 4)
+        self.trunk.requires_grad_(False)
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm.eval()
+        x = self.norm(self.trunk(x))
+        with torch.no_grad():
+            y = self.probe(x)
+        return self.head(x + y.detach())
+
+
+class Scripted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.jit.script(block())
+        self.second = torch.jit.trace(block().eval(), torch.ones(2, 6))
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x)))
+
+
+@dataclass
+class Answer:
+    scores: Tensor
+    name: str = "answer"
+
+
+class Answers(nn.Module):
+    """Returns what ``wrap`` makes of its scores, and keeps them."""
+
+    def __init__(self, wrap: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.block, self.head, self.wrap = block(), nn.Linear(6, 4), wrap
+
+    def forward(self, x: Tensor) -> Any:
+        self.scores = self.head(self.block(x))
+        return self.wrap(self.scores)
+
+
+def kept_scores(model: nn.Module, step: int) -> Tensor:
+    model(drawn(16, 6, seed=step))
+    scores, model.scores = model.scores, None  # type: ignore[assignment]
+    return F.cross_entropy(scores, torch.arange(16) % 4)  # type: ignore[arg-type]
+
+
+class Recurrent(nn.Module):
+    """A recurrent network, an embedding, attention with fused kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(6, 6)
+        self.lstm = nn.LSTM(6, 6, batch_first=True)
+        self.encoder = nn.TransformerEncoderLayer(6, 2, 12, batch_first=True)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.lstm(self.embed(x)[:, None].expand(-1, 3, -1))
+        return self.head(self.encoder(y).mean(1))
+
+
+class Complex(nn.Module):
+    """Complex numbers in the middle, integers beside them, float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix = nn.Linear(6, 6), nn.Linear(4, 4, dtype=torch.complex64)
+        self.head = nn.Linear(6, 4, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = self.mix(torch.fft.rfft(F.relu(self.first(x))))
+        return self.head(torch.fft.irfft(spectrum, 6).double())
+
+
+class Empty(nn.Module):
+    """Passes no example through one branch, one value through another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.none, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+        self.one = nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        return self.head(x + F.relu(self.none(x[:0])).sum() + self.one(x[:1]))
+
+
+SMALL: dict[str, Callable[[], nn.Module]] = {
+    "residual, shared, repeated": Residual,
+    "in place": InPlace,
+    "hooks of its own": Hooked,
+    "frozen parameters": Frozen,
+    "scripted parts": Scripted,
+    "recurrent": Recurrent,
+    "complex": Complex,
+    "empty": Empty,
+    "a bare layer": lambda: nn.Linear(6, 4),
+    "parametrized": lambda: nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6)),
+        nn.ReLU(),
+        nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)),
+    ),
+    "lazy": lambda: nn.Sequential(nn.LazyLinear(6), nn.LazyBatchNorm1d(), nn.ReLU(), block()),
+    "gammabeta": lambda: nn.Sequential(
+        nn.Linear(6, 6), gb.BatchNorm1d(6, activation="relu", memory="lean"), nn.Linear(6, 4)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", SMALL)
+def test_odd_models(name: str, path: Path) -> None:
+    frames, said = unharmed(seeded(SMALL[name]), plain_step(classes), path)
+    assert len(frames) == 20, said
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda scores: None,
+        lambda scores: {"scores": scores, "name": "dict"},
+        lambda scores: (scores, [scores.detach()], None),
+        Answer,
+        lambda scores: 3.0,
+    ],
+    ids=["None", "dict", "tuple", "dataclass", "number"],
+)
+def test_any_output(wrap: Callable[[Tensor], Any], path: Path) -> None:
+    frames, said = unharmed(seeded(lambda: Answers(wrap)), plain_step(kept_scores), path)
+    assert undisturbed(said), said
+    assert [frame.step for frame in frames] == list(range(1, 21))
+    assert all(len(frame.signals) >= 4 for frame in frames)
+
+
+class Raises(Residual):
+    """Raises in the middle of some passes."""
+
+    raising = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.block(torch.tanh(self.first(x)))
+        if self.raising:
+            raise InterruptedError
+        return self.head(self.norm(x))
+
+
+@pytest.mark.parametrize("retried", [True, False])
+def test_a_forward_that_raises_is_caught(retried: bool, path: Path) -> None:
+    def step(model: Raises, optimizer: torch.optim.Optimizer, number: int) -> Tensor:
+        if number % 3 == 1:
+            model.raising = True
+            with pytest.raises(InterruptedError):
+                classes(model, number)
+            model.raising = False
+            if not retried:
+                return torch.zeros(())
+        return plain_step(classes)(model, optimizer, number)
+
+    frames, said = unharmed(seeded(Raises), step, path)  # type: ignore[arg-type]
+    assert undisturbed(said), said
+    expected = [n + 1 for n in range(20) if retried or n % 3 != 1]
+    assert [frame.step for frame in frames] == expected
+
+
+@pytest.mark.parametrize("raises", ["in the loss", "in backward", "in the optimizer"])
+def test_a_step_that_is_given_up(raises: str, path: Path) -> None:
+    """An out-of-memory error, say, is caught, and the loop goes on with the next mini-batch."""
+
+    def fail(*_: object) -> None:
+        raise InterruptedError
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> Tensor:
+        if number % 4 != 2:
+            return plain_step(classes)(model, optimizer, number)
+        optimizer.zero_grad()
+        with contextlib.suppress(InterruptedError):
+            loss = classes(model, number)
+            if raises == "in the loss":
+                fail()
+            if raises == "in backward":
+                model.get_parameter("first.weight").register_hook(fail)
+            loss.backward()  # type: ignore[no-untyped-call]
+            fail()
+        for parameter in model.parameters():
+            if parameter._backward_hooks:
+                parameter._backward_hooks.clear()
+        return torch.zeros(())
+
+    frames, said = unharmed(seeded(Residual), step, path)
+    assert undisturbed(said), said
+    assert len(frames) >= 15
+
+
+# Calls that go around the module.
+
+
+def test_functional_call(path: Path) -> None:
+    """The loss of perturbed parameters, beside the pass that is recorded."""
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        x = drawn(16, 6, seed=step)
+        moved = {name: p * 1.01 for name, p in model.named_parameters()}
+        far = functional_call(model, moved, (x,))
+        return classes(model, step) + F.cross_entropy(far, torch.arange(16) % 4)
+
+    # torch's own functional_call does not give a module back that has two names.
+    make = seeded(lambda: Residual(shared=False))
+    frames, said = unharmed(make, plain_step(loss), path)
+    assert undisturbed(said), said
+    assert len(frames) == 20
+
+
+def test_transforms_of_torch_func(path: Path) -> None:
+    """Gradients an example by vmap over grad, applied by hand."""
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> Tensor:
+        parameters = dict(model.named_parameters())
+
+        def one(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return F.cross_entropy(functional_call(model, values, (x[None],)), y[None])
+
+        x, y = drawn(16, 6, seed=number), torch.arange(16) % 4
+        values = {name: p.detach() for name, p in parameters.items()}
+        each = vmap(grad(one), in_dims=(None, 0, 0))(values, x, y)
+        for name, parameter in parameters.items():
+            parameter.grad = each[name].mean(0)
+        optimizer.step()
+        return torch.stack([g.square().sum() for g in each.values()]).sum().detach()
+
+    def make() -> nn.Module:
+        return nn.Sequential(
+            *(nn.Linear(6, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 6), nn.Tanh()),
+            nn.Linear(6, 4),
+        )
+
+    unharmed(seeded(make), step, path)  # there may be no frame, and a warning
+
+
+def test_double_backward(path: Path) -> None:
+    """A penalty on the gradient of the input."""
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        x = drawn(16, 6, seed=step).requires_grad_()
+        value = F.cross_entropy(model(x), torch.arange(16) % 4)
+        (slope,) = torch.autograd.grad(value, x, create_graph=True)
+        return value + slope.square().sum()
+
+    frames, said = unharmed(seeded(Residual), plain_step(loss), path)
+    assert undisturbed(said), said
+    assert len(frames) == 20
+
+
+def test_several_passes_before_one_backward(path: Path) -> None:
+    """Siamese passes, one under no_grad, one in evaluation in between."""
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        with torch.no_grad():
+            target = model(drawn(16, 6, seed=500 + step))
+        model.eval()
+        model(drawn(16, 6, seed=900 + step))
+        model.train()
+        value = classes(model, step)
+        return value + (model(drawn(16, 6, seed=100 + step)) - target).square().mean()
+
+    frames, said = unharmed(seeded(Residual), plain_step(loss), path)
+    assert undisturbed(said), said
+    assert len(frames) == 20
+
+
+def test_a_graph_that_is_kept(path: Path) -> None:
+    """backward twice through one graph."""
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> Tensor:
+        optimizer.zero_grad()
+        loss = classes(model, number)
+        loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.detach()
+
+    frames, said = unharmed(seeded(Residual), step, path)
+    assert undisturbed(said), said
+    assert len(frames) == 20
+
+
+# Copies.
+
+
+def duplicated(how: str, value: Any) -> Any:
+    if how == "deepcopy":
+        return copy.deepcopy(value)
+    if how == "pickle":
+        return pickle.loads(pickle.dumps(value))
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("when", ["before the first step", "after three steps"])
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+def test_a_copy_trains_unwatched(how: str, when: str, path: Path) -> None:
+    model = seeded(Residual)()
+    step = plain_step(classes)
+    with warned() as said, gb.watch(model, path) as signal:
+        if when == "after three steps":
+            train(model, step, signal, 3)
+        twin, other = duplicated(how, (model, signal))
+        twin.load_state_dict(seeded(Residual)().state_dict())
+        assert "inert" in repr(other)
+        other.step(loss=1.0)
+        other.close()
+        found = train(twin, step)
+        steps = signal.steps
+    assert undisturbed(said), said
+    plain = seeded(Residual)()
+    expected = train(plain, step)
+    assert found.losses == expected.losses
+    assert found.state == expected.state
+    assert found.rng == expected.rng
+    assert steps == (3 if when == "after three steps" else 0)
+    assert len(frames_of(path)) == steps
+
+
+# A measurement that fails.
+
+
+def broken(*_: object, **__: object) -> Any:
+    raise ZeroDivisionError("a planted fault")
+
+
+INTERNAL = {
+    "a function in forward": "gammabeta.signal.capture.Capture.function",
+    "a sample in forward": "gammabeta.signal.rows.Signal.of",
+    "a gradient in backward": "gammabeta.signal.rows.Signal.take_gradient",
+    "the parameters before": "gammabeta.signal.parameters.Inventory.begin",
+    "the parameters after": "gammabeta.signal.parameters.Inventory.end",
+    "the summary": "gammabeta.signal.frame.columns_of",
+}
+"""A part of each place where measuring can fail."""
+
+
+@pytest.mark.parametrize("name", ["seresnet20_cifar10", "GPT-2"])
+@pytest.mark.parametrize("where", sorted(INTERNAL))
+def test_a_measurement_that_fails(
+    name: str, where: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on to the same bits; one warning has the reason; nothing else is left."""
+    public = PUBLIC[name]
+    monkeypatch.setattr(INTERNAL[where], broken)
+    _, said = unharmed(public.make, plain_step(public.loss), path)
+    (reason,) = said
+    assert "a planted fault" in reason
+    assert "training continues" in reason
+
+
+# No trace.
+
+
+@pytest.mark.parametrize("name", ["seresnet20_cifar10", "GPT-2"])
+def test_no_trace_after_close(name: str, path: Path) -> None:
+    public = PUBLIC[name]
+    model = public.make()
+    before, keys = trace(model), list(model.state_dict())
+    children = [name for name, _ in model.named_modules()]
+    signal = gb.watch(model, path)
+    assert list(model.state_dict()) == keys
+    train(model, plain_step(public.loss), signal, 3)
+    assert list(model.state_dict()) == keys
+    assert [name for name, _ in model.named_modules()] == children
+    signal.close()
+    assert trace(model) == before
+    assert list(model.state_dict()) == keys
+
+
+@pytest.mark.parametrize("when", ["in the middle of a pass", "before backward", "after backward"])
+def test_closed_within_a_step(when: str, path: Path) -> None:
+    """Nothing is left of a watch that is closed between the parts of a step."""
+    model = seeded(Hooked)()
+    before = trace(model)
+    signal = gb.watch(model, path)
+    train(model, plain_step(classes), signal, 2)
+    if when == "in the middle of a pass":
+        handle = model.get_submodule("block").register_forward_hook(lambda *_: signal.close())
+    loss = classes(model, 3)
+    if when == "in the middle of a pass":
+        handle.remove()
+    if when == "before backward":
+        signal.close()
+    loss.backward()  # type: ignore[no-untyped-call]
+    signal.close()
+    assert trace(model) == before
+    assert len(frames_of(path)) == 2
