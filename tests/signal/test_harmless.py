@@ -7,7 +7,6 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.utils.checkpoint import checkpoint
 
 import gammabeta as gb
 from tests.signal.harmless import frames_of, plain_step, trace, train, unharmed, warned
+from tests.signal.odd_models import (
+    SMALL,
+    Answer,
+    Answers,
+    Checkpointed,
+    Hooked,
+    Raises,
+    Residual,
+    classes,
+    kept_scores,
+)
 from tests.signal.public_models import PUBLIC, Loss, Public, drawn, seeded
 
 TROUBLE = ("could not be measured", "training continues")
@@ -155,206 +164,10 @@ def test_activation_checkpointing(name: str, reentrant: bool, path: Path) -> Non
     assert all(len(frame.signals) > 5 for frame in frames)
 
 
-# Small models for what public ones do not do.
+# Other models.
 
 
-def classes(model: nn.Module, step: int) -> Tensor:
-    """Cross entropy of the model's output on 16 × 6 numbers."""
-    out = model(drawn(16, 6, seed=step))
-    return F.cross_entropy(out, torch.arange(16) % out.shape[1])
-
-
-def block(width: int = 6) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.25)
-    )
-
-
-class Checkpointed(nn.Module):
-    def __init__(self, reentrant: bool) -> None:
-        super().__init__()
-        self.first, self.second, self.third = block(), block(), block()
-        self.reentrant = reentrant
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
-        x = checkpoint(self.second, x, use_reentrant=self.reentrant)
-        return checkpoint(self.third, x, use_reentrant=self.reentrant)
-
-
-class Residual(nn.Module):
-    """Blocks with a residual sum, plain functions, shared and repeated modules."""
-
-    def __init__(self, shared: bool = True) -> None:
-        super().__init__()
-        self.first, self.block, self.norm = nn.Linear(6, 6), block(), nn.LayerNorm(6)
-        self.shared = self.first if shared else nn.Linear(6, 6)
-        self.head = nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.tanh(self.first(x))
-        for _ in range(2):
-            x = x + self.block(x)
-        x = x + F.gelu(self.shared(self.norm(x)))
-        return self.head(x)
-
-
-class InPlace(nn.Module):
-    """Operations in place on what was just measured."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.norm, self.head = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
-        x += 1
-        x = F.relu_(self.norm(x).mul_(2.0))
-        y = x.clone()
-        y[:, 0] = 0
-        y.add_(x)
-        return self.head(F.dropout(y, 0.5, self.training, inplace=True)).clamp_(-3, 3)
-
-
-class Hooked(nn.Module):
-    """A model with hooks of its own, some of which change what they are given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.block, self.head = nn.Linear(6, 6), block(), nn.Linear(6, 4)
-        self.seen = 0
-        self.first.register_forward_hook(lambda m, i, out: out * 1.5)
-        self.block.register_forward_pre_hook(lambda m, i: (i[0] + 1,))
-        self.block.register_full_backward_hook(lambda m, i, out: (i[0] * 0.5,))
-        self.head.register_full_backward_pre_hook(lambda m, out: (out[0] * 2,))
-        self.head.weight.register_hook(lambda g: g * 0.5)
-        self.head.register_forward_hook(self._count)
-
-    def _count(self, *_: object) -> None:
-        self.seen += 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.block(self.first(x))
-        x.register_hook(lambda g: g * 3)
-        return self.head(x)
-
-
-class Frozen(nn.Module):
-    """A frozen trunk, a part run without gradients, a part in evaluation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk, self.probe, self.head = block(), block(), nn.Linear(6, 4)
-        self.trunk.requires_grad_(False)
-        self.norm = nn.BatchNorm1d(6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.norm.eval()
-        x = self.norm(self.trunk(x))
-        with torch.no_grad():
-            y = self.probe(x)
-        return self.head(x + y.detach())
-
-
-class Scripted(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = torch.jit.script(block())
-        self.second = torch.jit.trace(block().eval(), torch.ones(2, 6))
-        self.head = nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.second(self.first(x)))
-
-
-@dataclass
-class Answer:
-    scores: Tensor
-    name: str = "answer"
-
-
-class Answers(nn.Module):
-    """Returns what ``wrap`` makes of its scores, and keeps them."""
-
-    def __init__(self, wrap: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.block, self.head, self.wrap = block(), nn.Linear(6, 4), wrap
-
-    def forward(self, x: Tensor) -> Any:
-        self.scores = self.head(self.block(x))
-        return self.wrap(self.scores)
-
-
-def kept_scores(model: nn.Module, step: int) -> Tensor:
-    model(drawn(16, 6, seed=step))
-    scores, model.scores = model.scores, None  # type: ignore[assignment]
-    return F.cross_entropy(scores, torch.arange(16) % 4)  # type: ignore[arg-type]
-
-
-class Recurrent(nn.Module):
-    """A recurrent network, an embedding, attention with fused kernels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(6, 6)
-        self.lstm = nn.LSTM(6, 6, batch_first=True)
-        self.encoder = nn.TransformerEncoderLayer(6, 2, 12, batch_first=True)
-        self.head = nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y, _ = self.lstm(self.embed(x)[:, None].expand(-1, 3, -1))
-        return self.head(self.encoder(y).mean(1))
-
-
-class Complex(nn.Module):
-    """Complex numbers in the middle, integers beside them, float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.mix = nn.Linear(6, 6), nn.Linear(4, 4, dtype=torch.complex64)
-        self.head = nn.Linear(6, 4, dtype=torch.float64)
-
-    def forward(self, x: Tensor) -> Tensor:
-        spectrum = self.mix(torch.fft.rfft(F.relu(self.first(x))))
-        return self.head(torch.fft.irfft(spectrum, 6).double())
-
-
-class Empty(nn.Module):
-    """Passes no example through one branch, one value through another."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.none, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
-        self.one = nn.Linear(6, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.first(x))
-        return self.head(x + F.relu(self.none(x[:0])).sum() + self.one(x[:1]))
-
-
-SMALL: dict[str, Callable[[], nn.Module]] = {
-    "residual, shared, repeated": Residual,
-    "in place": InPlace,
-    "hooks of its own": Hooked,
-    "frozen parameters": Frozen,
-    "scripted parts": Scripted,
-    "recurrent": Recurrent,
-    "complex": Complex,
-    "empty": Empty,
-    "a bare layer": lambda: nn.Linear(6, 4),
-    "parametrized": lambda: nn.Sequential(
-        nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6)),
-        nn.ReLU(),
-        nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)),
-    ),
-    "lazy": lambda: nn.Sequential(nn.LazyLinear(6), nn.LazyBatchNorm1d(), nn.ReLU(), block()),
-    "gammabeta": lambda: nn.Sequential(
-        nn.Linear(6, 6), gb.BatchNorm1d(6, activation="relu", memory="lean"), nn.Linear(6, 4)
-    ),
-}
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:RNN module weights")
 @pytest.mark.parametrize("name", SMALL)
 def test_odd_models(name: str, path: Path) -> None:
     frames, said = unharmed(seeded(SMALL[name]), plain_step(classes), path)
@@ -377,18 +190,6 @@ def test_any_output(wrap: Callable[[Tensor], Any], path: Path) -> None:
     assert undisturbed(said), said
     assert [frame.step for frame in frames] == list(range(1, 21))
     assert all(len(frame.signals) >= 4 for frame in frames)
-
-
-class Raises(Residual):
-    """Raises in the middle of some passes."""
-
-    raising = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.block(torch.tanh(self.first(x)))
-        if self.raising:
-            raise InterruptedError
-        return self.head(self.norm(x))
 
 
 @pytest.mark.parametrize("retried", [True, False])

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gammabeta as gb
 from tests.signal.harmless import frames_of, plain_step, trace, train, unharmed, warned
+from tests.signal.odd_models import Net, classes
 from tests.signal.public_models import drawn, seeded
 
 
@@ -28,23 +29,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.norm, self.drop = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.25)
-        self.block = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.GELU())
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.drop(F.relu(self.norm(self.first(x))))
-        return self.head(x + self.block(x))
-
-
 make = seeded(Net)
-
-
-def classes(model: nn.Module, step: int) -> Tensor:
-    return F.cross_entropy(model(drawn(16, 6, seed=step)), torch.arange(16) % 4)
 
 
 def around(enter: Callable[[], Any]) -> Callable[[nn.Module, int], Tensor]:
@@ -321,131 +306,6 @@ def test_a_model_that_is_used_in_between(use: Callable[[nn.Module], object], pat
     frames, said = unharmed(make, step, path, steps=8)
     assert not [text for text in said if "training continues" in text]
     assert len(frames) == 8, said
-
-
-class Square(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 2 * x * gradients[0]
-
-
-class Recursive(nn.Module):
-    """Calls itself, its own functions and an autograd function of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.head = nn.Linear(6, 6), nn.Linear(6, 4)
-
-    def forward(self, x: Tensor, depth: int = 2) -> Tensor:
-        x = Square.apply(torch.tanh(self.linear(x)))
-        return self(x, depth - 1) if depth else self.head(x)
-
-
-class Sparse(nn.Module):
-    """Sparse gradients, bags, a padded word."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.bag = nn.Embedding(20, 6, sparse=True), nn.EmbeddingBag(20, 6, sparse=True)
-        self.head = nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        ids = (x.abs() * 10).long().clamp(max=19)
-        return self.head(self.words(ids).sum(1) + self.bag(ids))
-
-
-class Attends(nn.Module):
-    """torch's own attention, with weights and without, and its fused kernel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
-        self.head = nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x[:, None].expand(-1, 3, -1).contiguous()
-        y, _ = self.attention(x, x, x)
-        z = F.scaled_dot_product_attention(y, x, x, is_causal=True)
-        w, _ = self.attention(z, x, x, need_weights=False)
-        return self.head((x + w).mean(1))
-
-
-class Cells(nn.Module):
-    """A loop over time with a cell, a GRU on packed sequences."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.gru, self.head = nn.LSTMCell(6, 6), nn.GRU(6, 6), nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        state = None
-        for _ in range(3):
-            state = self.cell(x, state)
-        assert state is not None
-        packed = nn.utils.rnn.pack_padded_sequence(
-            torch.stack([x, state[0]]), [2] * len(x), enforce_sorted=False
-        )
-        _, last = self.gru(packed)
-        return self.head(last[0])
-
-
-class Strided(nn.Module):
-    """Views, transposes, expanded and channels-last tensors, scalars, integers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4)
-        self.scale, self.head = nn.Parameter(torch.tensor(1.5)), nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        picture = x[:, None, :, None].expand(-1, 1, -1, 5)
-        y = self.norm(self.conv(picture.contiguous(memory_format=torch.channels_last)))
-        y = F.leaky_relu(y.transpose(2, 3)) * self.scale
-        y = F.max_pool2d(y + y.flip(-1), 2)
-        return self.head(y[..., ::2].mean((2, 3)))
-
-
-class Precisions(nn.Module):
-    """Half precision and double precision side by side, random activations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.low, self.high = nn.Linear(6, 6).bfloat16(), nn.Linear(6, 6).double()
-        self.act, self.head = nn.RReLU(), nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.low(x.bfloat16()).float()
-        z = self.high(y.double())
-        noisy = F.gumbel_softmax(z, hard=True) + F.alpha_dropout(z, 0.2, self.training)
-        return self.head(self.act(noisy.float()))
-
-
-class Infinite(Net):
-    """NaN and infinities in the middle."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.first(x)
-        y = torch.where(y > 1, torch.full_like(y, torch.inf), y)
-        y = torch.where(y < -1, torch.full_like(y, torch.nan), y)
-        return self.head(self.block(torch.nan_to_num(F.relu(y), 0.0, 1.0, -1.0)))
-
-
-@pytest.mark.filterwarnings("ignore:RNN module weights")
-@pytest.mark.parametrize(
-    "kind",
-    [Recursive, Sparse, Attends, Cells, Strided, Precisions, Infinite],
-    ids=lambda k: k.__name__,
-)
-def test_other_models(kind: type[nn.Module], path: Path) -> None:
-    frames, said = unharmed(seeded(kind), plain_step(classes), path)
-    assert not [text for text in said if "training continues" in text]
-    assert len(frames) == 20, said
 
 
 @pytest.mark.parametrize("how", ["interrupted", "exhausted"])

@@ -75,14 +75,14 @@ class Modules:
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Note that ``module`` is at work, and what it is called with."""
         capture = self._capture
-        if module in capture.names:  # else a copy of the model
+        if module in capture.names and not torch.compiler.is_compiling():  # else a copy
             capture.stack.append(module)
             capture.guarded(self._note, module, args, kwargs)
 
     def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Measure what the functions inside ``module`` did not show."""
         capture = self._capture
-        if module not in capture.stack:
+        if torch.compiler.is_compiling() or module not in capture.stack:
             return
         while capture.stack and capture.stack[-1] is not module:  # they raised
             capture.stack.pop()

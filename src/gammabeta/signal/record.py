@@ -45,6 +45,8 @@ Scalars = Mapping[str, float] | Callable[[], Mapping[str, float]]
 Signals = Mapping[int, Summary] | Callable[[], Measured]
 
 _FRAME = "INSERT INTO frame VALUES(?, ?, ?, ?, ?, ?, ?, ?)"
+_MOST_FRAMES = 16
+"""Frames that may wait for the disk; a further one waits until there is room."""
 _SCALAR = "INSERT INTO scalar(arm, step, name, value) VALUES(?, ?, ?, ?)"
 
 
@@ -114,6 +116,7 @@ class Record:
         self._fields = schema.FIELDS
         self._queue: queue.Queue[Rows | Callable[[], Rows] | None] = queue.Queue(256)
         self._waiting = 0  # frames in the queue
+        self._room = threading.Semaphore(_MOST_FRAMES)
         self._lock = threading.Lock()
         self._closed = False
         ready = threading.Event()
@@ -211,6 +214,8 @@ class Record:
             values = scalars() if callable(scalars) else scalars
             return [(_SCALAR, (arm, step, name, value)) for name, value in values.items()]
 
+        if signals is not None and not self._closed:
+            self._room.acquire()  # frames are large: a slow disk must not fill the memory
         with self._lock:
             if signals is None:
                 self._put(numbers if callable(scalars) else numbers())
@@ -294,6 +299,7 @@ class Record:
                 if isinstance(item, _FrameRows):
                     self.busy += time.thread_time() - began
                     self._waiting -= 1
+                    self._room.release()
                 del item
                 self._queue.task_done()
         self._queue.task_done()  # the None

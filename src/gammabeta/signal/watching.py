@@ -6,7 +6,6 @@ import contextlib
 import gc
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -24,6 +23,7 @@ from gammabeta.signal.parameters import Inventory, Parameters
 from gammabeta.signal.record import InertRecord, Record
 from gammabeta.signal.regions import is_compiled, regions, row_of, title
 from gammabeta.signal.sampling import PHASES
+from gammabeta.signal.saying import Warnings, not_inside, not_norms, why_nothing
 from gammabeta.signal.scalars import Numbers, learning_rates
 from gammabeta.signal.wanted import Wanted
 
@@ -31,8 +31,6 @@ _PARAMETERS_EVERY = 4
 """Parameters move slowly: if frames are dear, they are measured in one of so many."""
 _KEPT_EVERY = 16
 """The values of channels are kept one by one in one of so many frames."""
-_WARNINGS = 3
-"""Maximum number of warnings of one watch."""
 _BACKLOG = 4
 """Frames that may wait for the disk; further ones wait for their turn, or are left out."""
 
@@ -73,7 +71,7 @@ class Watch:
         self._units: dict[int, NDArray[Any]] = {}
         self._busy = record.busy
         self._frames = 0
-        self._said: set[str] = set()
+        self._warnings = Warnings()
         self._failed = False
         self._passing: Capture | None = None  # the current pass
         self._passed: Capture | None = None  # the pass that this step will record
@@ -125,7 +123,7 @@ class Watch:
         if draft is not None and scaler is not None:
             extra["loss scale"] = scale
         if self._due and draft is None and not self._failed:
-            self._warn(self._why_nothing())
+            self._warnings.say(why_nothing(self._passed, self._model.training))
         self._passed = self._parameters = None
         seconds = time.monotonic() - self._began
         self.record.write(
@@ -136,11 +134,11 @@ class Watch:
             seconds,
         )
         if self.record.error is not None:
-            self._warn(
+            self._warnings.say(
                 f"recording stopped, training continues: {self.record.path}: {self.record.error}"
             )
         if self.record.lost is not None:
-            self._warn(f"a frame was lost, training continues: {self.record.lost!r}")
+            self._warnings.say(f"a frame was lost, training continues: {self.record.lost!r}")
         if draft is not None:
             self._frames += 1
             self._pace.charge(draft.seconds + time.perf_counter() - began)
@@ -195,9 +193,10 @@ class Watch:
     def _draft(self, scale: float) -> Draft | None:
         """Return the samples of this step; None if there are none."""
         passed = self._passed
-        if passed is None and not is_compiled(self._model):
+        if passed is not None and passed.error is not None:
+            self._fail(passed.error)
             return None
-        if passed is not None and (passed.error is not None or not passed.rows):
+        if not (is_compiled(self._model) if passed is None else passed.rows):
             return None
         draft = Draft(scale, self._units, self._frames % _KEPT_EVERY == 0)
         done = self._guarded(self._fill, draft, passed)
@@ -327,7 +326,7 @@ class Watch:
         self._failed = True
         with contextlib.suppress(Exception):
             self._detach()
-        self._warn(f"a signal could not be measured, training continues unwatched: {why}")
+        self._warnings.say(f"a signal could not be measured, training continues unwatched: {why}")
 
     def _detach(self) -> None:
         """Leave no trace in the model."""
@@ -342,43 +341,15 @@ class Watch:
             self._undo.clear()
             self._passed = self._parameters = None
 
-    def _warn(self, message: str) -> None:
-        """Warn once of each kind of trouble."""
-        kind = message.split(":")[0]
-        if kind not in self._said and len(self._said) < _WARNINGS:
-            self._said.add(kind)
-            _say(message)
-
-    def _why_nothing(self) -> str:
-        """Return the likely reason why a step has no signal."""
-        if self._passed is not None and self._passed.error is not None:
-            return f"a signal could not be measured, training continues: {self._passed.error}"
-        if self._passed is not None:
-            why = "; ".join(f"{n}: {w}" for n, w in self._passed.unseen.items())
-            return f"nothing was measured: {why or 'no function with weights was called'}"
-        if not self._model.training:
-            return "nothing was measured: the model is in eval(), and only training is recorded"
-        return (
-            "nothing was measured: the watched model was not called since the last step. Call "
-            "it as model(x), and watch what you call"
-        )
-
     def _name_unseen(self, passed: Capture | None) -> None:
         """Name, once, what is not measured."""
-        if passed is not None and passed.strangers:
-            named = "; ".join(f"{n or 'the model'}: {why}" for n, why in passed.strangers.items())
-            self._warn(f"not measured as normalizations: {named}")
-        unseen = dict(passed.unseen) if passed is not None else {}
         found = regions(self._model, self._look_inside)
-        compiled = [name or "the model" for name in found.compiled.values()]
-        if compiled:
-            unseen[_list(compiled)] = (
-                "compiled, seen from outside with its parameters; uncompiled=True runs the "
-                "recorded passes uncompiled, to see inside"
-            )
-        if unseen:
-            named = "; ".join(f"{name}: {why}" for name, why in unseen.items())
-            self._warn(f"not measured inside: {named}")
+        for message in (
+            not_norms(passed) if passed is not None else "",
+            not_inside(passed, list(found.compiled.values())),
+        ):
+            if message:
+                self._warnings.say(message)
 
     # Copies.
 
@@ -448,16 +419,3 @@ class InertWatch(Watch):
 
     def __repr__(self) -> str:
         return f"<an inert watch: {self._why}>"
-
-
-def _say(message: str) -> None:
-    """Warn; where warnings are errors, print instead: they must not end a training."""
-    try:
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
-    except RuntimeWarning:
-        print(f"gammabeta: {message}", file=sys.stderr)
-
-
-def _list(names: list[str]) -> str:
-    """Return a few names, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

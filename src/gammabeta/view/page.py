@@ -39,12 +39,19 @@ def live_page() -> tuple[str, str]:
         "connect-src 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
+    # Modules import one another; named here, they are all requested at once. The import map has to
+    # come first.
+    preloads = "".join(
+        f'<link rel="modulepreload" href="./static/{name}">'
+        for name in _names()
+        if name.endswith(".js")
+    )
     page = _fill(
         TITLE="gammabeta",
         POLICY="",
         STYLE='<link rel="stylesheet" href="./static/style.css">',
         ICON=_icon(),  # inline: a browser requests it again at each change of the hash
-        IMPORTS=f'<script type="importmap">{imports}</script>',
+        IMPORTS=f'<script type="importmap">{imports}</script>{preloads}',
         RUN="",
         MAIN='<script type="module" src="./static/main.js"></script>',
     )

@@ -57,7 +57,7 @@ export class Chart {
 
   /** Where the plot is, without its name and its axis. */
   get frame() {
-    return { left: this.left, right: this.width - this.right, top: 18, height: this.tall - (this.time ? 40 : 26) };
+    return { left: this.left, right: this.width - this.right, top: 18, height: this.tall - (this.time ? 40 : 32) };
   }
 
   /** @param {Scene} scene */

@@ -27,6 +27,20 @@ export function percent(fraction) {
 }
 
 /**
+ * A value on an axis: with as many digits as tell it from the others there.
+ * @param {number} value
+ * @param {number} low end of the axis
+ * @param {number} high
+ */
+export function onAxis(value, low, high) {
+  const wide = Math.log10(Math.max(Math.abs(low), Math.abs(high)) / (high - low));
+  const digits = Math.min(8, Math.max(3, 2 + Math.ceil(wide)));
+  const size = Math.abs(value);
+  if (digits <= 4 || size >= 1e5 || size < 1e-3) return number(Number(value.toPrecision(digits)));
+  return String(Number(value.toPrecision(digits))).replace("-", "−");
+}
+
+/**
  * A ratio in words: "30 times", "1/120 of".
  * @param {number} ratio
  */

@@ -68,9 +68,9 @@ export class Profile extends Chart {
     }
     context.fillStyle = palette.muted;
     context.textAlign = "left";
-    context.fillText(clipped(context, rows[0]?.name ?? "", 90), frame.left, this.tall - 3);
+    context.fillText(clipped(context, rows[0]?.name ?? "", 90), frame.left, this.tall - 7);
     context.textAlign = "right";
-    context.fillText(clipped(context, rows[rows.length - 1]?.name ?? "", 90), frame.right, this.tall - 3);
+    context.fillText(clipped(context, rows[rows.length - 1]?.name ?? "", 90), frame.right, this.tall - 7);
   }
 
   /**

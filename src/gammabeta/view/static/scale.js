@@ -1,6 +1,6 @@
 // The scale of one scalar: logarithmic, linear, or a percentage; the same for all arms.
 
-import { number, percent } from "gammabeta/format.js";
+import { number, onAxis, percent } from "gammabeta/format.js";
 
 /** @typedef {import("gammabeta/run.js").Run} Run */
 
@@ -61,7 +61,7 @@ export class Scale {
       }
       return ticks;
     }
-    return [this.low, (this.low + this.high) / 2, this.high].map((value) => [value, number(Number(value.toPrecision(3)))]);
+    return [this.low, (this.low + this.high) / 2, this.high].map((value) => [value, onAxis(value, this.low, this.high)]);
   }
 
   /**

@@ -1,7 +1,7 @@
 // One statistic of a row over time, a line an arm.
 
 import { Chart } from "gammabeta/chart.js";
-import { number, percent } from "gammabeta/format.js";
+import { number, onAxis, percent } from "gammabeta/format.js";
 import { axes, duration, marks, ticks } from "gammabeta/lines.js";
 import { probeOf } from "gammabeta/measures.js";
 
@@ -115,7 +115,7 @@ export function plain(what, low, high, log) {
     share: (value) => Math.min(1, Math.max(0, ((log ? Math.log10(Math.max(value, 1e-45)) : value) - from) / (to - from))),
     ticks: () => [0, 0.5, 1].map((at) => {
       const value = log ? 10 ** (from + at * (to - from)) : from + at * (to - from);
-      return /** @type {[number, string]} */ ([value, share ? percent(value) : number(Number(value.toPrecision(2)))]);
+      return /** @type {[number, string]} */ ([value, share ? percent(value) : log ? number(Number(value.toPrecision(2))) : onAxis(value, low, high)]);
     }),
   };
 }
