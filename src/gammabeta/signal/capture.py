@@ -11,7 +11,6 @@ of known functions.
 
 from __future__ import annotations
 
-import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -364,16 +363,13 @@ class _Mode(TorchFunctionMode):
         super().__init__()
         self._capture = capture
         self._on = False
-        self._holds = False
+        self._leave_compiled: Callable[[], None] = lambda: None
 
     def enter(self) -> None:
         """Begin to see functions, if it does not already."""
         if not self._on:
             self._on = True
-            # A compiled function called now would be compiled again, together with this mode.
-            self._holds = "torch._dynamo" in sys.modules
-            if self._holds:
-                uncompiled.hold()
+            self._leave_compiled = uncompiled.enter(self)
             self.__enter__()  # type: ignore[no-untyped-call]
 
     def leave(self) -> None:
@@ -381,8 +377,7 @@ class _Mode(TorchFunctionMode):
         if not self._on:
             return
         self._on = False
-        if self._holds:
-            uncompiled.release()
+        self._leave_compiled()
         above: list[TorchFunctionMode] = []  # modes that forward has entered and not left
         while (top := _get_current_function_mode()) is not None and top is not self:  # type: ignore[no-untyped-call]
             above.append(_pop_mode())  # type: ignore[no-untyped-call]

@@ -196,12 +196,16 @@ class Watch:
         if passed is not None and passed.error is not None:
             self._fail(passed.error)
             return None
-        if not (is_compiled(self._model) if passed is None else passed.rows):
+        if passed is None and not is_compiled(self._model):
+            return None
+        if passed is not None and not passed.rows and passed.unseen:
             return None
         draft = Draft(scale, self._units, self._frames % _KEPT_EVERY == 0)
         done = self._guarded(self._fill, draft, passed)
         if not done or draft.is_empty():
             return None
+        if passed is not None and not passed.rows:
+            passed.unseen["the model"] = "no function with weights was seen; is it compiled?"
         if self._frames == 0:
             self._name_unseen(passed)
         return draft

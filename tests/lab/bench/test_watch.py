@@ -220,6 +220,7 @@ def test_verdicts_are_of_the_right_ratios() -> None:
         "record of 1,000 probes × 1,000 frames": (250.0, "met"),
     }
     assert found["net: watched run, longer by"].note == "300 steps, 40 frames"
+    assert found["net: frame ÷ step"].note == "20 % to 80 %: 0.050 to 0.050"
 
 
 def test_the_worst_network_counts() -> None:

@@ -99,8 +99,13 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     """Judge ``rows`` by the goals."""
     networks = {n: m for n, m in by_network(rows).items() if ("step", "plain") in m}
     found = []
+    spread = {row.case: row for row in rows if (row.what, row.who) == ("frame", "frame")}
     for name, medians in networks.items():
-        found.append(Verdict(f"{name}: frame ÷ step", frame_ratio(medians), FRAME_GOAL, False))
+        step, note = medians["step", "plain"], ""
+        if name in spread:
+            note = f"20 % to 80 %: {spread[name].q20 / step:.3f} to {spread[name].q80 / step:.3f}"
+        label = f"{name}: frame ÷ step"
+        found.append(Verdict(label, frame_ratio(medians), FRAME_GOAL, False, note=note))
     notes = {row.case: row.note for row in rows if row.what == "run"}
     for name, medians in networks.items():
         if ("run", "watched") in medians:
