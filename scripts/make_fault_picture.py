@@ -1,8 +1,8 @@
 """Make the README's picture of a planted fault: python scripts/make_fault_picture.py
 
-Trains a public ResNet-50 (pytorchcv) from random weights on the included digits, with the weights of
-one convolution multiplied by 30, and photographs its page in Chromium, light and dark. Prints what the
-caption of the page says. Takes two minutes on two cores; needs the test extra.
+Trains a public ResNet-50 (pytorchcv) from random weights on the included digits, with the weights
+of one convolution multiplied by 30, and photographs its page in Chromium, light and dark. Prints
+what the caption of the page says. Needs the test extra.
 """
 
 import os
@@ -31,7 +31,7 @@ def train(record: Path) -> None:
     model.features.final_pool = torch.nn.AdaptiveAvgPool2d(1)
     with torch.no_grad():
         model.get_submodule(FAULT).weight.mul_(30)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
     title = "ResNet-50 · one layer's weights × 30"
     with gb.watch(model, record, every=1, optimizer=optimizer, title=title) as signal:

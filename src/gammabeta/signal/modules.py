@@ -92,6 +92,8 @@ class Modules:
         if call is not None and call.module is module and output is not None:
             with torch.no_grad():
                 capture.guarded(self._close, call, output)
+        if call is not None:
+            call.forget()
         if capture.stack:
             capture.stack.pop()
 
@@ -252,6 +254,11 @@ class _Call:
         self.affine: tuple[Tensor | None, Tensor | None] = (None, None)
         self.residual: Any = None
         self.rows = 0
+
+    def forget(self) -> None:
+        """Let go of the tensors: a row remembers its call, and would keep the graph alive."""
+        self.x = self.residual = None
+        self.affine = (None, None)
 
 
 _NOT_FUNCTIONS = (

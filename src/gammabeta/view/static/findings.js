@@ -131,8 +131,11 @@ function find(store, arm, frame) {
       const closest = nearest(sigma, reference(std, near[i], i), alike);
       const beside = Number.isNaN(alike) ? closest : alike;
       const apart = Math.abs(Math.log(sigma / closest));
-      if (apart > Math.log(APART)) found.push({ sort: "spread", row, badness: 2 + Math.min(0.95, apart / 7), value: sigma, beside });
       const from = before[i] ?? NaN;
+      // What has stood out from the beginning is a cause; what began to, later, may be a consequence.
+      const began = Math.abs(Math.log(from / nearest(from, reference(before, near[i], i), reference(before, like[i], i))));
+      const always = began > Math.log(APART) ? 0.2 : 0;
+      if (apart > Math.log(APART)) found.push({ sort: "spread", row, badness: 2 + Math.min(0.95, apart / 7 + always), value: sigma, beside });
       if (Math.abs(Math.log(sigma / from)) > Math.log(DRIFT)) found.push({ sort: "drift", row, badness: 1, value: sigma, beside: from });
     }
     const g = gradient[i] ?? NaN;
