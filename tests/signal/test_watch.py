@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import math
 import re
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -1067,3 +1069,21 @@ def test_a_gradient_that_cannot_be_measured_does_not_end_the_training(
     assert "got mixed torch.Tensor and DTensor" in message
     torch.manual_seed(3)
     assert losses == train(twin)
+
+
+def test_a_pass_is_let_go_without_the_garbage_collector(path: Path) -> None:
+    """Tensors in a cycle would stay until it runs: a large network's memory would grow meanwhile."""
+    model = network()
+    outputs: list[weakref.ref[Tensor]] = []
+    for layer in model:
+        layer.register_forward_hook(lambda _, __, output: outputs.append(weakref.ref(output)))
+    gc.collect()
+    gc.disable()
+    try:
+        with watch(model, path, every=1) as signal:
+            train(model, signal, 3)
+            alive = [output for output in outputs if output() is not None]
+    finally:
+        gc.enable()
+    assert len(outputs) == 3 * len(model)
+    assert not alive
