@@ -1071,12 +1071,27 @@ def test_a_gradient_that_cannot_be_measured_does_not_end_the_training(
     assert losses == train(twin)
 
 
+class Normed(nn.Module):
+    """A part with a forward of its own around a norm of torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(5, 5), nn.BatchNorm1d(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.linear(x)))
+
+
 def test_a_pass_is_let_go_without_the_garbage_collector(path: Path) -> None:
-    """Tensors in a cycle would stay until it runs: a large network's memory would grow meanwhile."""
-    model = network()
+    """Tensors in a cycle would stay until it runs, and a large network would fill the memory."""
+    model = nn.Sequential(Normed(), Normed(), gb.BatchNorm1d(5, activation="relu"), Normed())
     outputs: list[weakref.ref[Tensor]] = []
+
+    def note(_: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        outputs.append(weakref.ref(output))
+
     for layer in model:
-        layer.register_forward_hook(lambda _, __, output: outputs.append(weakref.ref(output)))
+        layer.register_forward_hook(note)
     gc.collect()
     gc.disable()
     try:
