@@ -103,7 +103,7 @@ def test_an_option(shell: Shell, tmp_path: Path, option: str, value: str, said: 
         ),
         (("demo", "extra"), "Got unexpected extra argument"),
         (("demo", "--steps"), "Option '--steps' requires an argument."),
-        (("view",), "Missing argument 'runs...'."),
+        (("view",), "Missing argument 'runs"),
         (("info", "--verbose"), "No such option: --verbose"),
         (
             ("demo", "--norm", "group", "--width", "20"),

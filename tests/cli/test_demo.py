@@ -144,7 +144,7 @@ def test_a_name_that_is_taken_after_it_was_found_free(
     live.stop()
     assert [path.name for path in tried] == ["demo.sqlite", "demo-2.sqlite", "demo-3.sqlite"]
     tried.clear()
-    with pytest.raises(RecordError, match=r"mine\.sqlite exists; give another path"):
+    with pytest.raises(RecordError, match=r"mine\.sqlite exists; pass resume=True"):
         demo._begun(Path("mine"), "a", {}, True, 0)  # a name that was asked for is not changed
 
 

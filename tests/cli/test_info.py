@@ -60,7 +60,9 @@ OPTIONS = {
     ("bench", "memory"): FORMS | {"--quick", "--out"},
     ("bench", "error"): {"--help", "--shapes", "--formats", "--threads", "--quick", "--out"},
     ("info",): {"--help"},
-    ("view",): {"--help", "--port", "--open", "--no-open", "--html"},
+    ("view",): {
+        *("--help", "--port", "--host", "--open", "--no-open", "--html", "--table"),
+    },
     ("demo",): {
         *("--help", "--preset", "--dataset", "--data-dir", "--lr", "--init-scale", "--activation"),
         *(

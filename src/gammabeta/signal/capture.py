@@ -186,7 +186,7 @@ class Capture:
             self._product(weight, output, dim, "embedding" in name)
         elif name in functions.PRODUCTS:
             self._matrix_product(args, output)
-        elif name in functions.NORMS:
+        elif name in functions.NORM_FUNCTIONS:
             self._norm_function(name, function, args, kwargs, output)
         elif name == functions.SOFTMAX:
             self._softmax(output)
@@ -271,7 +271,7 @@ class Capture:
         self.measure(row, stage, y, row.dim)
 
     def _norm_function(self, name: str, function: Any, args: Any, kwargs: Any, output: Any) -> None:
-        weight_at, bias_at, dim = functions.NORMS[name]
+        weight_at, bias_at, dim = functions.NORM_FUNCTIONS[name]
         if function is torch.batch_norm or function is torch.instance_norm:
             weight_at, bias_at = 1, 2
         x = args[0] if args else kwargs.get("input")
@@ -406,6 +406,6 @@ _SHOWN = (
     | functions.SUMS
     | functions.PRODUCTS
     | set(functions.PRODUCERS)
-    | set(functions.NORMS)
+    | set(functions.NORM_FUNCTIONS)
     | {functions.SOFTMAX, functions.ATTENTION}
 )

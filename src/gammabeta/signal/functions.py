@@ -36,7 +36,7 @@ ACTIVATIONS = frozenset(
 )
 """Elementwise functions that networks use as activations."""
 
-NORMS: dict[str, tuple[int, int, int]] = {
+NORM_FUNCTIONS: dict[str, tuple[int, int, int]] = {
     "batch_norm": (3, 4, 1),
     "instance_norm": (3, 4, 1),
     "group_norm": (2, 3, 1),

@@ -117,7 +117,10 @@ class Watch:
         began = time.perf_counter()
         numbers = Numbers(dict(scalars) if loss is None else {"loss": loss, **scalars})
         self.steps += 1
-        extra = {} if self._optimizer is None else learning_rates(self._optimizer)
+        extra: dict[str, float] = {}
+        if self._optimizer is not None:
+            with contextlib.suppress(Exception):  # an optimizer of a kind of its own
+                extra = learning_rates(self._optimizer)
         scale = self._loss_scale(scaler)
         draft = self._draft(scale) if self._due and not self._failed else None
         if draft is not None and scaler is not None:
