@@ -55,7 +55,7 @@ PASSED_THROUGH = frozenset(
         *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "contiguous"),
         *("squeeze", "unsqueeze", "to", "type_as", "float", "half", "bfloat16", "clone", "view_as"),
         *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
-        *("feature_alpha_dropout", "movedim", "swapaxes", "rearrange"),
+        *("feature_alpha_dropout", "movedim", "swapaxes"),
     }
 )
 """Functions whose output is their input for a reader: moved, cast, or thinned out."""

@@ -325,10 +325,7 @@ class Record:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+        self.close(status_after(kind))
 
 
 class InertRecord(Record):
@@ -362,6 +359,13 @@ class InertRecord(Record):
         return f"<a copy of the record {self.path}: it records nothing>"
 
 
+def status_after(error: type[BaseException] | None) -> str:
+    """Return the status of a run that has ended with ``error``; None for a normal end."""
+    if error is None:
+        return "finished"
+    return "interrupted" if issubclass(error, KeyboardInterrupt) else "failed"
+
+
 _OPEN: weakref.WeakSet[Record] = weakref.WeakSet()
 
 
@@ -369,10 +373,9 @@ _OPEN: weakref.WeakSet[Record] = weakref.WeakSet()
 def _close_open_records() -> None:
     """Close the records that a script has left open; their threads would die with the process."""
     error = getattr(sys, "last_value", None)  # what the interpreter ends with
-    interrupted = isinstance(error, KeyboardInterrupt)
     for record in list(_OPEN):
         if record._pid == os.getpid():  # not the copy in a forked process
-            record.close("interrupted" if interrupted else "failed" if error else "finished")
+            record.close(status_after(None if error is None else type(error)))
 
 
 def _make_plain(connection: sqlite3.Connection) -> None:

@@ -24,14 +24,12 @@ class Regions:
         open: module → name, of modules that can be looked into.
         compiled: the same, of modules that are compiled, seen from outside.
         scripted: the same, of scripted modules, which cannot be seen.
-        inside: the same, of modules inside those two.
         title: name of the model's type, for what is of the model itself.
     """
 
     open: dict[nn.Module, str]
     compiled: dict[nn.Module, str]
     scripted: dict[nn.Module, str]
-    inside: dict[nn.Module, str]
     title: str
 
 
@@ -42,13 +40,13 @@ def regions(model: nn.Module, look_inside: bool = False) -> Regions:
         model: any module.
         look_inside: look into compiled modules, too, because they will run uncompiled.
     """
-    found = Regions({}, {}, {}, {}, title(model))
+    found = Regions({}, {}, {}, title(model))
     closed: list[str] = []
     for path, module in model.named_modules():
         name = clean(path)
         if any(path.startswith(each) for each in closed):
-            found.inside[module] = name
-        elif isinstance(module, ScriptModule):
+            continue
+        if isinstance(module, ScriptModule):
             found.scripted[module] = name
             closed.append(f"{path}." if path else "")
         elif not look_inside and is_compiled(module):

@@ -13,10 +13,11 @@ from torch import nn
 from gammabeta.names import known
 from gammabeta.signal import ranks as processes
 from gammabeta.signal.cadence import Cadence
+from gammabeta.signal.inert import InertWatch
 from gammabeta.signal.pace import Pace
 from gammabeta.signal.record import Record, record_path
 from gammabeta.signal.wanted import Wanted
-from gammabeta.signal.watching import InertWatch, Watch
+from gammabeta.signal.watching import Watch
 
 __all__ = ["Watch", "watch"]
 

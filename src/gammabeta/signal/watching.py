@@ -20,7 +20,7 @@ from gammabeta.signal.frame import Draft
 from gammabeta.signal.modules import Known
 from gammabeta.signal.pace import Pace
 from gammabeta.signal.parameters import Inventory, Parameters
-from gammabeta.signal.record import InertRecord, Record
+from gammabeta.signal.record import Record, status_after
 from gammabeta.signal.regions import is_compiled, regions, row_of, title
 from gammabeta.signal.sampling import PHASES
 from gammabeta.signal.saying import Warnings, not_inside, not_norms, why_nothing
@@ -363,6 +363,8 @@ class Watch:
     def __reduce__(self) -> tuple[Any, ...]:
         # A watched model may be copied (for example, to average weights) or pickled, together with
         # its hooks. The copy is not watched.
+        from gammabeta.signal.inert import InertWatch  # which is a Watch
+
         return InertWatch, ("it is a copy, and watches nothing",)
 
     def __enter__(self) -> Watch:
@@ -374,8 +376,7 @@ class Watch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        self.close("finished" if kind is None else "interrupted" if interrupted else "failed")
+        self.close(status_after(kind))
 
 
 class _Hook:
@@ -391,38 +392,3 @@ class _Hook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Hook, ()
-
-
-class InertWatch(Watch):
-    """A watch that records nothing: of a copied model, or of another rank than 0.
-
-    Args:
-        why: why it records nothing.
-    """
-
-    def __init__(self, why: str) -> None:
-        self.steps = 0
-        self.record = InertRecord("inert")
-        self._why = why
-        self._handles = []
-
-    def step(self, loss: Any = None, *, scaler: Any = None, **scalars: Any) -> None:
-        """Count the step; record nothing."""
-        self.steps += 1
-
-    def mark(self, text: str) -> None:
-        """Do nothing."""
-
-    @property
-    def overhead(self) -> float:
-        """0."""
-        return 0.0
-
-    def close(self, status: str = "finished") -> None:
-        """Do nothing."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return InertWatch, (self._why,)
-
-    def __repr__(self) -> str:
-        return f"<an inert watch: {self._why}>"
