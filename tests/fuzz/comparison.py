@@ -18,7 +18,17 @@ OF_TORCH = ("not implemented for", "does not have a device", "fallback doesn't c
 OF_TORCH += ("expected scalar type", "mixed dtype")
 """What torch says of valid calls that its operators happen not to serve."""
 
-KINKED = ("relu", "leaky_relu")
+KINKS = {
+    "relu": (0,),
+    "leaky_relu": (0,),
+    "relu6": (0, 6),
+    "hardswish": (-3, 3),
+    "hardsigmoid": (-3, 3),
+}
+"""Where the slope of an activation jumps."""
+
+UNSURE = ("relu6", "hardswish")
+"""Torch's scalars and vectors differ in their slopes at NaN."""
 
 
 class Wrong(Exception):
@@ -98,9 +108,13 @@ def cancelled(layer: nn.Module, x: Any) -> dict[str, float]:
 def composed(layer: nn.Module, x: Any, residual: Any, ours: nn.Module) -> Tensor:
     """Torch's layer, then the residual and the activation of ours."""
     y: Tensor = layer(x)
-    y = y if residual is None else y + residual.to(y.dtype)
+    return activated(y if residual is None else y + residual.to(y.dtype), ours)
+
+
+def activated(z: Tensor, ours: nn.Module) -> Tensor:
+    """The activation of ours, by torch."""
     name = ours.activation
-    return y if name is None else ACTIVATIONS[name](y)
+    return z if name is None else ACTIVATIONS[name](z)
 
 
 def results(
@@ -138,7 +152,8 @@ def exact(
     """What torch's layer gives in float64, and how far that moves when its input is rounded.
 
     The latter is the error that any computation in the compute type has to be allowed. It is
-    None, and so are the gradients, where an activation's kink is within rounding of an element.
+    None, and so are the gradients, where an activation's kink is within rounding of an element, or
+    its slope at NaN is anything.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         return None, None
@@ -151,12 +166,16 @@ def exact(
 
     def twin(x: Tensor) -> Tensor:
         nonlocal kinked
-        y = composed(layer, x, residual, ours)
-        if ours.activation in KINKED and y.numel() and y.isfinite().any():
-            z = y.detach()[y.isfinite()]
+        z = layer(x)
+        z = z if residual is None else z + residual.to(z.dtype)
+        known = z.detach()[z.isfinite()]
+        kinked = kinked or (ours.activation in UNSURE and known.numel() < z.numel())
+        if known.numel():
             near = 2.0**-6 if residual is not None else 1e-4
-            kinked = kinked or bool((z.abs() < near * max(z.abs().max().item(), 1e-30)).any())
-        return y
+            near *= max(known.abs().max().item(), 1e-30)
+            for kink in KINKS.get(ours.activation, ()):
+                kinked = kinked or bool(((known - kink).abs() < near).any())
+        return activated(z, ours)
 
     try:
         before = copy.deepcopy(layer.state_dict())

@@ -284,7 +284,8 @@ def test_a_forward_that_raises_midway_changes_nothing(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(norms, "finish", breaks)
-    monkeypatch.setattr(cpu, "addresses", breaks)  # when the native kernel is about to be called
+    for name in ("addresses", "code_of"):  # when the native kernel is about to be called
+        monkeypatch.setattr(cpu, name, breaks)
     for layer in (gb.BatchNorm1d(3), gb.InstanceNorm1d(3, track_running_stats=True)):
         before = copy.deepcopy(layer.state_dict())
         with pytest.raises(KeyboardInterrupt):

@@ -5,6 +5,7 @@ The formulas are written out and differentiated by autograd; nothing here is wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,11 @@ import torch
 from torch import Tensor
 
 from tests.ops import calls
+
+
+def six_hardsigmoid(z: Tensor) -> Tensor:
+    return torch.where(z > -3, torch.where(z < 3, z + 3, 6 + 0 * z), 0 * z)
+
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda z: z,
@@ -21,6 +27,11 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "gelu": lambda z: z * 0.5 * torch.special.erfc(-z / 2**0.5),
     "sigmoid": lambda z: 1 / (1 + torch.exp(-z)),
     "tanh": lambda z: 1 - 2 / (torch.exp(2 * z) + 1),
+    "relu6": lambda z: torch.where(z > 0, torch.where(z < 6, z, 6 + 0 * z), 0 * z),
+    "hardswish": lambda z: z * six_hardsigmoid(z) / 6,
+    "hardsigmoid": lambda z: six_hardsigmoid(z) / 6,
+    "mish": lambda z: z * torch.tanh(torch.log1p(torch.exp(z))),
+    "gelu_tanh": lambda z: z / (1 + torch.exp(-((8 / math.pi) ** 0.5) * (z + 0.044715 * z**3))),
 }
 
 

@@ -11,7 +11,14 @@ from torch import Tensor
 import gammabeta as gb
 from gammabeta import ops
 from gammabeta.ops import registry
-from gammabeta.ops.activations import ACTIVATIONS, MODULES, activate, known_activation
+from gammabeta.ops.activations import (
+    ACTIVATIONS,
+    MODULES,
+    activate,
+    activation_gradient,
+    known_activation,
+    module_of,
+)
 from gammabeta.ops.reference import torch_norms as reference
 from tests.ops import calls
 
@@ -22,6 +29,13 @@ WRITTEN_OUT: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": lambda x: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
     "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),
     "tanh": lambda x: (torch.exp(x) - torch.exp(-x)) / (torch.exp(x) + torch.exp(-x)),
+    "relu6": lambda x: torch.minimum(torch.relu(x), torch.full_like(x, 6)),
+    "hardswish": lambda x: x * torch.relu(x + 3).clamp(max=6) / 6,
+    "hardsigmoid": lambda x: torch.relu(x + 3).clamp(max=6) / 6,
+    "mish": lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))),
+    "gelu_tanh": lambda x: (
+        0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+    ),
 }
 
 
@@ -43,6 +57,32 @@ def test_an_activation_module_has_the_name_of_its_function() -> None:
     x = torch.linspace(-6, 6, 241, dtype=torch.float64)
     for module, name in MODULES.items():
         assert torch.equal(module()(x), ACTIVATIONS[name](x))
+    for name, function in ACTIVATIONS.items():
+        assert torch.equal(module_of(name)(x), function(x))
+    with pytest.raises(ValueError, match=r"^activation='swish' is not known"):
+        module_of("swish")
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("slope", [0.01, 0.3, 0.0, -0.5, 2.0])
+def test_the_gradient_is_that_of_the_function(activation: str | None, slope: float) -> None:
+    # Every kink is among the points: torch's own kernels give both gradients there.
+    x = torch.linspace(-8, 8, 129, dtype=torch.float64).requires_grad_()
+    g = drawn(129)
+    y = activate(x, activation, slope)
+    (expected,) = torch.autograd.grad(y, x, g)
+    assert torch.equal(activation_gradient(g, x.detach(), activation, slope), expected)
+    if activation == "leaky_relu":
+        torch.testing.assert_close(y, torch.where(x > 0, x, slope * x), rtol=1e-15, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.*deprecated")
+def test_scripts_have_every_activation() -> None:
+    scripted = torch.jit.script(activate)
+    x = torch.linspace(-8, 8, 129)
+    for name in (None, *ACTIVATIONS):
+        for slope in (0.01, 0.3):
+            assert torch.equal(scripted(x, name, slope), activate(x, name, slope))
 
 
 def test_known_activation() -> None:

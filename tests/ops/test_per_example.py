@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from gammabeta import ops
 from gammabeta.ops import cpu
-from gammabeta.ops.activations import ACTIVATIONS, activate
 from gammabeta.ops.cpu import autograd, library, support
 from gammabeta.ops.cpu.library import extension as native
 from gammabeta.ops.reference import torch_norms as reference
 from tests.ops import calls
+from tests.ops.oracle import ACTIVATIONS
 
 pytestmark = [
     pytest.mark.native,
@@ -136,7 +136,7 @@ class Problem:
             y = reference.instance_norm(x, weight, bias)
         else:
             y = reference.group_norm(x, self.kind, weight, bias)
-        y = activate(y if residual is None else y + residual, self.activation)
+        y = ACTIVATIONS[self.activation](y if residual is None else y + residual)
         return y, list(torch.autograd.grad(y, [t for t in wide if t is not None], self.g.double()))
 
     def check(self) -> None:
@@ -163,8 +163,11 @@ class Problem:
 
 
 def near(got: Tensor, want: Tensor, dtype: torch.dtype, condition: float) -> None:
-    """Within 16 roundings of the compute type times ``condition``, and one of its own type."""
-    computed = 2.0**-53 if dtype is torch.float64 else 2.0**-24
+    """Within 16 roundings of the compute type times ``condition``, and one of its own type.
+
+    Twice that in float64, where the formula is rounded as the kernels are.
+    """
+    computed = 2.0**-52 if dtype is torch.float64 else 2.0**-24
     own = torch.finfo(got.dtype).eps
     largest = max(want.abs().max().item(), 1.0)
     bound = 16 * condition * computed * largest + own * want.abs()
@@ -174,7 +177,7 @@ def near(got: Tensor, want: Tensor, dtype: torch.dtype, condition: float) -> Non
 
 @every_layer
 @every_dtype
-@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("residual", [False, True])
 def test_forward_and_backward(
     name: str, dtype: torch.dtype, activation: str | None, residual: bool

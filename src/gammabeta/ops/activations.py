@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +17,29 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "mish": F.mish,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
 }
-"""Name → function. ``None`` stands for no activation."""
+"""Name → function, in the order of the native kernels. ``None`` stands for no activation.
+
+``"leaky_relu"`` has a negative slope of 0.01 here; `activate` takes others."""
 
 _aten = torch.ops.aten
 _DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "relu": lambda g, x: _aten.threshold_backward(g, x, 0),
-    "leaky_relu": lambda g, x: _aten.leaky_relu_backward(g, x, 0.01, False),
     "silu": lambda g, x: _aten.silu_backward(g, x),
     "gelu": lambda g, x: _aten.gelu_backward(g, x),
     "sigmoid": lambda g, x: _aten.sigmoid_backward(g, x.sigmoid()),
     "tanh": lambda g, x: _aten.tanh_backward(g, x.tanh()),
+    "relu6": lambda g, x: _aten.hardtanh_backward(g, x, 0, 6),
+    "hardswish": lambda g, x: _aten.hardswish_backward(g, x),
+    # Torch's own backward pass has no derivative.
+    "hardsigmoid": lambda g, x: g * ((x > -3) & (x < 3)) / 6,
+    "mish": lambda g, x: _aten.mish_backward(g, x),
+    "gelu_tanh": lambda g, x: _aten.gelu_backward(g, x, approximate="tanh"),
 }
 
 MODULES: dict[type[nn.Module], str] = {
@@ -36,35 +49,76 @@ MODULES: dict[type[nn.Module], str] = {
     nn.GELU: "gelu",
     nn.Sigmoid: "sigmoid",
     nn.Tanh: "tanh",
+    nn.ReLU6: "relu6",
+    nn.Hardswish: "hardswish",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Mish: "mish",
 }
-"""``torch.nn`` module type → the name used here."""
+"""``torch.nn`` module type → the name used here of what it computes with its default arguments."""
 
 
-def activate(x: Tensor, activation: str | None) -> Tensor:
-    """Apply the activation called ``activation`` to ``x``, elementwise; ``None`` returns ``x``."""
+def module_of(activation: str) -> nn.Module:
+    """Return a new ``torch.nn`` module that computes the activation called ``activation``.
+
+    Raises:
+        ValueError: unknown activation.
+
+    Example:
+        >>> module_of("relu6"), module_of("gelu_tanh")
+        (ReLU6(), GELU(approximate='tanh'))
+    """
+    known_activation(activation)
+    if activation == "gelu_tanh":
+        return nn.GELU(approximate="tanh")
+    return next(cls for cls, name in MODULES.items() if name == activation)()
+
+
+def activate(x: Tensor, activation: str | None, slope: float = 0.01) -> Tensor:
+    """Apply an activation elementwise.
+
+    Args:
+        x: any shape.
+        activation: a name in `ACTIVATIONS`; None returns ``x``.
+        slope: the negative slope of ``"leaky_relu"``; the others ignore it.
+
+    Returns:
+        A tensor shaped as x.
+
+    Raises:
+        ValueError: unknown activation.
+    """
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        return _scripted(x, activation)
+        return _scripted(x, activation, slope)
     else:
         if activation is None:
             return x
         if not isinstance(activation, str) or activation not in ACTIVATIONS:
             known_activation(activation)  # raises: an attribute of a layer can be set to anything
+        if activation == "leaky_relu":
+            return F.leaky_relu(x, slope)
         return ACTIVATIONS[activation](x)
 
 
-def activation_gradient(g: Tensor, x: Tensor, activation: str | None) -> Tensor:
-    """Return the gradient of ``x`` where ``g`` is that of ``activate(x, activation)``."""
-    return g if activation is None else _DERIVATIVES[activation](g, x)
+def activation_gradient(
+    g: Tensor, x: Tensor, activation: str | None, slope: float = 0.01
+) -> Tensor:
+    """Return the gradient of ``x`` where ``g`` is that of ``activate(x, activation, slope)``."""
+    if activation is None:
+        return g
+    if activation == "leaky_relu":
+        gradient: Tensor = _aten.leaky_relu_backward(g, x, slope, False)
+        return gradient
+    return _DERIVATIVES[activation](g, x)
 
 
-def _scripted(x: Tensor, activation: str | None) -> Tensor:
+def _scripted(x: Tensor, activation: str | None, slope: float) -> Tensor:
     """The same for `torch.jit.script`, which knows no dict of functions."""
     if activation is None:
         return x
     if activation == "relu":
         x = torch.relu(x)
     elif activation == "leaky_relu":
-        x = F.leaky_relu(x)
+        x = F.leaky_relu(x, slope)
     elif activation == "silu":
         x = F.silu(x)
     elif activation == "gelu":
@@ -73,6 +127,16 @@ def _scripted(x: Tensor, activation: str | None) -> Tensor:
         x = torch.sigmoid(x)
     elif activation == "tanh":
         x = torch.tanh(x)
+    elif activation == "relu6":
+        x = F.relu6(x)
+    elif activation == "hardswish":
+        x = F.hardswish(x)
+    elif activation == "hardsigmoid":
+        x = F.hardsigmoid(x)
+    elif activation == "mish":
+        x = F.mish(x)
+    elif activation == "gelu_tanh":
+        x = F.gelu(x, approximate="tanh")
     return x
 
 

@@ -28,7 +28,7 @@ from gammabeta.ops.spec import BATCH, GROUP, INSTANCE, KINDS, LAYER, RMS, Call, 
 from gammabeta.ops.torch import phases
 
 _LIBRARY = torch.library.Library("gammabeta", "FRAGMENT")  # type: ignore[no-untyped-call]
-_CALL = "str kind, SymInt[] sizes, float eps, str? activation"
+_CALL = "str kind, SymInt[] sizes, float eps, str? activation, float slope=0.01"
 _LIBRARY.define(  # type: ignore[no-untyped-call]
     f"normalize(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, {_CALL})"
     " -> (Tensor, Tensor)"
@@ -57,6 +57,7 @@ def normalize(call: Call) -> tuple[Tensor, Tensor]:
         list(sizes.get(call.kind, ())),
         _eps(call),
         call.activation,
+        call.slope,
     )
     return found
 
@@ -117,8 +118,9 @@ def _call(
     sizes: Sequence[int],
     eps: float,
     activation: str | None,
+    slope: float = 0.01,
 ) -> Call:
-    call = Call(kind, x, weight, bias, eps, activation, residual)
+    call = Call(kind, x, weight, bias, eps, activation, residual, slope=slope)
     if kind == GROUP:
         call.num_groups = sizes[0]
     else:
@@ -175,8 +177,9 @@ def _backward(
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     call = _call(x, weight, bias, residual, *rest)
-    if y is not None:  # the output of a ReLU says what it let through
-        g = torch.where(y > 0, g, 0)
+    if y is not None:  # the output of a ReLU or ReLU6 says what it let through
+        passed = y > 0 if call.activation == "relu" else (y > 0) & (y < 6)
+        g = torch.where(passed, g, 0)
         call.activation = None
     plan = _plan(call) if takes_gradient(g) else None
     if plan is not None:
@@ -239,7 +242,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     x, weight, bias, residual, *ctx.rest = inputs
     y, statistics = output
     ctx.mark_non_differentiable(statistics)
-    needs_output = residual is not None and ctx.rest[-1] == "relu"
+    needs_output = residual is not None and ctx.rest[-2] in ("relu", "relu6")
     ctx.save_for_backward(x, weight, bias, residual, y if needs_output else None, statistics)
 
 
@@ -250,7 +253,7 @@ def _derive(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         g, x, weight, bias, residual, y, statistics, *ctx.rest
     )
     gradients = [t if wanted else None for t, wanted in zip(found, given, strict=True)]
-    return *gradients, None, None, None, None
+    return *gradients, None, None, None, None, None
 
 
 for _name, _kernel, _fake in (

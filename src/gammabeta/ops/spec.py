@@ -37,6 +37,7 @@ class Call:
         guarded: whether the running statistics and ``batches`` stay as they are if the update is
             not finite. Only a backend that is given ``batches`` looks at it.
         memory: ``"lean"`` to have the output made again for the backward pass, where a backend can.
+        slope: the negative slope of the activation ``"leaky_relu"``; the others ignore it.
 
     Attributes:
         entered: whether the batch entered the running statistics, once a backend has counted it.
@@ -57,6 +58,7 @@ class Call:
         "residual",
         "running_mean",
         "running_var",
+        "slope",
         "training",
         "weight",
         "x",
@@ -81,6 +83,7 @@ class Call:
         batches: Tensor | None = None,
         guarded: bool = False,
         memory: str = "default",
+        slope: float = 0.01,
     ) -> None:
         self.kind = kind
         self.x = x
@@ -98,6 +101,7 @@ class Call:
         self.batches = batches
         self.guarded = guarded
         self.memory = memory
+        self.slope = slope
         self.entered: bool | None = None
 
     def tensors(self) -> dict[str, Tensor | None]:

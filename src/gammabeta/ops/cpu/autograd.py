@@ -15,7 +15,7 @@ from torch import Tensor
 from gammabeta.ops import lean
 from gammabeta.ops.allocated import NoMemoryError, refuse_freed
 from gammabeta.ops.cpu.double_backward import norm_gradients
-from gammabeta.ops.cpu.support import NAMES, RELU, addresses, like, takes_gradient
+from gammabeta.ops.cpu.support import MASKED, NAMES, addresses, like, takes_gradient
 from gammabeta.ops.spec import BATCH, Call
 from gammabeta.ops.torch.norms import OPERATORS
 
@@ -33,6 +33,7 @@ class Plan:
         again: the binding's `Norm` that makes an output again from its statistics.
         statistics: made by the forward pass, once it has run with a graph.
         entered: whether the batch entered the running statistics.
+        reads: whether the binding reads the tensors by itself.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Plan:
         "entered",
         "native",
         "numbers",
+        "reads",
         "spec",
         "statistics",
     )
@@ -54,6 +56,7 @@ class Plan:
     again: Any
     statistics: Tensor | None
     entered: bool
+    reads: bool
 
     def operator(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Tensor
@@ -74,7 +77,7 @@ def plan_for(call: Call, native: Any, numbers: int, computed: torch.dtype) -> Pl
     """Return the plan of a call whose x stays dense as it is."""
     plan = Plan()
     plan.native, plan.numbers, plan.computed = native, numbers, computed
-    plan.channels_last, plan.again, plan.statistics = False, None, None
+    plan.channels_last, plan.again, plan.statistics, plan.reads = False, None, None, False
     plan.spec = (call.kind, call.eps, call.normalized_shape, call.num_groups, call.training)
     return plan
 
@@ -133,12 +136,16 @@ def forward_pass(
     statistics: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run the kernel; returns y, the statistics, and what a ReLU after a residual let through."""
-    x = _dense(x, plan)
     bits = None
     native = plan.native
+    if plan.reads and statistics is None:
+        masked = native.activation in MASKED
+        y, statistics, bits, plan.entered = native.run(x, residual, weight, bias, masked)
+        return y, statistics, bits
+    x = _dense(x, plan)
     if residual is not None:
         residual = like(residual, x)
-        if native.activation == RELU:
+        if native.activation in MASKED:
             bits = torch.empty(native.mask_size(), dtype=torch.uint8, device=x.device)
     y = torch.empty_like(x)
     if statistics is None:
@@ -174,9 +181,15 @@ def backward_pass(
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """Run the kernel; returns the gradients of x, weight, bias and residual."""
+    native = plan.native
+    if plan.reads:
+        found: tuple[Tensor | None, ...] | None = native.run_back(
+            *(g, x, residual, weight, bias, statistics, bits, needs[0], needs[3])
+        )
+        if found is not None:
+            return found
     x = _dense(x, plan)
     g = like(g, x)
-    native = plan.native
     residual = None if residual is None else like(residual, x)
     gweight = None if weight is None else torch.empty_like(weight)
     gbias = None if bias is None else torch.empty_like(bias)
@@ -208,7 +221,8 @@ class _Norm(torch.autograd.Function):
         plan: Plan,
     ) -> Tensor:
         y, statistics, bits = forward_pass(x, weight, bias, residual, plan)
-        kept = residual if plan.native.activation > RELU else None
+        code = plan.native.activation
+        kept = residual if code and code not in MASKED else None
         ctx.save_for_backward(x, weight, bias, kept, statistics, bits)
         ctx.plan = plan
         plan.statistics = statistics
@@ -237,6 +251,6 @@ class _Norm(torch.autograd.Function):
             activation = None
         gradients = norm_gradients(
             partial(plan.operator, statistics=statistics),
-            *(g, x, weight, bias, residual, mask, needs, activation),
+            *(g, x, weight, bias, residual, mask, needs, activation, plan.native.slope),
         )
         return *gradients, None

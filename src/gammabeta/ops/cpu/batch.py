@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gammabeta.ops.allocated import PLAIN, NoMemoryError, refuse_freed
+from gammabeta.ops.cpu import library
 from gammabeta.ops.cpu.autograd import Plan, plan_for, run
 from gammabeta.ops.cpu.library import extension as native
 from gammabeta.ops.cpu.support import (
@@ -40,6 +41,12 @@ def forward(call: Call) -> Tensor | None:
     mean, var, batches, momentum = call.running_mean, call.running_var, call.batches, call.momentum
     if call.activation is None and call.residual is None and is_small(_name(call), x):
         return _by_torch(call) if serves(x) else None
+    plan = _plan_of_tensors(call) if library.reads_tensors else None
+    if plan is not None:
+        y = run(call, plan)
+        if y is not None and batches is not None:
+            call.entered = plan.entered
+        return y
     geometry = supported(call)
     if geometry is None:
         return None
@@ -71,6 +78,39 @@ def forward(call: Call) -> Tensor | None:
     return y
 
 
+def _plan_of_tensors(call: Call) -> Plan | None:
+    """Return the plan that the extension makes of the tensors; None where it needs help."""
+    momentum, eps = call.momentum, call.eps
+    if not serves(call.x) or type(eps) is not float:
+        return None
+    if momentum is None:
+        momentum = nan
+    elif type(momentum) is not float or momentum != momentum:
+        return None
+    norm = native.batch_norm(
+        call.x,
+        call.residual,
+        call.weight,
+        call.bias,
+        call.running_mean,
+        call.running_var,
+        call.batches,
+        code_of(call.activation),
+        eps,
+        call.slope,
+        call.training,
+        momentum,
+        call.guarded,
+    )
+    if norm is None:
+        return None
+    plan = plan_for(call, norm, 2 * norm.channels, torch.float64)
+    plan.channels_last, plan.reads = norm.channels_last, True
+    if call.memory == "lean":
+        plan.again = norm.alone()
+    return plan
+
+
 def supported(call: Call) -> tuple[bool, int, int, int] | None:
     """Return (rows, n, c, s) as the kernels take x, once it is dense; None if they do not."""
     x, residual = call.x, call.residual
@@ -97,8 +137,8 @@ def _plan(call: Call, geometry: tuple[bool, int, int, int], parameter_type: int)
 
 def _norm(call: Call, geometry: tuple[bool, int, int, int], parameter_type: int) -> Any:
     rows, n, c, s = geometry
-    types = TYPES[call.x.dtype], parameter_type
-    return native.Norm(_KIND, rows, n, c, 1, s, *types, code_of(call.activation), call.eps, True)
+    sizes = (_KIND, rows, n, c, 1, s, TYPES[call.x.dtype], parameter_type)
+    return native.Norm(*sizes, code_of(call.activation), call.eps, True, call.slope)
 
 
 def _name(call: Call) -> str:
@@ -183,5 +223,6 @@ def instance_by_population(call: Call) -> Tensor | None:
             running_mean=call.running_mean,
             running_var=call.running_var,
             training=False,
+            slope=call.slope,
         )
     )

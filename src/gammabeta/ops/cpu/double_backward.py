@@ -25,6 +25,7 @@ def norm_gradients(
     mask: Tensor | None,
     needs: Sequence[bool],
     activation: str | None,
+    slope: float,
 ) -> list[Tensor | None]:
     """Return the gradients of x, weight, bias and residual that are needed; the others are None.
 
@@ -38,10 +39,11 @@ def norm_gradients(
         mask: like x, what a ReLU after a residual let through; then ``activation`` is None.
         needs: which of the four gradients.
         activation: a name in `ACTIVATIONS`, or None.
+        slope: the negative slope of ``"leaky_relu"``.
     """
     masked = g if mask is None else g * mask
     gradients = gradients_of(
-        lambda: finish(norm(x, weight, bias), activation, residual),
+        lambda: finish(norm(x, weight, bias), activation, residual, slope),
         (x, weight, bias, residual),
         masked,
         needs,

@@ -28,6 +28,9 @@ extension: Any = None
 missing = ""
 """Why there is none."""
 
+reads_tensors = False
+"""Whether the extension can read torch's tensors by itself."""
+
 chosen = False
 """Whether the extension's kernels are in use; read at every call, set by `use` alone."""
 
@@ -41,6 +44,17 @@ else:
     # A thread that torch has not met has OpenMP's number of threads, not torch's: to be asked for
     # it makes torch set it.
     extension.at_new_thread(torch.get_num_threads)
+    reads_tensors = hasattr(torch.Tensor, "__dlpack_c_exchange_api__") and extension.read_tensors(
+        torch.Tensor.__dlpack_c_exchange_api__,
+        torch.Tensor,
+        torch.nn.Parameter,
+        torch.empty_like,
+        torch.empty,
+        torch.Tensor.is_neg,
+        torch.Tensor.storage_offset,
+        torch.device("cpu"),
+        (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8),
+    )
 
 
 def available() -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def group_plan(call: Call) -> Plan | None:
     channels_last = s > 1 and len(shape) > 3 and not x.is_contiguous() and is_channels_last(x)
     sizes = (_GROUP, channels_last or s == 1, n, c, c // num_groups, s)
     code = code_of(call.activation)
-    norm = native.Norm(*sizes, TYPES[x.dtype], parameter_type, code, call.eps, True)
+    norm = native.Norm(*sizes, TYPES[x.dtype], parameter_type, code, call.eps, True, call.slope)
     plan = plan_for(call, norm, 3 * n * num_groups, _computed(x))
     plan.channels_last = channels_last
     return plan
@@ -142,5 +142,6 @@ def row_plan(call: Call) -> Plan | None:
         d *= size
     rows = elements // d
     sizes = (_ROW, True, rows, d, 1, 1, TYPES[x.dtype], parameter_type)
-    norm = native.Norm(*sizes, code_of(call.activation), eps, call.kind == LAYER)
+    code, centered = code_of(call.activation), call.kind == LAYER
+    norm = native.Norm(*sizes, code, eps, centered, call.slope)
     return plan_for(call, norm, 3 * rows, _computed(x))

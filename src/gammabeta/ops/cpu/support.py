@@ -21,7 +21,8 @@ from gammabeta.ops.lean import is_open
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 CODES: dict[str | None, int] = {None: 0, **{name: i for i, name in enumerate(ACTIVATIONS, 1)}}
 NAMES = {code: name for name, code in CODES.items()}
-RELU = CODES["relu"]
+MASKED = frozenset((CODES["relu"], CODES["relu6"]))
+"""Those whose backward pass needs to know no more than which elements they let through."""
 MOST = sys.float_info.max
 
 _transform = torch._C._functorch.peek_interpreter_stack

@@ -33,7 +33,7 @@ def forward(call: Call) -> Tensor:
         y = formulas.layer_norm(x, dims, weight, bias, eps)[0]
     else:
         y = formulas.rms_norm(x, dims, weight, torch.finfo(x.dtype).eps if eps is None else eps)
-    return finish(y, call.activation, call.residual)
+    return finish(y, call.activation, call.residual, call.slope)
 
 
 def statistics(call: Call) -> Statistics | None:

@@ -19,12 +19,14 @@ def forward(call: Call) -> Tensor:
     """
     check_call(call)
     y = OPERATORS[call.kind](call, call.x, call.weight, call.bias)
-    return finish(y, call.activation, call.residual)
+    return finish(y, call.activation, call.residual, call.slope)
 
 
-def finish(y: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
+def finish(
+    y: Tensor, activation: str | None, residual: Tensor | None, slope: float = 0.01
+) -> Tensor:
     """What follows normalization: add the residual, then apply the activation."""
-    return activate(y if residual is None else y + residual, activation)
+    return activate(y if residual is None else y + residual, activation, slope)
 
 
 def _batch(call: Call, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -33,7 +33,7 @@ def statistics(call: Call) -> Statistics:
 def apply(call: Call, statistics: Statistics) -> Tensor:
     """Return ``activation(γ x̂ + β + residual)`` with x̂ by ``statistics``."""
     y = _affine(call, _standardized(call, statistics)[0])
-    return finish(y.to(call.x.dtype), call.activation, call.residual)
+    return finish(y.to(call.x.dtype), call.activation, call.residual, call.slope)
 
 
 @torch.no_grad()
@@ -54,7 +54,7 @@ def backward(
         before = _affine(call, x_hat)
         if call.residual is not None:
             before = before + call.residual
-        g = activation_gradient(g.to(before.dtype), before, call.activation)
+        g = activation_gradient(g.to(before.dtype), before, call.activation, call.slope)
     ungrouped = x_hat.reshape(call.x.shape)
     shared = _shared(call)
     weight, bias = call.weight, call.bias

@@ -70,7 +70,7 @@ void forward_folded(BatchNormForward& bn) {
   using Word = typename BitWord<A>::type;
   Folds folds(bn);
   Channels<A> at(bn, 0, Fold<A>::size(folds));
-  Epilogue<T, known, residual> epilogue{bn.activation};
+  Epilogue<T, known, residual> epilogue(bn);
   const T *x = (const T*)bn.x, *r = residual ? (const T*)bn.residual : x;
   T* y = (T*)bn.y;
   Word* bits = (Word*)bn.bits;
@@ -131,7 +131,7 @@ void backward_folded(BatchNormBackward& bn) {
   using Word = typename BitWord<A>::type;
   Folds folds(bn);
   Channels<A> at(bn, 0, Fold<A>::size(folds));
-  Epilogue<T, known, residual> epilogue{bn.activation};
+  Epilogue<T, known, residual> epilogue(bn);
   const T *g = (const T*)bn.g, *x = (const T*)bn.x;
   const T* r = bn.residual ? (const T*)bn.residual : x;
   T *gx = (T*)bn.gx, *gr = (T*)bn.gresidual;

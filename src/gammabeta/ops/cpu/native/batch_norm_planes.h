@@ -36,7 +36,7 @@ void forward_planes(BatchNormForward& bn) {
   Planes planes(bn);
   int64_t count = planes.blocks.count, slots = slots_of_stretch<A>(bn.s);
   Channels<A> at(bn, count);
-  Epilogue<T, known, residual> epilogue{bn.activation};
+  Epilogue<T, known, residual> epilogue(bn);
   const T *x = (const T*)bn.x, *r = residual ? (const T*)bn.residual : x;
   T* y = (T*)bn.y;
   Word* bits = (Word*)bn.bits;
@@ -126,7 +126,7 @@ void backward_planes(BatchNormBackward& bn) {
   Planes planes(bn);
   int64_t count = planes.blocks.count, slots = slots_of_stretch<A>(bn.s);
   Channels<A> at(bn, count);
-  Epilogue<T, known, residual> epilogue{bn.activation};
+  Epilogue<T, known, residual> epilogue(bn);
   const T *g = (const T*)bn.g, *x = (const T*)bn.x;
   const T* r = bn.residual ? (const T*)bn.residual : x;
   T *gx = (T*)bn.gx, *gr = (T*)bn.gresidual;

@@ -107,7 +107,7 @@ void forward_rows(BatchNormForward& bn) {
   Scratch guess{nullptr};  // of a worker's own
   guess.template take<A>(padded(bn.c));
   Channels<A> at(bn, chunks.count, guess.used);
-  Epilogue<T, known, residual> epilogue{bn.activation};
+  Epilogue<T, known, residual> epilogue(bn);
   const T *x = (const T*)bn.x, *r = residual ? (const T*)bn.residual : x;
   T* y = (T*)bn.y;
   Word* bits = (Word*)bn.bits;
@@ -160,7 +160,7 @@ void backward_rows(BatchNormBackward& bn) {
   using Word = typename BitWord<A>::type;
   Chunks chunks(bn);
   Channels<A> at(bn, chunks.count);
-  Epilogue<T, known, residual> epilogue{bn.activation};
+  Epilogue<T, known, residual> epilogue(bn);
   const T *g = (const T*)bn.g, *x = (const T*)bn.x;
   const T* r = bn.residual ? (const T*)bn.residual : x;
   T *gx = (T*)bn.gx, *gr = (T*)bn.gresidual;

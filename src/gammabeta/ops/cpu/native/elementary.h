@@ -63,6 +63,10 @@ GB_INLINE vdouble exp_lifted(vdouble x) {
   for (int i = 0; i < kLanes<double>; i++) x[i] = __builtin_exp(x[i]);
   return x;
 }
+GB_INLINE vdouble exp_lifted(vdouble x, vdouble more) {
+  vdouble sum = x + more;
+  return exp_lifted(sum) * (1 + (more - (sum - x)));
+}
 GB_INLINE vdouble lower(vdouble same) { return same; }
 
 // ---- tanh ---------------------------------------------------------------------------------------
@@ -127,6 +131,52 @@ GB_INLINE vfloat tail_less_density(vfloat a, vfloat factor) {
 GB_INLINE vdouble tail_less_density(vdouble a, vdouble factor) {
   vdouble density = exp_lifted(-0.5 * a * a) * 0.39894228040143267794;
   return times_tail(splat(1.0), a) - factor * density;
+}
+
+// ---- the tanh in GELU's approximation ------------------------------------------------------------
+
+// A number in two parts: the rest is what the first has no bits for.
+template <class A>
+struct Parts {
+  V<A> first, rest;
+};
+// The first half of the bits: the product of two such numbers is exact.
+GB_INLINE vfloat brief(vfloat v) { return (vfloat)((vint32)v & ~0xfff); }
+GB_INLINE vdouble brief(vdouble v) { return (vdouble)((vint64)v & ~0x7ffffffll); }
+template <class A>
+GB_INLINE Parts<A> constant(long double c) {
+  return {splat((A)c), splat((A)(c - (A)c))};
+}
+template <class A>
+GB_INLINE Parts<A> product(Parts<A> a, Parts<A> b) {
+  V<A> x = brief(a.first), y = brief(b.first);
+  V<A> crossed = x * (b.first - y) + (a.first - x) * b.first;
+  return {x * y, crossed + (a.first * b.rest + a.rest * (b.first + b.rest))};
+}
+
+// ½ (1 + tanh(√(2/π) (a + kCubic a³))) = σ(w), where w = kLinear (a + kCubic a³).
+constexpr long double kLinear = 1.59576912160573071175978423973752747L, kCubic = 0.044715L;
+
+// How far a goes below. e^−w is 0 well before.
+template <class A>
+constexpr A kTanhEnd = 40;
+template <>
+constexpr float kTanhEnd<float> = 11.68f;  // e^−w is 0 even lifted
+
+// e^−w, lifted. As the exponent's absolute error is e^x's relative one, w has two parts.
+template <class A>
+GB_INLINE V<A> exp_minus_tanh_argument(V<A> a) {
+  Parts<A> whole = {a, V<A>{}}, square = product<A>(whole, whole);
+  Parts<A> cubic = product<A>(square, constant<A>(kCubic));
+  V<A> sum = 1 + cubic.first, most = sum - 1;
+  Parts<A> bracket = {sum, (1 - (sum - most)) + (cubic.first - most) + cubic.rest};
+  Parts<A> w = product<A>(product<A>(whole, constant<A>(kLinear)), bracket);
+  return exp_lifted(-w.first, -w.rest);
+}
+// dw / da.
+template <class A>
+GB_INLINE V<A> tanh_argument_slope(V<A> a) {
+  return fma(a * a, splat((A)(3 * kLinear * kCubic)), splat((A)kLinear));
 }
 
 }  // namespace

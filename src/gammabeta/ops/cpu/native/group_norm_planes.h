@@ -17,7 +17,7 @@ void forward_group_planes(GroupNormForward& gn) {
   using Word = typename BitWord<A>::type;
   int64_t s = gn.s, k = gn.k, per_example = gn.c / k, slots = slots_of_stretch<A>(s);
   GroupSpace space(gn, 0);
-  Epilogue<T, known, residual> epilogue{gn.activation};
+  Epilogue<T, known, residual> epilogue(gn);
   const T *x = (const T*)gn.x, *r = residual ? (const T*)gn.residual : x;
   T* y = (T*)gn.y;
   Word* bits = (Word*)gn.bits;
@@ -58,7 +58,7 @@ void backward_group_planes(GroupNormBackward& gn) {
   using Word = typename BitWord<A>::type;
   int64_t s = gn.s, k = gn.k, per_example = gn.c / k, slots = slots_of_stretch<A>(s);
   GroupSpace space(gn, 0);
-  Epilogue<T, known, residual> epilogue{gn.activation};
+  Epilogue<T, known, residual> epilogue(gn);
   const T *g = (const T*)gn.g, *x = (const T*)gn.x;
   const T* r = gn.residual ? (const T*)gn.residual : x;
   T *gx = (T*)gn.gx, *gr = (T*)gn.gresidual;

@@ -126,7 +126,7 @@ void forward_group_rows(GroupNormForward& gn) {
   using Word = typename BitWord<A>::type;
   Chunks chunks = chunks_of(gn);
   RowSpaceOfGroups<A> at(gn, chunks.count);
-  Epilogue<T, known, residual> epilogue{gn.activation};
+  Epilogue<T, known, residual> epilogue(gn);
   int64_t row = gn.c, slots = (row + kLanes<A> - 1) / kLanes<A>, groups = gn.c / gn.k;
   const T *all_x = (const T*)gn.x, *all_r = residual ? (const T*)gn.residual : all_x;
   auto* stats = (Standard<A>*)gn.stats;
@@ -159,7 +159,7 @@ void backward_group_rows(GroupNormBackward& gn) {
   using Word = typename BitWord<A>::type;
   Chunks chunks = chunks_of(gn);
   RowSpaceOfGroups<A> at(gn, chunks.count);
-  Epilogue<T, known, residual> epilogue{gn.activation};
+  Epilogue<T, known, residual> epilogue(gn);
   int64_t row = gn.c, slots = (row + kLanes<A> - 1) / kLanes<A>, groups = gn.c / gn.k;
   const T *all_g = (const T*)gn.g, *all_x = (const T*)gn.x;
   const T* all_r = gn.residual ? (const T*)gn.residual : all_x;

@@ -17,13 +17,14 @@ constexpr bool kTuned<float16> = false;
 // Call f<T, known, residual>() for the arguments' type, activation and residual.
 template <class T, class Norm, class F>
 void with_tail(const Norm& bn, bool residual, F&& f) {
+  bool is_relu = bn.activation == kReLU || bn.activation == kReLU6;
   if constexpr (kTuned<T>) {
     if (bn.activation == kNone && residual) return f.template operator()<T, kKnownNone, true>();
     if (bn.activation == kNone) return f.template operator()<T, kKnownNone, false>();
-    if (bn.activation == kReLU && !residual) return f.template operator()<T, kKnownReLU, false>();
+    if (is_relu && !residual) return f.template operator()<T, kKnownReLU, false>();
   }
   // With its bit mask a ReLU after a residual is a case of its own.
-  if (bn.activation == kReLU && residual) return f.template operator()<T, kKnownReLU, true>();
+  if (is_relu && residual) return f.template operator()<T, kKnownReLU, true>();
   if (residual) return f.template operator()<T, kLookedUp, true>();
   return f.template operator()<T, kLookedUp, false>();
 }

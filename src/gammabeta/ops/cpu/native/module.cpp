@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -13,6 +14,7 @@
 #include <omp.h>
 #endif
 
+#include "exchange.h"
 #include "table.h"
 
 namespace nb = nanobind;
@@ -165,6 +167,9 @@ struct Norm {
   int activation;
   double eps;
   bool centered = true;  // false: RMS norm
+  double slope = 0.01;   // of LeakyReLU below 0
+
+  bool channels_last = false;  // whether that is how x came, in more than two dims
 
   // Of a batch norm: whether the mini-batch's statistics are used, and what they are averaged into.
   bool training = false;
@@ -184,7 +189,7 @@ struct Norm {
   int64_t elements() const { return n * c * s; }
   int64_t bytes() const { return elements() * static_cast<int64_t>(size_of(type)); }
 
-  // Bytes of the mask of a ReLU after a residual, and its head.
+  // Bytes of the mask of a ReLU or ReLU6 after a residual, and its head.
   int64_t mask_size() const {
     int64_t lanes = g_kernels->lanes / (type == kFloat64 ? 8 : 4);
     int64_t size = rows ? n * s * ((c + lanes - 1) / lanes) : n * c * (s / lanes + 2);
@@ -220,6 +225,7 @@ struct Norm {
     w.type = static_cast<Type>(type);
     w.parameter_type = static_cast<Type>(parameter_type);
     w.activation = activation;
+    w.slope = slope;
     w.x = at(x), w.residual = at(residual), w.gamma = at(gamma), w.beta = at(beta);
     w.bits = bits ? at(bits + kMaskHead) : nullptr;
     w.stats = static_cast<decltype(w.stats)>(at(stats));
@@ -283,6 +289,134 @@ struct Norm {
           &Kernels::batch_norm_backward);
   }
 };
+
+// ---- a batch norm of torch's tensors as they are ---------------------------------------------------
+
+using exchange::View;
+
+// The type of two parameters of c values each, -1 where they are not as the kernels take them.
+int common_type(const View& x, nb::handle one, nb::handle other, int64_t c, Address* addresses) {
+  int type = -1;
+  nb::handle both[] = {one, other};
+  for (int i = 0; i < 2; i++) {
+    addresses[i] = 0;
+    if (both[i].is_none()) continue;
+    View v;
+    if (!exchange::read(both[i], v) || v.type < 0 || v.t.dims != 1 || v.t.shape[0] != c ||
+        !v.dense(false) || (type >= 0 && v.type != type))
+      return -1;
+    type = v.type;
+    addresses[i] = v.address();
+  }
+  if (type < 0) return x.type;
+  return type == x.type || (type == kFloat32 && x.type != kFloat64) ? type : -1;
+}
+
+bool is_there(nb::handle object) { return !object.is_none(); }
+
+// A batch norm of x, or None where the kernels do not take its tensors as they are.
+nb::object batch_norm(nb::handle x_, nb::handle residual, nb::handle weight, nb::handle bias,
+                      nb::handle mean, nb::handle var, nb::handle batches, int activation,
+                      double eps, double slope, bool training, double momentum, bool guarded) {
+  View x;
+  if (!exchange::read(x_, x) || x.type < 0 || x.t.dims < 2) return nb::none();
+  int64_t elements = x.numel(), n = x.t.shape[0], c = x.t.shape[1];
+  if (!elements || !(eps > 0) || std::isinf(eps) || std::isinf(momentum)) return nb::none();
+  Norm norm{kBatch, true, n, c, 1, 1, x.type, 0, activation, eps, true, slope};
+  bool last = false;
+  if (x.t.dims == 2) {
+    if (!x.dense(false)) return nb::none();
+  } else if (x.dense(false)) {
+    norm.rows = false;
+    norm.s = elements / (n * c);
+  } else if (x.dense(true)) {
+    norm.n = elements / c;
+    last = true;
+  } else {
+    return nb::none();
+  }
+  norm.channels_last = last;
+  if (is_there(residual)) {
+    View r;
+    if (!exchange::read(residual, r) || r.type != x.type || !r.same_shape(x) || !r.dense(last))
+      return nb::none();
+  }
+  Address parameters[2], running[2], count = 0;
+  norm.parameter_type = common_type(x, weight, bias, c, parameters);
+  int running_type = common_type(x, mean, var, c, running);
+  if (norm.parameter_type < 0 || running_type < 0 || is_there(mean) != is_there(var) ||
+      (training && elements / c < 2))
+    return nb::none();
+  if (is_there(batches)) {
+    View v;
+    if (!exchange::read(batches, v) || v.type != -2 || v.numel() != 1) return nb::none();
+    count = v.address();
+  }
+  norm.average(training, momentum, running_type, running[0], running[1], count, guarded);
+  return nb::cast(norm);
+}
+
+// The output, the statistics, the mask, and whether the batch entered the running statistics.
+nb::tuple run(const Norm& norm, nb::handle x_, nb::handle residual, nb::handle weight,
+              nb::handle bias, bool masked) {
+  View x, r, y;
+  Address parameters[2], stats, bits = 0;
+  if (!exchange::read(x_, x, false)) throw nb::value_error("the input's memory was freed");
+  common_type(x, weight, bias, norm.c, parameters);
+  if (is_there(residual) && !exchange::read(residual, r, false))
+    throw nb::value_error("the residual's memory was freed");
+  nb::object output = exchange::empty_like(x_, y);
+  nb::object statistics = exchange::empty(2 * norm.c, kFloat64, stats);
+  nb::object mask = nb::none();
+  if (masked && is_there(residual)) mask = exchange::empty(norm.mask_size(), 4, bits);
+  bool entered;
+  {
+    nb::gil_scoped_release others_may_run;
+    entered = norm.forward(x.address(), is_there(residual) ? r.address() : 0, parameters[0],
+                           parameters[1], bits, stats, y.address());
+  }
+  return nb::make_tuple(output, statistics, mask, entered);
+}
+
+// The gradients of x, weight, bias and residual; None where g is not laid out as x.
+nb::object run_back(const Norm& norm, nb::handle g_, nb::handle x_, nb::handle residual,
+                    nb::handle weight, nb::handle bias, nb::handle statistics, nb::handle mask,
+                    bool needs_x, bool needs_residual) {
+  View g, x, r, stats, made;
+  bool last = norm.channels_last;
+  if (!exchange::read(g_, g) || !exchange::read(x_, x) || g.type != x.type || x.type != norm.type ||
+      !g.same_shape(x) || !g.dense(last) || !x.dense(last) || x.numel() != norm.elements() ||
+      !exchange::read(statistics, stats, false))
+    return nb::none();
+  if (is_there(residual) && (!exchange::read(residual, r) || r.type != x.type ||
+                             !r.same_shape(x) || !r.dense(last)))
+    return nb::none();
+  Address parameters[2], bits = 0, gweight = 0, gbias = 0, gx = 0, gresidual = 0;
+  if (common_type(x, weight, bias, norm.c, parameters) != norm.parameter_type) return nb::none();
+  if (is_there(mask)) {
+    exchange::Tensor t;
+    if (exchange::g_interface->read(mask.ptr(), &t)) throw nb::python_error();
+    bits = reinterpret_cast<Address>(t.data) + t.byte_offset;
+  }
+  nb::object of[4] = {nb::none(), nb::none(), nb::none(), nb::none()};
+  auto make = [&](int i, nb::handle like, Address& address) {
+    of[i] = exchange::empty_like(like, made);
+    address = made.address();
+  };
+  if (is_there(weight)) make(1, weight, gweight);
+  if (is_there(bias)) make(2, bias, gbias);
+  if (needs_residual && norm.activation) make(3, x_, gresidual);
+  // One loop writes both, and gx where it goes.
+  if (needs_x || gresidual) make(0, x_, gx);
+  {
+    nb::gil_scoped_release others_may_run;
+    norm.backward(x.address(), is_there(residual) ? r.address() : 0, parameters[0], parameters[1],
+                  bits, stats.address(), g.address(), gx, gresidual, gweight, gbias);
+  }
+  if (!needs_x) of[0] = nb::none();
+  if (needs_residual && !norm.activation) of[3] = nb::borrow(g_);
+  return nb::make_tuple(of[0], of[1], of[2], of[3]);
+}
 
 // ---- the guard, where torch's operator updates the running statistics ------------------------------
 
@@ -354,6 +488,7 @@ nb::bytes sample(Address address, int64_t start, int64_t stride, int64_t count) 
 
 NB_MODULE(_native, m) {
   m.doc() = "Normalization kernels for the CPU.";
+  nb::set_leak_warnings(false);  // a graph that lives until the process ends is no leak
   pthread_atfork(nullptr, nullptr, [] { g_forked = true; });
   m.def("instruction_sets", instruction_sets, "Those this machine has, the smallest first.");
   m.def("instruction_set", [] { return g_kernels->name; }, "The one in use.");
@@ -364,6 +499,12 @@ NB_MODULE(_native, m) {
   m.def("exact_workspace", [](bool exact) { g_exact_workspace = exact; },
         "For tests: let each call's workspace end at a page that may not be touched.");
   m.def("at_new_thread", at_new_thread, "Call this once from each thread, before it uses others.");
+  m.def("read_tensors", exchange::set_up, "Read torch's tensors directly from now on; whether.");
+  m.def("batch_norm", batch_norm, nb::arg("x"), nb::arg("residual").none(),
+        nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("mean").none(),
+        nb::arg("var").none(), nb::arg("batches").none(), nb::arg("activation"), nb::arg("eps"),
+        nb::arg("slope"), nb::arg("training"), nb::arg("momentum"), nb::arg("guarded"),
+        "A batch norm of tensors; None if they are not as the kernels take them.");
   m.def("sample", sample, "Every stride-th float of memory, as bytes.");
   m.def("remember", remember, "Running statistics before torch's operator updates them.");
   m.def("commit", commit, "Keep that update if it is finite; returns whether.");
@@ -371,12 +512,28 @@ NB_MODULE(_native, m) {
   nb::class_<Norm>(m, "Norm", "One call of a norm: all but its tensors.")
       .def("__init__",
            [](Norm* norm, int kind, bool rows, int64_t n, int64_t c, int64_t k, int64_t s, int type,
-              int parameter_type, int activation, double eps, bool centered) {
+              int parameter_type, int activation, double eps, bool centered, double slope) {
              new (norm) Norm{static_cast<Kind>(kind), rows, n, c, k, s, type, parameter_type,
-                             activation, eps, centered};
+                             activation, eps, centered, slope};
            })
       .def_ro("activation", &Norm::activation)
+      .def_ro("slope", &Norm::slope)
       .def("average", &Norm::average, "Use the batch's statistics, and update the running ones.")
+      .def_ro("rows", &Norm::rows)
+      .def_ro("channels_last", &Norm::channels_last)
+      .def_ro("channels", &Norm::c)
+      .def("alone", [](const Norm& norm) {
+             Norm other = norm;
+             other.average(false, 0, 0, 0, 0, 0, false);
+             return other;
+           }, "The same, by statistics that are given.")
+      .def("run", run, nb::arg("x"), nb::arg("residual").none(), nb::arg("weight").none(),
+           nb::arg("bias").none(), nb::arg("masked"),
+           "Make output, statistics and mask; also whether the batch entered the averages.")
+      .def("run_back", run_back, nb::arg("g"), nb::arg("x"), nb::arg("residual").none(),
+           nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("statistics"),
+           nb::arg("mask").none(), nb::arg("needs_x"), nb::arg("needs_residual"),
+           "Make the gradients; None if g is not laid out as x.")
       .def("mask_size", &Norm::mask_size, "Bytes of the mask that forward fills.")
       .def("forward", &Norm::forward, nb::call_guard<nb::gil_scoped_release>())
       .def("backward", &Norm::backward, nb::call_guard<nb::gil_scoped_release>());

@@ -40,7 +40,7 @@ void forward_row_norm(RowNormForward& ln) {
   scratch = {ln.workspace(scratch.used)};
   const A* gamma = as_computed<A>(ln.gamma, ln.parameter_type, d, 1, scratch.take<A>(d));
   const A* beta = as_computed<A>(ln.beta, ln.parameter_type, d, 0, scratch.take<A>(d));
-  Epilogue<T, known, residual> epilogue{ln.activation};
+  Epilogue<T, known, residual> epilogue(ln);
   auto* stats = (Standard<A>*)ln.stats;
   as_team(ln.threads, [&](Worker me) {
     int64_t from = me.from(ln.rows), to = me.to(ln.rows);
@@ -109,7 +109,7 @@ GB_INLINE RowGradient<C<T>> row_gradient(const RowNormBackward& ln, const RowSpa
   const T* res = ln.residual ? (const T*)ln.residual + r * ln.d : x;
   T* gr = ln.gresidual ? (T*)ln.gresidual + r * ln.d : nullptr;
   const Word* bits = (const Word*)ln.bits;
-  Epilogue<T, known, residual> epilogue{ln.activation};
+  Epilogue<T, known, residual> epilogue(ln);
   Standard<A> row = ((const Standard<A>*)ln.stats)[r];
   Sum<A> first, second;
   walk<A>(ln.d, 0, r * slots_of_row<A>(ln.d), [&](int64_t i, int64_t at, auto part, auto k) GB_FLAT {

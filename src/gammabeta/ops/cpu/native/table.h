@@ -13,8 +13,9 @@ struct BatchNorm {
   int64_t n, c, s;
   Type type, parameter_type;
   int activation;
+  double slope;  // of LeakyReLU below 0
   const void *x, *residual, *gamma, *beta;
-  void* bits;     // what a ReLU after a residual let through; see slots()
+  void* bits;     // what a ReLU or ReLU6 after a residual let through; see slots()
   double* stats;  // (2, c): mean and 1 / √(variance + ε), for the backward pass
   char* (*workspace)(size_t);  // memory to work in, aligned to 64; lives until the next call
   int threads;
@@ -46,6 +47,7 @@ struct RowNorm {
   int64_t rows, d;
   Type type, parameter_type;
   int activation;
+  double slope;  // of LeakyReLU below 0
   bool centered;
   const void *x, *residual, *gamma, *beta;
   void* bits;   // as above
@@ -72,6 +74,7 @@ struct GroupNorm {
   int64_t n, c, k, s;
   Type type, parameter_type;
   int activation;
+  double slope;  // of LeakyReLU below 0
   const void *x, *residual, *gamma, *beta;
   void* bits;
   void* stats;  // (n · c / k, 3), as above

@@ -185,8 +185,9 @@ struct GradientSum {
 
 // ---- the layer, at one vector -------------------------------------------------------------------
 
-// How much of the activation is known when this is compiled: the two that matter for speed are, the
-// others are looked up at each vector, beside which their arithmetic is long.
+// How much of the activation is known when this is compiled: the ones that matter for speed are, the
+// others are looked up at each vector, beside which their arithmetic is long. ReLU and ReLU6 are one
+// case, which differs in a number.
 enum Known : int { kKnownNone, kKnownReLU, kLookedUp };
 
 // x̂·γ + β as (x − shift)·scale + offset. `shift` is near the mean, and `offset` makes up for the
@@ -211,7 +212,7 @@ GB_INLINE V<A> input_gradient(V<A> g, V<A> x, const Affine<A>& affine, V<A> slop
   return g * affine.scale;
 }
 
-// One bit an element: whether a ReLU let it through.
+// One bit an element: whether a ReLU or ReLU6 let it through.
 template <class A>
 struct BitWord {
   using type = uint8_t;
@@ -225,12 +226,12 @@ struct BitWord<float> {
 
 // Not inlined: a call is short beside what it computes, and compiling dozens of copies is not.
 template <class A>
-__attribute__((noinline)) V<A> activate_called(V<A> z, int activation) {
-  return activate<A>(z, activation);
+__attribute__((noinline)) V<A> activate_called(V<A> z, int activation, A slope) {
+  return activate<A>(z, activation, slope);
 }
 template <class A>
-__attribute__((noinline)) V<A> slope_called(V<A> z, int activation) {
-  return slope<A>(z, activation);
+__attribute__((noinline)) V<A> gradient_called(V<A> g, V<A> z, int activation, A slope) {
+  return activation_gradient<A>(g, z, activation, slope);
 }
 
 // What follows the normalization: residual and activation, forward and backward.
@@ -240,16 +241,24 @@ struct Epilogue {
   using Word = typename BitWord<A>::type;
   static constexpr bool keeps_bits = known == kKnownReLU && residual;
   int activation;
+  A slope;  // of LeakyReLU below 0
+  A last;   // the largest z that a ReLU lets through
+
+  template <class Norm>
+  explicit Epilogue(const Norm& norm)
+      : activation(norm.activation),
+        slope((A)norm.slope),
+        last(norm.activation == kReLU6 ? kBelowSix<A> : (A)__builtin_inf()) {}
 
   // The output; remembers in `bits` what backward cannot see from x alone.
   template <class Part>
   GB_INLINE V<A> forward(V<A> z, const T* r, Word* bits, Part part) const {
     if (residual) z += load(r, part);
     if (known == kKnownNone) return z;
-    if (known == kLookedUp) return activate_called<A>(z, activation);
-    M<A> off = z <= 0;  // false for NaN, which passes
-    if (keeps_bits) *bits = (Word)~to_bits(off);
-    return where<A>(off, V<A>{}, z);
+    if (known == kLookedUp) return activate_called<A>(z, activation, slope);
+    M<A> off = z <= 0, over = z > last;  // both false for NaN, which passes
+    if (keeps_bits) *bits = (Word)~to_bits(off | over);
+    return where<A>(off, V<A>{}, where<A>(over, splat<A>(6), z));
   }
 
   // The gradient before the activation, from that after it.
@@ -260,9 +269,9 @@ struct Epilogue {
     if (keeps_bits) return keep_bits(g, *bits);
     if (known == kLookedUp && activation == kNone) return g;
     V<A> z = affine(x);
-    if (known == kKnownReLU || activation == kReLU) return where<A>(z <= 0, V<A>{}, g);
+    if (known == kKnownReLU) return where<A>((z <= 0) | (z > last), V<A>{}, g);
     if (residual) z += load(r, part);
-    return g * slope_called<A>(z, activation);
+    return gradient_called<A>(g, z, activation, slope);
   }
 };
 
