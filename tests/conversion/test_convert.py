@@ -543,7 +543,8 @@ def test_a_fused_layer_is_an_error_that_names_it_and_changes_nothing():
         gb.revert(model, fused="splt")
 
 
-ACTIVATIONS = ["relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh"]
+ACTIVATIONS = ["relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh", "relu6", "hardswish"]
+ACTIVATIONS += ["hardsigmoid", "mish", "gelu_tanh"]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

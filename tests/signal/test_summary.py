@@ -360,7 +360,7 @@ SLOPES = {
 
 def test_the_zones_are_of_known_activations() -> None:
     assert set(SATURATION) == set(SLOPES)
-    assert set(SATURATION) & set(ACTIVATIONS) == {"sigmoid", "tanh", "relu", "gelu", "silu"}
+    assert set(SATURATION) - set(ACTIVATIONS) == {"hardtanh"}
     x = drawn(100)
     for name in set(SATURATION) & set(ACTIVATIONS):
         torch.testing.assert_close(ACTIVATIONS[name](x), SLOPES[name][0](x))

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from gammabeta.conversion.adopt import adopt, is_adopted
 from gammabeta.conversion.become import Becoming, become, recast
 from gammabeta.conversion.families import FAMILIES, TWINS
+from gammabeta.conversion.pairs import plan_fusing
 from gammabeta.conversion.report import Change, Conversion, Left, Report, label, tell
 from gammabeta.conversion.swap import (
     left_compiled,
@@ -39,6 +41,7 @@ def convert(
     exact: bool = True,
     dims: int | None = None,
     memory: str | None = None,
+    fuse: bool = True,
     report: Report | None = None,
     **options: Any,
 ) -> _Module:
@@ -50,8 +53,11 @@ def convert(
     attributes, its mode, dtype and device. All layers are swapped, or none if an error is raised.
 
     **Twins** (``to=None``). Each of torch's layers becomes gammabeta's of the same name: same
-    ``state_dict``, same numbers. Subclasses of torch's layers are left unchanged, because they
-    may do anything; so are layers whose ``forward`` was replaced on the object.
+    ``state_dict``, same numbers. A norm of another class (a subclass of torch's, or one written
+    by hand) is adopted if trials prove that the kernels compute what it computes. It keeps its
+    attributes and remains an instance of its class, which runs in all cases that the trials do
+    not cover. Other norms are left unchanged, and so are layers whose ``forward`` was replaced on
+    the object.
 
     **Families** (``to="group"`` and the like). Layers of the families ``of`` become layers of
     another, for example for a batch of one or a recurrent net, where batch statistics do harm. γ
@@ -77,6 +83,9 @@ def convert(
             (N, C, L).
         memory: ``"lean"`` or ``"default"`` for every batch norm of gammabeta's that the model then
             has; see `BatchNorm1d`. None changes none of them.
+        fuse: whether a norm, the residual that is added to its output and the activation after it
+            are computed in one kernel call wherever that gives the same result; see
+            docs/convert.md. The modules stay as they are.
         report: called with a `Conversion` that lists every change: ``report=print`` prints it,
             ``report=reports.append`` keeps it.
         **options: more arguments for the new layers, such as ``eps=1e-6`` or
@@ -118,6 +127,7 @@ def convert(
     check_module(model)
     check_callable("report", report, "a function that is called with the Conversion")
     check_bool("exact", exact)
+    check_bool("fuse", fuse)
     if memory is not None:
         known("memory", memory, MEMORIES)
     if to is None:
@@ -144,6 +154,7 @@ def convert(
         changes, conversion = plan_swaps(model, to, families, arguments)
     if memory is not None:
         _plan_memory(model, changes, memory)
+    conversion.fusions = plan_fusing(model, changes, fuse)
     tell(conversion, report, conversion.summary() if to else _unchanged(model, conversion))
     undo = become(changes)
     try:
@@ -182,7 +193,7 @@ def _plan_memory(model: nn.Module, changes: list[Becoming], memory: str) -> None
 
 
 def _twins(model: nn.Module) -> tuple[list[Becoming], Conversion]:
-    """How torch's layers become gammabeta's."""
+    """How torch's layers become gammabeta's, and those of other classes are adopted."""
     changes, conversion = [], Conversion()
     for names, module in places(model):
         cls = type_before_parametrizations(module)
@@ -192,15 +203,23 @@ def _twins(model: nn.Module) -> tuple[list[Becoming], Conversion]:
             # On the object too: `torch.jit.script` looks nowhere else.
             changes[-1].attributes.setdefault("activation", None)
             conversion.changes.append(Change(names, label(cls), label(ours)))
-        elif looks_like_a_norm(module, cls) and not is_ours(cls):
-            conversion.left.append(Left(names, label(cls), reason_left(module, cls)))
+        elif looks_like_a_norm(module, cls) and not is_ours(cls) and not is_adopted(module):
+            becoming = adopt(module)
+            if isinstance(becoming, str):
+                conversion.left.append(Left(names, label(cls), reason_left(module, cls, becoming)))
+            else:
+                changes.append(becoming)
+                conversion.changes.append(Change(names, label(cls), f"{label(cls)}, adopted"))
         conversion.left += left_compiled(names, module, TWINS)
     return changes, conversion
 
 
 def _unchanged(model: nn.Module, conversion: Conversion) -> str:
     """What to say where no layer of ``model`` becomes a twin, and none is one already."""
-    ours = any(is_ours(type(module)) and lineage(module) for module in model.modules())
+    ours = any(
+        is_adopted(module) or (is_ours(type(module)) and lineage(module))
+        for module in model.modules()
+    )
     if conversion.changes or not conversion.left or ours:
         return ""
     return f"convert() changed nothing of model={type(model).__name__}: {conversion.summary()}"

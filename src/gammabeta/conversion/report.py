@@ -50,6 +50,21 @@ class Left:
     reason: str
 
 
+@dataclass(frozen=True)
+class Fusion:
+    """What becomes of the activation, and of the sum before it, that follow a layer.
+
+    Attributes:
+        names: the layer's names in the model.
+        fuses: whether they become part of the layer's kernel call.
+        words: what fuses, or why nothing does.
+    """
+
+    names: tuple[str, ...]
+    fuses: bool
+    words: str
+
+
 @dataclass
 class Conversion:
     """What `gammabeta.convert` or `gammabeta.revert` did; ``print`` shows it.
@@ -57,6 +72,7 @@ class Conversion:
     Attributes:
         changes: in the order of ``model.named_modules()``.
         left: normalization layers that might have been meant and were left alone.
+        fusions: what the layers fuse with, and why the others do not; empty where not asked.
 
     Example:
         >>> print(Conversion([Change(("bn",), "nn.BatchNorm2d", "gb.GroupNorm", lost=("β",))]))
@@ -67,6 +83,7 @@ class Conversion:
 
     changes: list[Change] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    fusions: list[Fusion] = field(default_factory=list)
 
     @property
     def lost(self) -> Counter[str]:
@@ -93,7 +110,18 @@ class Conversion:
             heads_left = ("left", "is", "because")
             left = [(_names(one.names), one.kind, one.reason) for one in self.left]
             lines.append(table(heads_left, left, left=3))
+        if self.fusions:
+            lines.append(self._fused())
         return "\n".join(lines)
+
+    def _fused(self) -> str:
+        """How many layers fuse, and with what; then why the others do not."""
+        fused = Counter(one.words for one in self.fusions if one.fuses)
+        alone = Counter(one.words for one in self.fusions if not one.fuses)
+        heads = ("layers", "fuse with what follows")
+        rows = [(f"{number:6d}", words) for words, number in fused.most_common()]
+        rows += [(f"{number:6d}", f"no: {words}") for words, number in alone.most_common()]
+        return table(heads, rows, left=2)
 
     def summary(self) -> str:
         """What was lost, adjusted and left, in one line; empty if nothing was."""

@@ -9,27 +9,28 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
+from gammabeta.conversion.adopt import give_back, is_adopted
 from gammabeta.conversion.become import become, recast, split
 from gammabeta.conversion.families import TWINS
 from gammabeta.conversion.report import Change, Conversion, Left, Report, label, tell
 from gammabeta.conversion.swap import places
 from gammabeta.layers.traits import is_ours, lineage
 from gammabeta.names import known
-from gammabeta.ops.activations import MODULES
+from gammabeta.ops.activations import module_of
 from gammabeta.statistics.arguments import check_callable, check_module
 from gammabeta.statistics.freeze import is_frozen
 
 _Module = TypeVar("_Module", bound=nn.Module)
-_ACTIVATIONS = {name: cls for cls, name in MODULES.items()}
-_NOT_SETTINGS = ("activation", "qualified_name")  # has a rule of its own; was not a person's
+# The first has a rule of its own, the others were not a person's.
+_NOT_SETTINGS = ("activation", "fuses", "qualified_name")
 
 
 def revert(model: _Module, *, fused: str = "error", report: Report | None = None) -> _Module:
     """Turn gammabeta's layers in ``model`` back into torch's: the inverse of `convert`.
 
     ``revert(convert(model))`` is ``model`` as it was: the same objects, classes, ``state_dict``,
-    outputs and ``repr``, bit by bit. A swap of families is not undone: a group norm becomes
-    torch's group norm.
+    outputs and ``repr``, bit by bit. Adopted modules get their own classes back. A swap of
+    families is not undone: a group norm becomes torch's group norm.
 
     Args:
         model: any module; it may itself be a layer to turn back. Changed in place.
@@ -65,6 +66,15 @@ track_running_stats=True)
     changes, conversion = [], Conversion()
     for names, module in places(model):
         cls = type_before_parametrizations(module)
+        if is_adopted(module):
+            returned = give_back(module)
+            if isinstance(returned, str):
+                conversion.left.append(Left(names, label(cls), returned))
+            else:
+                changes.append(returned)
+                before = f"{label(cls)}, adopted"
+                conversion.changes.append(Change(names, before, label(returned.cls)))
+            continue
         theirs = originals.get(cls)
         if theirs is None or "forward" in module.__dict__:
             reason = _reason_not_reverted(module, cls)
@@ -78,9 +88,9 @@ track_running_stats=True)
             changes.append(recast(module, theirs, without=own))
         else:
             _check_split(names[0], module, str(activation), fused)
-            second = _ACTIVATIONS[str(activation)]
-            changes.append(split(module, theirs, second(), without=own))
-            after = f"nn.Sequential({label(theirs)}, {label(second)})"
+            second = module_of(str(activation))
+            changes.append(split(module, theirs, second, without=own))
+            after = f"nn.Sequential({label(theirs)}, {label(type(second))})"
         notes = tuple(
             f"{key}={value!r} dropped"
             for key, value in module.__dict__.items()

@@ -39,8 +39,14 @@ def places(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Module]]:
         yield tuple(its), module
 
 
-def reason_left(module: nn.Module, cls: type[nn.Module]) -> str:
-    """Why a normalization layer whose class is ``cls`` is left alone."""
+def reason_left(module: nn.Module, cls: type[nn.Module], not_adopted: str = "") -> str:
+    """Why a normalization layer whose class is ``cls`` is left alone.
+
+    Args:
+        module: the layer.
+        cls: its class, without parametrizations.
+        not_adopted: why it is not adopted, if it computes something that gammabeta knows.
+    """
     if "forward" in module.__dict__:
         return "its forward was replaced on the object"
     if any(map(is_lazy, module.parameters(recurse=False))):
@@ -48,11 +54,12 @@ def reason_left(module: nn.Module, cls: type[nn.Module]) -> str:
     if cls.__module__.startswith("torch.nn.modules."):
         return f"gammabeta has no {cls.__name__}"
     its = traits(module)
+    why = f"; {not_adopted}" if its.normalizes and not_adopted else ""
     if not its.lineage:
-        return f"{cls.__name__} is no subclass of torch's layers{_what_it_computes(its)}"
+        return f"{cls.__name__} is no subclass of torch's layers{_what_it_computes(its)}{why}"
     if has_own_forward(module):
-        return f"{cls.__name__} is a subclass with a forward of its own"
-    return f"{cls.__name__} is a subclass, which may do anything"
+        return f"{cls.__name__} is a subclass with a forward of its own{why}"
+    return f"{cls.__name__} is a subclass{why or ', which may do anything'}"
 
 
 def _what_it_computes(its: Traits) -> str:

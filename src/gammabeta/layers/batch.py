@@ -1,6 +1,7 @@
 """Batch normalization over 1, 2 and 3 spatial dims (Ioffe & Szegedy 2015, Algorithms 1 and 2)."""
 
 # No `from __future__ import annotations`: `torch.jit.script` reads the types themselves.
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta import ops
+from gammabeta.layers.deferred import defer, may_defer
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.guard import Guarded
 from gammabeta.layers.held import held
@@ -57,9 +59,17 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
             momentum=self.momentum,
             memory=self.memory,
         )
+        if self.fuses is not None and may_defer(self, call):
+            follows = self.fuses[self.training]
+            if follows:
+                return defer(self, call, partial(self._complete, updates), follows)
+        return self._complete(updates, call)
+
+    def _complete(self, updates: bool, call: ops.Call) -> Tensor:
+        """Compute ``call``, and update the running statistics if ``updates``."""
         if not updates:
             return ops.normalize(call)
-        batches = held(buffers, "num_batches_tracked", self)
+        batches = held(self._buffers, "num_batches_tracked", self)
         if batches is not None:
             call.batches, call.guarded = batches, self.on_nonfinite != "accept"
             done = ops.normalize_and_count(call)
@@ -142,10 +152,10 @@ class BatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
 
     It is a `torch.nn.BatchNorm1d`: same arguments, parameters, buffers and ``state_dict``.
 
-    **Some torch functions silently drop the activation.** `torch.nn.SyncBatchNorm`'s
-    ``convert_sync_batchnorm`` and `torch.nn.utils.fusion.fuse_conv_bn_eval` copy only the
-    attributes of torch's batch norm. Before you call either, call
-    ``gammabeta.revert(model, fused="split")``, which makes each activation a separate module.
+    Torch's functions that take batch norms apart either keep the activation or raise an error;
+    docs/fold.md lists them. Other code may copy only the attributes of torch's batch norm. Before
+    you call it, call ``gammabeta.revert(model, fused="split")``, which makes each activation a
+    separate module.
 
     Args:
         num_features: C.
@@ -157,8 +167,9 @@ class BatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
         device: of parameters and buffers.
         dtype: of parameters and buffers.
         bias: whether the layer has a β.
-        activation: ``"relu"``, ``"leaky_relu"``, ``"silu"``, ``"gelu"``, ``"sigmoid"``,
-            ``"tanh"`` or None.
+        activation: ``"relu"``, ``"leaky_relu"`` (of slope 0.01), ``"silu"``, ``"gelu"``,
+            ``"sigmoid"``, ``"tanh"``, ``"relu6"``, ``"hardswish"``, ``"hardsigmoid"``, ``"mish"``,
+            ``"gelu_tanh"`` or None.
         on_nonfinite: how to handle a batch whose statistics are not finite. ``"refuse"``: skip the
             update of the running statistics, count the batch in ``refused_batches`` and warn
             once. ``"raise"``: skip the update and raise. ``"accept"``: update, as torch does.

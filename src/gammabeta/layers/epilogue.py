@@ -14,9 +14,12 @@ class Epilogue(nn.Module):
 
     Attributes:
         activation: a name in `gammabeta.ops.activations.ACTIVATIONS`, or None.
+        fuses: what follows the layer in its model, in evaluation and in training, as
+            `gammabeta.convert` found it; see `gammabeta.layers.deferred`. None: not known.
     """
 
     activation: str | None = None
+    fuses: tuple[str, str] | None = None
 
     def _set_activation(self, activation: str | None) -> None:
         self.activation = known_activation(activation)

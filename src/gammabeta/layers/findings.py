@@ -15,25 +15,42 @@ _KNOWN: dict[Any, Finding | None] = {}
 _ONE_BY_ONE: WeakKeyDictionary[nn.Module, tuple[Any, Finding | None]] = WeakKeyDictionary()
 """The same of modules whose settings cannot be compared: its forward and parts, and the finding."""
 
+ADOPTED = "_gammabeta_adopted"
+"""The attribute of a class, made from another, whose modules `gammabeta.convert` has adopted."""
+
 _REMEMBERED = 512
 _OF_NO_MATTER = ("training", "qualified_name", "_refused")
+
+
+def as_written(module: nn.Module) -> nn.Module:
+    """Return ``module``; of an adopted one, an object of the class it was written with.
+
+    That shares all attributes with ``module``.
+    """
+    original = getattr(type(module).__dict__.get(ADOPTED), "original", None)
+    if original is None:
+        return module
+    written: nn.Module = original.__new__(original)
+    object.__setattr__(written, "__dict__", module.__dict__)
+    return written
 
 
 def finding_of(module: nn.Module) -> Finding | None:
     """Return what a probe of ``module`` finds, or has found of its like."""
     if reason_of_tensors(module):
         return None
-    key = _settings(module)
+    written = as_written(module)
+    key = _settings(written)
     if key is None:
         parts = tuple((id(m), id(m.__dict__.get("forward"))) for m in module.modules())
         asked = _ONE_BY_ONE.get(module)
         if asked is None or asked[0] != parts:
-            asked = _ONE_BY_ONE[module] = (parts, probe(module))
+            asked = _ONE_BY_ONE[module] = (parts, probe(written))
         return asked[1]
     if key not in _KNOWN:
         if len(_KNOWN) >= _REMEMBERED:
             _KNOWN.clear()
-        _KNOWN[key] = probe(module)
+        _KNOWN[key] = probe(written)
     return _KNOWN[key]
 
 

@@ -20,6 +20,9 @@ from gammabeta.ops.activations import ACTIVATIONS
 _EPSILONS = (1e-5, 1e-6, 1e-12, 0.0, 1e-8, 1e-3, torch.finfo(torch.float32).eps)
 """Tried after the numbers that the module itself has as attributes."""
 
+_USUAL_EPS = 1e-4
+"""Up to here, ε does not matter to a rough comparison."""
+
 _ROUGH, _CLOSE = 2e-3, 2e-5
 """Relative errors, in float32: with a guessed ε, and far above rounding."""
 
@@ -175,6 +178,8 @@ def _roughly(
         formulas += [Formula("batch"), Formula("instance"), Formula("group")]
     if all(isinstance(module._buffers.get(name), Tensor) for name in RUNNING):
         formulas += [Formula("frozen")]
+    large = [eps for eps in _own_numbers(module) if eps > _USUAL_EPS]
+    formulas += [replace(one, eps=eps) for eps in large for one in formulas]
     for formula in formulas:
         x_hat = formula.x_hat(x, dim, module)
         for pair in _pairs(module):

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta import ops
+from gammabeta.layers.deferred import complete
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.sizes import check_size
 
@@ -99,20 +100,19 @@ class FrozenBatchNorm(Epilogue):
                 f"{dims} dims with C = num_features = {self.num_features}"
             )
         check_residual(input, residual)
-        return ops.normalize(
-            ops.Call(
-                ops.BATCH,
-                input,
-                self.weight,
-                self.bias,
-                self.eps,
-                self.activation,
-                residual,
-                running_mean=self.running_mean,
-                running_var=self.running_var,
-                training=False,
-            )
+        call = ops.Call(
+            ops.BATCH,
+            input,
+            self.weight,
+            self.bias,
+            self.eps,
+            self.activation,
+            residual,
+            running_mean=self.running_mean,
+            running_var=self.running_var,
+            training=False,
         )
+        return complete(self, call)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

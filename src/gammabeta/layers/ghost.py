@@ -18,7 +18,7 @@ class _GhostBatchNorm(_FusedBatchNorm):
     # An instance of nn.BatchNorm1d/2d/3d: it is batch norm, called on parts of the batch, so
     # whatever third-party code does to a batch norm (freeze, fold, exempt from weight decay,
     # recompute statistics) is right for it. The exception is
-    # nn.SyncBatchNorm.convert_sync_batchnorm, which makes the batch larger, not smaller.
+    # nn.SyncBatchNorm.convert_sync_batchnorm, which makes the batch larger, not smaller: it raises.
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta import ops
+from gammabeta.layers.deferred import complete
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.held import held
 from gammabeta.layers.sizes import check_size
@@ -72,18 +73,17 @@ class GroupNorm(Epilogue, nn.GroupNorm):
         if type(self.num_groups) is not int or self.num_groups < 1:
             _check_groups(self.num_groups)  # an attribute can be set to anything
         parameters = self._parameters
-        return ops.normalize(
-            ops.Call(
-                ops.GROUP,
-                input,
-                held(parameters, "weight", self),
-                held(parameters, "bias", self),
-                self.eps,
-                self.activation,
-                residual,
-                num_groups=self.num_groups,
-            )
+        call = ops.Call(
+            ops.GROUP,
+            input,
+            held(parameters, "weight", self),
+            held(parameters, "bias", self),
+            self.eps,
+            self.activation,
+            residual,
+            num_groups=self.num_groups,
         )
+        return complete(self, call)
 
 
 def _check_groups(num_groups: object) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from gammabeta import ops
+from gammabeta.layers.deferred import complete
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.guard import Guarded
 from gammabeta.ops.torch.norms import finish
@@ -68,9 +69,10 @@ class _FusedForward(Guarded, Epilogue, _InstanceNorm):
             training=True if empty else own,  # `empty` is a tensor while torch traces
             momentum=0.0 if self.momentum is None else self.momentum,
         )
+        if not updates:
+            return complete(self, call)
         y = ops.normalize(call)
-        if updates:
-            self._commit(mean, var)
+        self._commit(mean, var)
         return y
 
     def _scripted(self, batch: Tensor, residual: Tensor | None) -> Tensor:

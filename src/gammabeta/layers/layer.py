@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta import ops
+from gammabeta.layers.deferred import complete
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.held import held
 from gammabeta.ops.torch.norms import finish
@@ -67,15 +68,14 @@ class LayerNorm(Epilogue, nn.LayerNorm):
             return without_tensor(self, input, residual)
         check_residual(input, residual)
         parameters = self._parameters
-        return ops.normalize(
-            ops.Call(
-                ops.LAYER,
-                input,
-                held(parameters, "weight", self),
-                held(parameters, "bias", self),
-                self.eps,
-                self.activation,
-                residual,
-                normalized_shape=self.normalized_shape,
-            )
+        call = ops.Call(
+            ops.LAYER,
+            input,
+            held(parameters, "weight", self),
+            held(parameters, "bias", self),
+            self.eps,
+            self.activation,
+            residual,
+            normalized_shape=self.normalized_shape,
         )
+        return complete(self, call)

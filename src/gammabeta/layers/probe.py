@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import CellType, CodeType, MethodType
 from typing import Any
 
 import numpy
@@ -35,6 +34,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 from torch.utils import _python_dispatch
 
+from gammabeta.layers.code import code_of
 from gammabeta.layers.epilogue import Epilogue
 from gammabeta.layers.formulas import Formula, features, fit
 from gammabeta.layers.frozen import FrozenBatchNorm
@@ -42,6 +42,11 @@ from gammabeta.ops.activations import ACTIVATIONS
 
 NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, FrozenBatchNorm)
 """The classes whose formula is known; gammabeta's layers are subclasses of these."""
+
+_WITH_STATISTICS = (_BatchNorm, _InstanceNorm, FrozenBatchNorm, nn.GroupNorm)
+"""Those whose subclasses compute what the class says, or are strangers."""
+
+_Fitting = Callable[[nn.Module, bool, torch.dtype], "list[Finding]"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CLOSE = {torch.float64: 1e-9, torch.float32: 2e-5}
@@ -95,10 +100,13 @@ def probe(layer: nn.Module) -> Finding | None:
     try:
         if reason_untried(layer):
             return None
-        with _apart():
-            by_class = isinstance(layer, NORMS)
-            for dtype in _CLOSE if by_class else (torch.float32,):
-                fitting = _fitting if by_class else _fitting_by_hand
+        with apart():
+            ways: list[tuple[_Fitting, torch.dtype]] = []
+            if isinstance(layer, NORMS):
+                ways += [(_fitting, dtype) for dtype in _CLOSE]
+            if not isinstance(layer, _WITH_STATISTICS):  # such as a layer norm with γ = 1 + weight
+                ways += [(_fitting_by_hand, torch.float32)]
+            for fitting, dtype in ways:
                 both = [fitting(layer, training, dtype) for training in (False, True)]
                 for finding in both[0]:
                     if finding in both[1]:
@@ -122,7 +130,7 @@ def candidate(module: nn.Module) -> bool:
     named = "norm" in cls.__name__.lower()
     if not (_tensors(module) or named) or (size := features(module)) is None or size < 2:
         return False
-    return named or any(w in _COMPUTES_A_NORM or "norm" in w for w in _code(module)[0])
+    return named or any(w in _COMPUTES_A_NORM or "norm" in w for w in code_of(module).names)
 
 
 def reason_of_tensors(module: nn.Module) -> str:
@@ -142,9 +150,9 @@ def reason_untried(module: nn.Module) -> str:
     why = reason_of_tensors(module)
     if why:
         return why
-    words, shares = _code(module)
-    more = sorted(words & _MORE_THAN_COMPUTING)
-    if shares:
+    code = code_of(module)
+    more = sorted(code.names & _MORE_THAN_COMPUTING)
+    if code.shares:
         return "refers to a module or tensor that a copy would share"
     if more:
         return f"has side effects ({more[0]})"
@@ -157,52 +165,12 @@ def reason_untried(module: nn.Module) -> str:
     return f"has more arguments than its input ({optional[0]})" if optional else ""
 
 
-def _code(module: nn.Module) -> tuple[set[str], bool]:
-    """The names in ``module``'s forward, and in the functions that it calls; and whether they hold
-    on to a module or tensor that a copy of ``module`` would share."""
-    ours: dict[str, Any] = {}
-    for cls in reversed(type(module).__mro__):
-        if not cls.__module__.startswith(("torch.", "gammabeta.")):
-            ours |= {name: value for name, value in vars(cls).items() if callable(value)}
-    words: set[str] = set()
-    shares, asked = False, set()
-    found = [_function(module.__dict__.get("forward", ours.get("forward")))]
-    while found:
-        function = found.pop()
-        code = getattr(function, "__code__", function)
-        if not isinstance(code, CodeType) or code in asked:
-            continue
-        asked.add(code)
-        words |= {*code.co_names}
-        found += code.co_consts
-        theirs = getattr(function, "__globals__", {})
-        reached = [ours.get(name, theirs.get(name)) for name in code.co_names]
-        cells = [cell for cell in getattr(function, "__closure__", None) or () if cell != _EMPTY]
-        for value in (*reached, *(cell.cell_contents for cell in cells)):
-            owner = getattr(value, "__self__", value)
-            shares |= isinstance(owner, (nn.Module, Tensor))
-            home = str(getattr(value, "__module__", "torch"))
-            if not isinstance(value, type) and home.split(".")[0] != "torch":
-                found.append(_function(value))
-    return words, shares
-
-
-_EMPTY = CellType()
-
-
-def _function(value: Any) -> Any:
-    """The plain function in a bound method, a partial call or a wrapper, whose parts are copied."""
-    while isinstance(value, (partial, MethodType)):
-        value = value.func if isinstance(value, partial) else value.__func__
-    return inspect.unwrap(value) if callable(value) else value
-
-
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
 
 
 @contextmanager
-def _apart() -> Iterator[None]:
+def apart() -> Iterator[None]:
     """A place where nothing of the process is seen or changed: modes, random states, warnings."""
     python, array = random.getstate(), numpy.random.get_state()
     try:
@@ -222,7 +190,7 @@ def _apart() -> Iterator[None]:
         numpy.random.set_state(array)
 
 
-class _Alone(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Alone(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
     """No call reaches other processes, which may not be calling."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -233,7 +201,7 @@ class _Alone(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-cal
 
 def _fitting_by_hand(layer: nn.Module, training: bool, dtype: torch.dtype) -> list[Finding]:
     """The findings by `formulas` that agree with what a copy of ``layer`` computes in a mode."""
-    pristine = _trial(layer, dtype).train(training)
+    pristine = trial(layer, dtype).train(training)
     c = features(pristine) or 0
     shapes: list[tuple[int, tuple[int, ...]]] = [(-1, (3, 2, c))]
     shapes += [(1, (4, c, *_around(c, n))) for n in (2, 1)]
@@ -246,7 +214,7 @@ def _fitting_by_hand(layer: nn.Module, training: bool, dtype: torch.dtype) -> li
 def _called(pristine: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """What a copy of ``pristine`` gives for ``x``, and ``g`` times its derivative."""
     x = x.clone().requires_grad_()
-    with _Alone():  # type: ignore[no-untyped-call]
+    with Alone():  # type: ignore[no-untyped-call]
         y = copy.deepcopy(pristine).forward(x)  # past the hooks of all modules
         if not isinstance(y, Tensor) or y.shape != x.shape:
             raise TypeError("the output does not have the shape of the input")
@@ -256,7 +224,7 @@ def _called(pristine: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 
 def _fitting(layer: nn.Module, training: bool, dtype: torch.dtype) -> list[Finding]:
     """The findings that agree with what a copy of ``layer`` computes in a mode."""
-    pristine = _trial(layer, dtype).train(training)
+    pristine = trial(layer, dtype).train(training)
     natural = feature_dim(pristine)
     found: list[Finding] = []
     for dim, shape in _shapes(pristine):
@@ -283,20 +251,20 @@ def feature_dim(norm: nn.Module) -> int:
     return -1 if isinstance(norm, (nn.LayerNorm, nn.RMSNorm)) else 1
 
 
-def _trial(layer: nn.Module, dtype: torch.dtype) -> Any:
+def trial(layer: nn.Module, dtype: torch.dtype) -> Any:
     """A copy of ``layer`` on the CPU, without hooks, its γ, β and statistics uncommon."""
-    trial = copy.deepcopy(layer)
-    for module in trial.modules():
+    copied = copy.deepcopy(layer)
+    for module in copied.modules():
         for name in _HOOKS:
             module.__dict__[name] = OrderedDict()
-    trial = trial.to("cpu", dtype)
+    copied = copied.to("cpu", dtype)
     with torch.no_grad():
-        for parameter in trial.parameters():
+        for parameter in copied.parameters():
             parameter.copy_(torch.rand_like(parameter) + 0.5)
-        for name, buffer in trial.named_buffers():
+        for name, buffer in copied.named_buffers():
             if buffer.is_floating_point():
                 buffer.copy_(torch.rand_like(buffer) + (0.5 if name.endswith("var") else -0.5))
-    return trial.requires_grad_(False)
+    return copied.requires_grad_(False)
 
 
 def _by_class(layer: Any) -> Callable[[Tensor], Tensor]:

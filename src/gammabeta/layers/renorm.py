@@ -20,7 +20,7 @@ class _BatchRenorm(_FusedBatchNorm):
     # An instance of nn.BatchNorm1d/2d/3d, because parameters, buffers and inference are batch
     # norm's: third-party code may freeze it, exempt it from weight decay or fold it into the
     # convolution before it, and is right to. The exception is
-    # nn.SyncBatchNorm.convert_sync_batchnorm, which turns it into plain synchronized batch norm.
+    # nn.SyncBatchNorm.convert_sync_batchnorm, which would make it plain batch norm: it raises.
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta import ops
+from gammabeta.layers.deferred import complete
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.held import held
 from gammabeta.ops.torch.norms import finish
@@ -64,15 +65,14 @@ class RMSNorm(Epilogue, nn.RMSNorm):
             return without_tensor(self, x, residual)
         check_residual(x, residual)
         parameters = self._parameters
-        return ops.normalize(
-            ops.Call(
-                ops.RMS,
-                x,
-                held(parameters, "weight", self),
-                None,
-                self.eps,
-                self.activation,
-                residual,
-                normalized_shape=self.normalized_shape,
-            )
+        call = ops.Call(
+            ops.RMS,
+            x,
+            held(parameters, "weight", self),
+            None,
+            self.eps,
+            self.activation,
+            residual,
+            normalized_shape=self.normalized_shape,
         )
+        return complete(self, call)

@@ -168,6 +168,7 @@ def traits(module: nn.Module, x: Tensor | None = None) -> Traits:
         return Traits(True, _dim(module, x), activation, "", family, its, exact, twin)
     finding = finding_of(module)
     if finding is not None:
+        family = family if finding.formula is None else finding.formula.family
         return Traits(True, finding.dim, finding.activation, "", family, its, finding=finding)
     base = next(c for c in cls.__mro__ if _is_home(c.__module__))
     why = reason_untried(module) or f"does not compute the same as {base.__name__}"

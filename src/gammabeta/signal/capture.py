@@ -26,6 +26,7 @@ from torch.overrides import (
 )
 from torch.utils.hooks import RemovableHandle
 
+from gammabeta.layers.deferred import Deferred, peek
 from gammabeta.signal import functions, uncompiled
 from gammabeta.signal.functions import argument, first_tensor, name_of
 from gammabeta.signal.modules import Known, Modules, is_function
@@ -313,8 +314,8 @@ class Capture:
         wanted = self._wanted(row.name, stage)
         wanted = wanted or (stage == "affine" and self._wanted(row.name, "normalized"))
         if wanted and not row.again:
-            signal = row.signals[stage] = self.sample(x, dim)
-            if x.requires_grad:
+            signal = row.signals[stage] = self.sample(peek(x), dim)
+            if type(x) is not Deferred and x.requires_grad:
                 x.register_hook(_Gradient(self, signal))  # type: ignore[no-untyped-call]
         self.remember(x, row, stage)
 

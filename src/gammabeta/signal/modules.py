@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gammabeta.layers.deferred import KNOWS
 from gammabeta.layers.standardized import standardized
 from gammabeta.layers.traits import Traits, affine, is_ours, traits
 from gammabeta.signal.functions import first_tensor
@@ -96,6 +97,8 @@ class Modules:
             call.forget()
         if capture.stack:
             capture.stack.pop()
+
+    setattr(after, KNOWS, True)  # what it measures it does not compute for the model
 
     def is_inside_leaf(self, x: Tensor) -> bool:
         """Whether a module without parts is at work on something else than ``x``, its input."""
