@@ -5,7 +5,7 @@ Drop-in normalization layers, and a live picture of every layer's signal while i
 
 __version__ = "0.1.0"
 
-from gammabeta.conversion import convert, revert
+from gammabeta.conversion import convert, fold, revert
 from gammabeta.layers import (
     TLU,
     BatchNorm1d,
@@ -42,7 +42,7 @@ from gammabeta.layers import (
     guard_statistics,
 )
 from gammabeta.signal import Cadence, Record, RecordError, Run, Watch, watch
-from gammabeta.statistics import calibrate, freeze, unfreeze
+from gammabeta.statistics import adapt, calibrate, freeze, merge_statistics, unfreeze
 from gammabeta.view import export
 
 __all__ = [
@@ -83,11 +83,14 @@ __all__ = [
     "RecurrentBatchNormLSTM",
     "Run",
     "Watch",
+    "adapt",
     "calibrate",
     "convert",
     "export",
+    "fold",
     "freeze",
     "guard_statistics",
+    "merge_statistics",
     "revert",
     "unfreeze",
     "watch",

@@ -13,6 +13,7 @@ from torch import nn
 
 from gammabeta.layers.guard import NonFiniteBatchError
 from gammabeta.names import known
+from gammabeta.statistics.adapted import adapted_forward
 from gammabeta.statistics.arguments import (
     check_batches,
     check_bool,
@@ -57,11 +58,14 @@ def calibrate(
     Args:
         model: any module whose batch norms are torch's, gammabeta's or subclasses of them; in
             either mode. A batch norm is left alone, and normalizes by its running statistics, if
-            `gammabeta.freeze` holds it, if it is in ``eval()`` inside a model in ``train()``, or
-            if it does not track statistics. So are running statistics of other kinds: an instance
-            norm's; `RecurrentBatchNormLSTM`'s, which says how to get the population's; and those
-            of parts that `torch.jit` has compiled, which cannot be measured. A subclass with a
-            ``forward`` of its own is measured where it calls batch norm.
+            `gammabeta.freeze` holds it; if it does not track statistics; or if it is in ``eval()``
+            while the model and another of its batch norms are in ``train()``, which is how a part
+            is frozen by hand. (If all batch norms are in ``eval()``, as those of an average of
+            weights inside its wrapper, all are measured.) Running statistics of other kinds are
+            left alone, too: an instance norm's; `RecurrentBatchNormLSTM`'s, which says how to get
+            the population's; and those of parts that `torch.jit` has compiled, which cannot be
+            measured. A subclass with a ``forward`` of its own is measured where it calls batch
+            norm.
         batches: tensors; tuples or lists, whose first item is the input; mappings of keyword
             arguments; with ``forward``, anything. Best the training data, at the batch size and
             with the augmentation of training. Tensors are moved to the model's device.
@@ -84,9 +88,10 @@ def calibrate(
 
     Raises:
         ValueError: a name that is not known; ``limit`` no whole number of 1 or more; no batch
-            norm to calibrate; no batches; a batch norm that no batch reached; a batch that gives
-            one value per channel; a batch norm with a ``forward`` of its own of which it is not
-            known what it normalizes; a lazy module that has not seen a batch.
+            norm to calibrate; a model inside a block of `gammabeta.adapt`; no batches; a batch norm
+            that no batch reached; a batch that gives one value per channel; a batch norm with a
+            ``forward`` of its own of which it is not known what it normalizes; a lazy module that
+            has not seen a batch.
         NonFiniteBatchError: a batch that is not finite; a statistic too large for the layer's
             dtype. It is a ValueError, too.
         TypeError: an argument of a wrong type; a batch of a type that needs ``forward``.
@@ -130,6 +135,11 @@ def calibrate(
         )
     found = select(model, method)
     targets = found.targets
+    for name, target in targets.items():
+        if adapted_forward(target.layer) is not None:
+            raise ValueError(
+                f"layer {name!r} is inside a block of gb.adapt(); calibrate the model outside of it"
+            )
     layers = {name: target.layer for name, target in targets.items()}
     nonfinite_ones: list[int] = []
     small_ones: list[int] = []

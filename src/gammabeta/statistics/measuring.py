@@ -18,7 +18,7 @@ from gammabeta.statistics.moments import Moments, moments
 from gammabeta.statistics.normalized import Recorded, Watch
 from gammabeta.statistics.undo import undo_all
 
-_SAYS_ONE_VALUE = ("1 value per channel", "one value per feature")
+SAYS_ONE_VALUE = ("1 value per channel", "one value per feature")
 """What torch's and gammabeta's layers say where they get one value per channel."""
 
 
@@ -75,7 +75,7 @@ def measuring(
     undo: list[Callable[[], object]] = []
     try:
         for name, layer in {**(watched or {}), **layers}.items():
-            observer = _Observer(name, layer, measured, keeps=name in layers)
+            observer = Observer(name, layer, measured, keeps=name in layers)
             if hides_its_input(layer):
                 undo.append(partial(_put_back, layer, layer.__dict__.get("forward")))
                 layer.__dict__["forward"] = partial(observer.forward, layer.forward)
@@ -99,7 +99,7 @@ def _put_back(layer: nn.Module, own: object) -> None:
         layer.__dict__["forward"] = own
 
 
-class _Observer:
+class Observer:
     """Measures one layer."""
 
     def __init__(self, name: str, layer: Any, measured: Measured, keeps: bool) -> None:
@@ -108,14 +108,14 @@ class _Observer:
 
     def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The pre-hook of a layer that normalizes what it is called with."""
-        if _recomputes():
+        if is_recomputed():
             return
         for x in mini_batches(layer, args, kwargs):
             self._take(x)
 
     def forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Stands in for a ``forward`` of which only watching tells what it normalizes."""
-        if _recomputes():
+        if is_recomputed():
             return forward(*args, **kwargs)
         seen: list[bool] = []
 
@@ -129,7 +129,7 @@ class _Observer:
             with Watch(self._layer, take):
                 y = forward(*args, **kwargs)
         except ValueError as error:
-            if self._measured.failure is None and any(s in str(error) for s in _SAYS_ONE_VALUE):
+            if self._measured.failure is None and any(s in str(error) for s in SAYS_ONE_VALUE):
                 self._fail(OneValueError(f"{self._who} got one value per channel"), error)
             raise
         if self._keeps and seen and not any(seen):
@@ -193,7 +193,7 @@ def _synchronizes(layer: nn.Module) -> bool:
     return distributed and synchronizes(layer) and torch.distributed.get_world_size() > 1
 
 
-def _recomputes() -> bool:
+def is_recomputed() -> bool:
     """Whether this is inside a backward pass: checkpointing computes what was measured again."""
     return torch._C._current_graph_task_id() != -1
 

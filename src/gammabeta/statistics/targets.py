@@ -50,36 +50,86 @@ class Selection:
     kept: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class Sorted:
+    """The layers of a model that keep running statistics, or could.
+
+    Attributes:
+        chosen: batch norms whose running statistics may be replaced, by name.
+        untracked: batch norms without running statistics.
+        kept: name of each other layer → why it is left alone.
+    """
+
+    chosen: dict[str, nn.Module] = field(default_factory=dict)
+    untracked: dict[str, nn.Module] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+
+
+def sort_layers(model: nn.Module) -> Sorted:
+    """Sort the layers of ``model`` that keep running statistics; nothing is changed.
+
+    A batch norm in ``eval()`` is kept if the model and another batch norm are in ``train()``: that
+    is how a part of a model is frozen by hand. If all are in ``eval()``, as in the copy inside a
+    wrapper for weight averaging, their mode says nothing.
+
+    Raises:
+        ValueError: a lazy module that has not seen a batch; no batch norm is left.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2))
+        >>> _ = model[0].eval()
+        >>> list(sort_layers(model).chosen), sort_layers(model).kept
+        (['1'], {'0': 'in eval()'})
+        >>> _ = model[1].eval()
+        >>> list(sort_layers(model).chosen)
+        ['0', '1']
+    """
+    _refuse_lazy(model)
+    found = Sorted()
+    idle: list[str] = []
+    for name, module in model.named_modules():
+        its = running(module)
+        if its is None:
+            continue
+        why = _why_kept(module, its)
+        if not its.there:
+            found.untracked[name] = module
+        elif why:
+            found.kept[name] = why
+        else:
+            found.chosen[name] = module
+            if getattr(model, "training", False) and not module.training:
+                idle.append(name)
+    if len(idle) < len(found.chosen):
+        for name in idle:
+            del found.chosen[name]
+        reasons = {**found.kept, **dict.fromkeys(idle, "in eval()")}
+        found.kept = {name: reasons[name] for name, _ in model.named_modules() if name in reasons}
+    if not found.chosen:
+        left = [f"{name or 'the model itself'} ({why})" for name, why in found.kept.items()]
+        left += [
+            f"{name or 'the model itself'} (no running statistics)" for name in found.untracked
+        ]
+        raise ValueError(
+            f"model={type(model).__name__} has no batch norm with running statistics"
+            + (f" except those left alone: {', '.join(left)}" if left else "")
+        )
+    return found
+
+
 def select(model: nn.Module, method: str) -> Selection:
-    """Find the batch norms of ``model``; nothing is changed.
+    """Find the batch norms of ``model`` to calibrate; nothing is changed.
 
     Raises:
         ValueError: a lazy module that has not seen a batch; no batch norm to calibrate; one whose
             buffers cannot be written to.
     """
-    for name, module in model.named_modules():
-        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        if any(map(is_lazy, own)):
-            raise ValueError(
-                f"model has an uninitialized lazy module, {name!r} "
-                f"({type(module).__name__}); call the model on a batch first"
-            )
-    selection = Selection()
-    for name, module in model.named_modules():
-        its = running(module)
-        if its is None:
-            continue
+    found = sort_layers(model)
+    selection = Selection({}, found.untracked, found.kept)
+    for name, module in found.chosen.items():
         layer: Any = module
-        mean, var = its.mean, its.var
-        if mean is None or var is None:
-            selection.untracked[name] = layer
-            continue
-        why = _why_kept(model, layer, its)
-        if why:
-            selection.kept[name] = why
-            continue
         _check_writable(name, layer)
-        tracked = layer.num_batches_tracked
+        mean, var, tracked = layer.running_mean, layer.running_var, layer.num_batches_tracked
         estimator: Estimator
         if method == "moving_average":
             seen = 0 if tracked is None else int(tracked)
@@ -87,19 +137,20 @@ def select(model: nn.Module, method: str) -> Selection:
         else:
             estimator = _FRESH[method]()
         selection.targets[name] = Target(layer, mean, var, tracked, estimator)
-    if not selection.targets:
-        left = [f"{name or 'the model itself'} ({why})" for name, why in selection.kept.items()]
-        left += [
-            f"{name or 'the model itself'} (no running statistics)" for name in selection.untracked
-        ]
-        raise ValueError(
-            f"model={type(model).__name__} has no batch norm with running statistics"
-            + (f" except those left alone: {', '.join(left)}" if left else "")
-        )
     return selection
 
 
-def _why_kept(model: nn.Module, layer: Any, its: Running) -> str:
+def _refuse_lazy(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if any(map(is_lazy, own)):
+            raise ValueError(
+                f"model has an uninitialized lazy module, {name!r} "
+                f"({type(module).__name__}); call the model on a batch first"
+            )
+
+
+def _why_kept(layer: Any, its: Running) -> str:
     """Why the running statistics ``its`` of ``layer`` are left alone; "" if they are not."""
     if is_frozen(layer):
         return "frozen"
@@ -109,10 +160,7 @@ def _why_kept(model: nn.Module, layer: Any, its: Running) -> str:
         return "compiled by torch.jit"
     if its.of != "batch":
         return f"{its.name}: not batch statistics"
-    if not layer.track_running_stats:
-        return "track_running_stats=False"
-    by_hand = getattr(model, "training", False) and not layer.training
-    return "in eval()" if by_hand else ""
+    return "" if layer.track_running_stats else "track_running_stats=False"
 
 
 def _check_writable(name: str, layer: Any) -> None:
@@ -148,6 +196,8 @@ def lend(model: nn.Module, targets: Mapping[str, Target], others: str) -> None:
         if module in chosen:
             module.training = True
             _lend_copies(module)
+            if hasattr(module, "fuses"):  # it could compute its output after all is put back
+                module.__dict__["fuses"] = None
             if "batch-renorm" in lineage(module):  # it would go by the statistics to be replaced
                 module.__dict__.update(r_max=1.0, d_max=0.0)
         elif _keeps_statistics(module):
