@@ -53,6 +53,9 @@ _CLOSE = {torch.float64: 1e-9, torch.float32: 2e-5}
 """What is equal: far above rounding, far below what another formula differs by. float32 is for
 layers that cast to it."""
 
+_GAIN = 16.0
+"""Of γ and β, so that an activation shows all that it does."""
+
 _MOST = 2**17
 """Values of a tensor that is tried."""
 
@@ -222,9 +225,18 @@ def _called(pristine: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     return y.detach(), slope
 
 
-def _fitting(layer: nn.Module, training: bool, dtype: torch.dtype) -> list[Finding]:
-    """The findings that agree with what a copy of ``layer`` computes in a mode."""
-    pristine = trial(layer, dtype).train(training)
+def _fitting(
+    layer: nn.Module, training: bool, dtype: torch.dtype, gain: float = 1.0
+) -> list[Finding]:
+    """The findings that agree with what a copy of ``layer`` computes in a mode.
+
+    Args:
+        layer: it is not called.
+        training: the mode.
+        dtype: of the trial.
+        gain: γ and β are multiplied by it.
+    """
+    pristine = trial(layer, dtype, gain).train(training)
     natural = feature_dim(pristine)
     found: list[Finding] = []
     for dim, shape in _shapes(pristine):
@@ -243,6 +255,9 @@ def _fitting(layer: nn.Module, training: bool, dtype: torch.dtype) -> list[Findi
             (its,) = torch.autograd.grad(want, own, g, retain_graph=True)
             if _same(y, want) and _same(slope, its):
                 found.append(Finding(dim, name))
+    if len(found) > 1 and gain == 1.0:  # such as ReLU and ReLU6, where no value is above 6
+        clearly = _fitting(layer, training, dtype, _GAIN)
+        found = [finding for finding in found if finding in clearly]
     return found
 
 
@@ -251,8 +266,14 @@ def feature_dim(norm: nn.Module) -> int:
     return -1 if isinstance(norm, (nn.LayerNorm, nn.RMSNorm)) else 1
 
 
-def trial(layer: nn.Module, dtype: torch.dtype) -> Any:
-    """A copy of ``layer`` on the CPU, without hooks, its γ, β and statistics uncommon."""
+def trial(layer: nn.Module, dtype: torch.dtype, gain: float = 1.0) -> Any:
+    """A copy of ``layer`` on the CPU, without hooks, its γ, β and statistics uncommon.
+
+    Args:
+        layer: it is not changed.
+        dtype: of the copy.
+        gain: γ and β are multiplied by it.
+    """
     copied = copy.deepcopy(layer)
     for module in copied.modules():
         for name in _HOOKS:
@@ -260,7 +281,7 @@ def trial(layer: nn.Module, dtype: torch.dtype) -> Any:
     copied = copied.to("cpu", dtype)
     with torch.no_grad():
         for parameter in copied.parameters():
-            parameter.copy_(torch.rand_like(parameter) + 0.5)
+            parameter.copy_((torch.rand_like(parameter) + 0.5) * gain)
         for name, buffer in copied.named_buffers():
             if buffer.is_floating_point():
                 buffer.copy_(torch.rand_like(buffer) + (0.5 if name.endswith("var") else -0.5))
