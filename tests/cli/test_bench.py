@@ -64,6 +64,58 @@ def test_a_network_of_ones_own_is_measured(shell: Shell, tmp_path: Path) -> None
     assert kinds == {name: {(name, "nets:one", "2x3x8x8")} for name in ("step", "memory")}
 
 
+def test_any_network_is_timed_as_it_is(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "class One(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)\n"
+        "    def forward(self, x):\n"
+        "        y = self.bn(self.conv(x))\n"
+        "        return y.relu().mean((2, 3)) if float(y.detach().sum()) < 1e9 else y\n"
+    )
+    args = ("--batch", "2", "--size", "8", *ONE, "--quick", "--profile", "--out", ".")
+    kinds = ("--variants", "torch,converted,bare", "--layout", "nchw")
+    out = shell("bench", "net", "nets:One", *args, *kinds, folder=tmp_path).ok()
+    assert re.search(r"^1/2  nets:One nchw fp32 training:  converted÷torch \d", out, re.MULTILINE)
+    assert re.search(r"^nets:One +2×3×32×32 +nchw +fp32 +evaluation +\d", out, re.MULTILINE)
+    assert re.search(r"^nets:One +nchw +fp32 +training +convolutions +\d", out, re.MULTILINE)
+    assert re.search(r"^training: converted ÷ torch, worst +\d", out, re.MULTILINE)
+    rows = read(tmp_path / "net.csv")
+    assert {row.who for row in rows} == {"torch", "converted", "bare"}
+    assert {"training", "training ÷ torch", "training ÷ bare", "training: norms"} <= {
+        row.what for row in rows
+    }
+
+
+def test_the_zoo_continues_where_it_ended(shell: Shell, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    args = ("bench", "zoo", "transformers:llama", "transformers:resnet", "--out", ".")
+    out = shell(*args, "--limit", "1", folder=tmp_path).ok()
+    assert re.search(r"^1/1  transformers:llama: same, 5 of 5 norms converted", out, re.MULTILINE)
+    out = shell(*args, folder=tmp_path).ok()
+    assert "1 of 2 networks are in zoo.csv already" in out
+    assert re.search(r"^1/1  transformers:resnet: same, 19 of 19 norms", out, re.MULTILINE)
+    assert re.search(r"^same +2 +all checks pass$", out, re.MULTILINE)
+    assert len((tmp_path / "zoo.csv").read_text().splitlines()) == 3
+
+
+def test_the_zoo_is_interrupted(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    command = start("bench", "zoo", "--out", ".", folder=tmp_path)
+    assert command.stdout is not None
+    seen = ""
+    while " transformers:" not in seen:
+        seen = command.stdout.readline()
+        assert seen, "it ended before the first network"
+    command.send_signal(signal.SIGINT)
+    out, err = command.communicate(timeout=60)
+    assert (command.returncode, err) == (130, "")
+    assert out.endswith("results  zoo.csv\ninterrupted; the same command continues\n")
+    assert len((tmp_path / "zoo.csv").read_text().splitlines()) >= 2
+
+
 def test_errors_are_measured(shell: Shell, tmp_path: Path) -> None:
     out = shell(
         *("bench", "error", "--shapes", "8x4x3x3", *ONE, "--out", "."), folder=tmp_path
@@ -100,6 +152,19 @@ def test_errors_are_measured(shell: Shell, tmp_path: Path) -> None:
         (("memory", "--dtype", "fp16"), "dtype='fp16' is not known"),
         (("memory", "--size", "0"), "size=0 must be between 1 and 4096"),
         (("error", "--shapes", "tinny"), "did you mean 'tiny'?"),
+        (("net", "resnet50"), "networks='resnet50' must be pytorchcv:NAME, transformers:NAME, mod"),
+        (("net", "nowhere:net"), "cannot import nowhere"),
+        (("net", "math:e", "transformers:brt"), "transformers='brt' is not known; did you mean"),
+        (
+            ("net", "small", "--variants", "lena"),
+            "variants='lena' is not known; did you mean 'lean'",
+        ),
+        (("net", "small", "--layout", "nhwc"), "layouts='nhwc' is not known"),
+        (("net", "small", "--mode", ""), "modes= is empty; one or more of: training, evaluation"),
+        (("net", "small", "--size", "0"), "size=0 must be between 1 and 4096"),
+        (("zoo", "resnet50"), "networks='resnet50' must be pytorchcv:NAME or transformers:NAME"),
+        (("zoo", "transformers:brt"), "transformers='brt' is not known; did you mean"),
+        (("zoo", "transformers:bert", "--jobs", "0"), "jobs=0 must be between 1 and 64"),
         (("speed",), "No such command 'speed'"),
     ],
 )

@@ -59,6 +59,11 @@ OPTIONS = {
     ("bench", "step"): FORMS | {"--allocator", "--seconds", "--quick", "--out"},
     ("bench", "memory"): FORMS | {"--quick", "--out"},
     ("bench", "error"): {"--help", "--shapes", "--formats", "--threads", "--quick", "--out"},
+    ("bench", "net"): {
+        *("--help", "--batch", "--size", "--layout", "--dtype", "--mode", "--variants"),
+        *("--profile", "--threads", "--allocator", "--seconds", "--quick", "--out"),
+    },
+    ("bench", "zoo"): {"--help", "--limit", "--jobs", "--out"},
     ("info",): {"--help"},
     ("view",): {
         *("--help", "--port", "--host", "--open", "--no-open", "--html", "--table"),

@@ -13,11 +13,7 @@ from gammabeta.conversion import become
 
 class NormAct(nn.BatchNorm2d):
     def forward(self, x):
-        return super().forward(x).relu()
-
-
-class Renamed(nn.LayerNorm):
-    pass
+        return super().forward(x).relu() + 1
 
 
 class TheirRMSNorm(nn.Module):
@@ -28,6 +24,11 @@ class TheirRMSNorm(nn.Module):
 
     def forward(self, x):
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps))
+
+
+class OutsideNorm(TheirRMSNorm):
+    def forward(self, x):
+        return self.weight * x / (x.pow(2).mean(-1, keepdim=True).sqrt() + self.eps)
 
 
 class OddNorm(TheirRMSNorm):
@@ -45,14 +46,13 @@ def replaced():
     ("make", "reason"),
     [
         (lambda: NormAct(4), "NormAct is a subclass with a forward of its own"),
-        (lambda: Renamed(4), "Renamed is a subclass, which may do anything"),
         (replaced, "its forward was replaced on the object"),
         (lambda: nn.SyncBatchNorm(4), "gammabeta has no SyncBatchNorm"),
         (lambda: nn.LocalResponseNorm(2), "gammabeta has no LocalResponseNorm"),
         (
-            lambda: TheirRMSNorm(4),
-            "TheirRMSNorm is no subclass of torch's layers; it computes rms norm, features at the "
-            r"last dim \(γ = weight, ε = 1e-06\)",
+            lambda: OutsideNorm(4),
+            "OutsideNorm is no subclass of torch's layers; it computes rms norm, features at the "
+            r"last dim \(γ = weight, ε = 1e-06\); gammabeta has no kernel for this formula",
         ),
         (
             lambda: OddNorm(4),

@@ -45,6 +45,7 @@ def code_of(module: nn.Module) -> Code:
         >>> class Twice(nn.Module):
         ...     def forward(self, x):
         ...         return x.mul(2)
+        >>> Twice.__module__ = "theirs"
         >>> code_of(Twice()).names
         {'mul'}
     """
