@@ -158,7 +158,7 @@ class Adopted:
         functools.update_wrapper(own, base.forward)
         attributes = {
             "__doc__": base.__doc__,
-            "__module__": base.__module__,
+            "__module__": __name__,  # it is ours: a person who looks for who made it finds it
             "__qualname__": base.__qualname__,
             "__reduce_ex__": __reduce_ex__,
             "forward": own,

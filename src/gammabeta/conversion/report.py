@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from gammabeta.layers.findings import ADOPTED
 from gammabeta.table import table
 
 _log = logging.getLogger(__name__)
@@ -141,7 +142,8 @@ def label(cls: type[nn.Module]) -> str:
         >>> label(nn.ReLU)
         'nn.ReLU'
     """
-    home = {"torch": "nn.", "gammabeta": "gb."}.get(cls.__module__.split(".")[0], "")
+    its = cls.__bases__[0] if ADOPTED in vars(cls) else cls
+    home = {"torch": "nn.", "gammabeta": "gb."}.get(its.__module__.split(".")[0], "")
     return f"{home}{cls.__name__}"
 
 
