@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.conversion import adopt_class, adopt_worth
 from gammabeta.conversion.adopt import is_adopted
+from gammabeta.conversion.adopting import adopted, worth
 from gammabeta.layers.traits import affine, traits
 from gammabeta.ops.cpu import support
 from tests.conversion import their_norms as theirs
@@ -46,14 +46,14 @@ each = pytest.mark.parametrize("case", CASES)
 def at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small inputs, too, are for the kernels."""
     monkeypatch.setattr(support, "SMALL", {})
-    monkeypatch.setattr(adopt_class, "_KNOWN", {})  # what was proved, with the sizes it is for
-    monkeypatch.setattr(adopt_worth, "_LEAST", dict.fromkeys(adopt_worth._LEAST, (0, 0, 0, 0)))
+    monkeypatch.setattr(adopted, "_KNOWN", {})  # what was proved, with the sizes it is for
+    monkeypatch.setattr(worth, "_LEAST", dict.fromkeys(worth._LEAST, (0, 0, 0, 0)))
 
 
 @pytest.fixture
 def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The calls that adopted modules make."""
-    from gammabeta.conversion.adopt_recipe import Recipe
+    from gammabeta.conversion.adopting.recipe import Recipe
 
     calls: list[Any] = []
     run = Recipe.run
@@ -203,10 +203,10 @@ def test_it_is_copied_and_pickled(case: str, kernel_calls: list[Any]) -> None:
 def test_it_is_proved_again_in_another_process(kernel_calls: list[Any]) -> None:
     module, converted, x = made("rms")
     text = pickle.dumps(converted)
-    kept = adopt_class._KNOWN.pop(theirs.RMSNorm)
+    kept = adopted._KNOWN.pop(theirs.RMSNorm)
     try:
         other = pickle.loads(text)
-        known = adopt_class.adopted(type(other))
+        known = adopted.adopted(type(other))
         assert known is not None
         assert known is not kept
         assert not known.adoptions
@@ -214,7 +214,7 @@ def test_it_is_proved_again_in_another_process(kernel_calls: list[Any]) -> None:
         assert len(known.adoptions) == 1
         assert len(kernel_calls) == 1
     finally:
-        adopt_class._KNOWN[theirs.RMSNorm] = kept
+        adopted._KNOWN[theirs.RMSNorm] = kept
 
 
 def test_convert_twice_and_the_report() -> None:

@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 import gammabeta as gb
 from gammabeta import ops
-from gammabeta.conversion import adopt_class, adopt_worth
 from gammabeta.conversion.adopt import is_adopted
-from gammabeta.conversion.adopt_recipe import Recipe
+from gammabeta.conversion.adopting import adopted, worth
+from gammabeta.conversion.adopting.recipe import Recipe
 from gammabeta.ops.cpu import support
 from tests.conversion import their_norms as theirs
 
@@ -23,8 +23,8 @@ from tests.conversion import their_norms as theirs
 @pytest.fixture(autouse=True)
 def at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(support, "SMALL", {})
-    monkeypatch.setattr(adopt_class, "_KNOWN", {})  # what was proved, with the sizes it is for
-    monkeypatch.setattr(adopt_worth, "_LEAST", dict.fromkeys(adopt_worth._LEAST, (0, 0, 0, 0)))
+    monkeypatch.setattr(adopted, "_KNOWN", {})  # what was proved, with the sizes it is for
+    monkeypatch.setattr(worth, "_LEAST", dict.fromkeys(worth._LEAST, (0, 0, 0, 0)))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_changed_setting_counts(calls: list[Any]) -> None:
 def test_settings_that_always_change_are_not_proved_for_ever(
     monkeypatch: pytest.MonkeyPatch, calls: list[Any]
 ) -> None:
-    monkeypatch.setattr(adopt_class, "_MOST", 2)
+    monkeypatch.setattr(adopted, "_MOST", 2)
     module, converted = pair(lambda: type("Mine", (theirs.RMSNorm,), {})(6))
     calls.clear()
     for number in range(2, 9):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.conversion import adopt_class, adopt_worth
 from gammabeta.conversion.adopt import is_adopted
+from gammabeta.conversion.adopting import adopted, worth
 from gammabeta.ops.cpu import support
 
 transformers = pytest.importorskip("transformers")
@@ -84,8 +84,8 @@ MODELS: dict[str, tuple[Callable[[], Any], int]] = {
 def at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small inputs, too, are for the kernels."""
     monkeypatch.setattr(support, "SMALL", {})
-    monkeypatch.setattr(adopt_class, "_KNOWN", {})  # what was proved, with the sizes it is for
-    monkeypatch.setattr(adopt_worth, "_LEAST", dict.fromkeys(adopt_worth._LEAST, (0, 0, 0, 0)))
+    monkeypatch.setattr(adopted, "_KNOWN", {})  # what was proved, with the sizes it is for
+    monkeypatch.setattr(worth, "_LEAST", dict.fromkeys(worth._LEAST, (0, 0, 0, 0)))
 
 
 each = pytest.mark.parametrize("name", MODELS)

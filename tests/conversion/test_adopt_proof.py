@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.conversion import adopt_proof
-from gammabeta.conversion.adopt_proof import prove
-from gammabeta.conversion.adopt_recipe import Adoption
+from gammabeta.conversion.adopting import proof
+from gammabeta.conversion.adopting.proof import prove
+from gammabeta.conversion.adopting.recipe import Adoption
 from gammabeta.layers import findings
 from gammabeta.layers.traits import traits
 from tests.conversion import their_norms as theirs
@@ -145,8 +145,8 @@ def test_dtypes_in_which_it_differs_are_not_covered() -> None:
 
 def test_another_size_is_proved_by_fewer_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     trials: list[Any] = []
-    agrees = adopt_proof._agrees
-    monkeypatch.setattr(adopt_proof, "_agrees", lambda *args: trials.append(args) or agrees(*args))
+    agrees = proof._agrees
+    monkeypatch.setattr(proof, "_agrees", lambda *args: trials.append(args) or agrees(*args))
     first = prove(theirs.BatchNormAct2d(6), [])
     assert isinstance(first, Adoption)
     many = len(trials)
@@ -160,21 +160,21 @@ def test_as_good_as_theirs() -> None:
     exact = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     theirs_, ours = exact.float() * (1 + 1e-6), exact.float() * (1 - 1e-6)
     f32 = torch.float32
-    assert adopt_proof._as_good(ours, theirs_, exact, f32)
-    assert not adopt_proof._as_good(exact.float() * (1 + 1e-5), theirs_, exact, f32)
-    assert not adopt_proof._as_good(ours, exact.float() * (1 + 1e-4), exact, f32)
-    assert not adopt_proof._as_good(ours, theirs_.double(), exact, f32)
+    assert proof._as_good(ours, theirs_, exact, f32)
+    assert not proof._as_good(exact.float() * (1 + 1e-5), theirs_, exact, f32)
+    assert not proof._as_good(ours, exact.float() * (1 + 1e-4), exact, f32)
+    assert not proof._as_good(ours, theirs_.double(), exact, f32)
     holed = theirs_.clone()
     holed[0] = torch.nan
-    assert not adopt_proof._as_good(ours, holed, exact, f32)
+    assert not proof._as_good(ours, holed, exact, f32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_to_the_last_digit(dtype: torch.dtype) -> None:
     x = torch.tensor([1.0, 2.0, -4.0], dtype=dtype)
     ulp = torch.finfo(dtype).eps
-    assert adopt_proof._as_rounded(x * (1 + ulp), x)
-    assert not adopt_proof._as_rounded(x * (1 + 2 * ulp), x)
+    assert proof._as_rounded(x * (1 + ulp), x)
+    assert not proof._as_rounded(x * (1 + 2 * ulp), x)
 
 
 def test_traits_of_an_adopted_module_take_no_new_probe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.conversion import adopt_class, adopt_worth
 from gammabeta.conversion.adopt import is_adopted
+from gammabeta.conversion.adopting import adopted, worth
 from gammabeta.layers.standardized import standardized
 from gammabeta.ops.cpu import support
 from gammabeta.signal import Run
@@ -21,8 +21,8 @@ from tests.conversion import their_norms as theirs
 @pytest.fixture(autouse=True)
 def at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(support, "SMALL", {})
-    monkeypatch.setattr(adopt_class, "_KNOWN", {})  # what was proved, with the sizes it is for
-    monkeypatch.setattr(adopt_worth, "_LEAST", dict.fromkeys(adopt_worth._LEAST, (0, 0, 0, 0)))
+    monkeypatch.setattr(adopted, "_KNOWN", {})  # what was proved, with the sizes it is for
+    monkeypatch.setattr(worth, "_LEAST", dict.fromkeys(worth._LEAST, (0, 0, 0, 0)))
 
 
 def net() -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.conversion.fold_report import Folding
+from gammabeta.conversion.folding.report import Folding
 from gammabeta.layers.frozen import FrozenBatchNorm
 from gammabeta.ops.activations import ACTIVATIONS, module_of
 

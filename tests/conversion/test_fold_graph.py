@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.conversion.fold_graph import Part, traced_parts
+from gammabeta.conversion.graph.parts import Part, traced_parts
 
 
 def calls(part: Part) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import gammabeta as gb
-from gammabeta.conversion.model_copy import copy_model
+from gammabeta.conversion.folding.model_copy import copy_model
 from gammabeta.layers.traits import traits
 from tests.conversion.test_fold import folded, norms_in, trained
 

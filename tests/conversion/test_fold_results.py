@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.conversion import fold_apply, fold_plan, fold_proof
-from gammabeta.conversion.fold_report import Folding
-from gammabeta.conversion.fold_rest import ResidualActivation
-from gammabeta.conversion.fold_values import Affine
+from gammabeta.conversion.folding import apply, plan
+from gammabeta.conversion.folding import proof as proving
+from gammabeta.conversion.folding.report import Folding
+from gammabeta.conversion.folding.rest import ResidualActivation
+from gammabeta.conversion.folding.values import Affine
 from tests.conversion.test_fold import folded, norms_in, trained
 
 
@@ -132,9 +133,9 @@ def test_an_error_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -
         gb.fold(model, inplace=True, report=fails)
     unchanged()
 
-    wrong = fold_plan.affine_of
+    wrong = plan.affine_of
     monkeypatch.setattr(
-        fold_plan, "affine_of", lambda norm: Affine(wrong(norm).scale * 1.001, wrong(norm).shift)
+        plan, "affine_of", lambda norm: Affine(wrong(norm).scale * 1.001, wrong(norm).shift)
     )
     with pytest.raises(ValueError, match=r"too far .*largest difference .*was not changed"):
         gb.fold(model, X, inplace=True)
@@ -142,7 +143,7 @@ def test_an_error_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -
     assert norms_in(gb.fold(model, X, tolerance=0.1)) == []
     monkeypatch.undo()
 
-    real, calls = fold_apply._set, []
+    real, calls = apply._set, []
 
     def breaks(tensor: Tensor, value: Tensor) -> None:
         calls.append(tensor)
@@ -150,7 +151,7 @@ def test_an_error_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -
             raise MemoryError
         real(tensor, value)
 
-    monkeypatch.setattr(fold_apply, "_set", breaks)
+    monkeypatch.setattr(apply, "_set", breaks)
     with pytest.raises(MemoryError):
         gb.fold(model, inplace=True)
     unchanged()
@@ -250,8 +251,8 @@ def test_a_network_that_multiplies_roundings_is_proved_all_the_same(
     assert proof.difference is not None
     assert proof.difference < 1e-10
     # The same where the original is exact by luck: its other roundings count.
-    monkeypatch.setattr(fold_proof, "_ROUNDINGS", 0.0)
-    monkeypatch.setattr(fold_proof, "FACTOR", 0.5)
+    monkeypatch.setattr(proving, "_ROUNDINGS", 0.0)
+    monkeypatch.setattr(proof, "FACTOR", 0.5)
     proof = folded(model, x)[1].proof
     assert proof is not None
     assert proof.original_error == pytest.approx(2 * proof.allowed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from gammabeta.conversion.adopt_class import Adopted, adopted, adopted_class
+from gammabeta.conversion.adopting.adopted import Adopted, adopted, adopted_class
 from gammabeta.conversion.become import Becoming
 from gammabeta.layers.findings import ADOPTED
 from gammabeta.layers.traits import is_ours, synchronizes, traits

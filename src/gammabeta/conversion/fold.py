@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from gammabeta.conversion.fold_apply import apply_plan
-from gammabeta.conversion.fold_plan import plan_folds
-from gammabeta.conversion.fold_proof import Reference
-from gammabeta.conversion.fold_report import Folding, FoldReport
-from gammabeta.conversion.model_copy import copy_model
+from gammabeta.conversion.folding.apply import apply_plan
+from gammabeta.conversion.folding.model_copy import copy_model
+from gammabeta.conversion.folding.plan import plan_folds
+from gammabeta.conversion.folding.proof import Reference
+from gammabeta.conversion.folding.report import Folding, FoldReport
 from gammabeta.statistics.arguments import check_bool, check_callable, check_module
 
 _Module = TypeVar("_Module", bound=nn.Module)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import fx, nn
 
 from gammabeta.conversion.become import Becoming
-from gammabeta.conversion.fold_graph import traced_parts
+from gammabeta.conversion.graph.parts import traced_parts
 from gammabeta.conversion.report import Fusion
 from gammabeta.conversion.swap import places
 from gammabeta.layers.deferred import ACTIVATION, SUM, SWISH

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta import ops
-from gammabeta.conversion.adopt_recipe import Adoption, Covered, Recipe, covered_by, recipe
+from gammabeta.conversion.adopting.recipe import Adoption, Covered, Recipe, covered_by, recipe
 from gammabeta.layers.findings import finding_of
 from gammabeta.layers.formulas import features
 from gammabeta.layers.probe import Alone, Finding, apart, feature_dim, reason_untried, trial

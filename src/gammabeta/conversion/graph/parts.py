@@ -21,9 +21,9 @@ import torch
 from torch import fx, nn
 from torch.jit import ScriptModule
 
-from gammabeta.conversion.fold_norms import probed
-from gammabeta.conversion.fold_trace import PartTracer, computes_with, is_node
-from gammabeta.conversion.shadow import shadow, shadow_of
+from gammabeta.conversion.graph.norms import probed
+from gammabeta.conversion.graph.shadow import shadow, shadow_of
+from gammabeta.conversion.graph.trace import PartTracer, computes_with, is_node
 
 _LOCK = threading.RLock()  # torch.fx patches nn.Module while it traces
 

@@ -11,8 +11,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
-from gammabeta.conversion.fold_norms import eps_of, is_fixed, is_norm, probed
-from gammabeta.conversion.shadow import HOOKS
+from gammabeta.conversion.graph.norms import eps_of, is_fixed, is_norm, probed
+from gammabeta.conversion.graph.shadow import HOOKS
 from gammabeta.layers.traits import has_own_forward, lineage
 
 _TENSORS = frozenset({"weight", "bias"})

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.jit import ScriptModule
 from torch.overrides import TorchFunctionMode
 
-from gammabeta.conversion.shadow import ClosedModule
+from gammabeta.conversion.graph.shadow import ClosedModule
 from gammabeta.layers.traits import has_own_forward, is_ours, lineage
 
 _MOST_NODES = 100_000

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._device import DeviceContext
 
-from gammabeta.conversion.adopt_proof import prove
-from gammabeta.conversion.adopt_recipe import Adoption, covered_by
-from gammabeta.conversion.adopt_settings import Names, collect
-from gammabeta.conversion.adopt_worth import least, worthwhile
+from gammabeta.conversion.adopting.proof import prove
+from gammabeta.conversion.adopting.recipe import Adoption, covered_by
+from gammabeta.conversion.adopting.settings import Names, collect
+from gammabeta.conversion.adopting.worth import least, worthwhile
 from gammabeta.layers.findings import ADOPTED, as_written
 from gammabeta.layers.traits import lineage
 from gammabeta.ops.allocated import PLAIN

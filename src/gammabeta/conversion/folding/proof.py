@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta.conversion.fold_report import SAME, Proof
-from gammabeta.conversion.model_copy import copy_model
+from gammabeta.conversion.folding.model_copy import copy_model
+from gammabeta.conversion.folding.report import SAME, Proof
 
 FACTOR = 4.0
 _ROUNDINGS = 16.0

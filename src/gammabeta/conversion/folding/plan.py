@@ -8,10 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gammabeta.conversion.fold_flow import Flow, Site
-from gammabeta.conversion.fold_nodes import BlockedError, flattens_batch, has_residual
-from gammabeta.conversion.fold_norms import activation_of, channels_of, is_norm, probed
-from gammabeta.conversion.fold_reasons import (
+from gammabeta.conversion.folding.reasons import (
     dims_of,
     inputs_of,
     is_host,
@@ -20,9 +17,9 @@ from gammabeta.conversion.fold_reasons import (
     reason_kind,
     reason_norm,
 )
-from gammabeta.conversion.fold_report import Folded
-from gammabeta.conversion.fold_rest import ResidualActivation
-from gammabeta.conversion.fold_values import (
+from gammabeta.conversion.folding.report import Folded
+from gammabeta.conversion.folding.rest import ResidualActivation
+from gammabeta.conversion.folding.values import (
     Affine,
     Weights,
     affine_of,
@@ -32,6 +29,9 @@ from gammabeta.conversion.fold_values import (
     rounded,
     weights_of,
 )
+from gammabeta.conversion.graph.flow import Flow, Site
+from gammabeta.conversion.graph.nodes import BlockedError, flattens_batch, has_residual
+from gammabeta.conversion.graph.norms import activation_of, channels_of, is_norm, probed
 from gammabeta.conversion.report import Left, label
 from gammabeta.conversion.swap import places
 from gammabeta.layers.masked import MaskedBatchNorm1d

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta.conversion.become import Becoming, become
-from gammabeta.conversion.fold_plan import Plan
-from gammabeta.conversion.fold_values import rounded
+from gammabeta.conversion.folding.plan import Plan
+from gammabeta.conversion.folding.values import rounded
 from gammabeta.statistics.undo import undo_all
 
 _HOMES = ("torch.nn.modules.", "gammabeta.layers.")

@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from gammabeta.conversion.fold_graph import Part, traced_parts
-from gammabeta.conversion.fold_nodes import (
+from gammabeta.conversion.graph.nodes import (
     BlockedError,
     asks_shape,
     input_of,
     joined,
     sees_values,
 )
-from gammabeta.conversion.fold_reach import names_in_code, referenced
+from gammabeta.conversion.graph.parts import Part, traced_parts
+from gammabeta.conversion.graph.reach import names_in_code, referenced
 from gammabeta.layers.traits import has_own_forward
 
 _NOTHING_DONE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)

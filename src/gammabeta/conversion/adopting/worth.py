@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gammabeta import ops
-from gammabeta.conversion.adopt_recipe import Recipe, layout
+from gammabeta.conversion.adopting.recipe import Recipe, layout
 
 _NEVER = 2**62
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from gammabeta.conversion.fold_norms import eps_of, gamma_beta
+from gammabeta.conversion.graph.norms import eps_of, gamma_beta
 
 
 @dataclass(frozen=True)

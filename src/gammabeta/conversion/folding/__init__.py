@@ -1,0 +1,1 @@
+"""The parts of `gammabeta.fold`: plan, arithmetic, change, proof and report."""

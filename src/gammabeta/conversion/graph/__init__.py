@@ -1,0 +1,1 @@
+"""The data flow of a model, found from its code."""
