@@ -252,7 +252,7 @@ def test_a_network_that_multiplies_roundings_is_proved_all_the_same(
     assert proof.difference < 1e-10
     # The same where the original is exact by luck: its other roundings count.
     monkeypatch.setattr(proving, "_ROUNDINGS", 0.0)
-    monkeypatch.setattr(proof, "FACTOR", 0.5)
+    monkeypatch.setattr(proving, "FACTOR", 0.5)
     proof = folded(model, x)[1].proof
     assert proof is not None
     assert proof.original_error == pytest.approx(2 * proof.allowed)

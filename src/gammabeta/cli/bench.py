@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
 
+from gammabeta.cli.bench_options import (
+    AllOptions,
+    ErrorOptions,
+    MemoryOptions,
+    NetOptions,
+    NormOptions,
+    StepOptions,
+    WatchOptions,
+    ZooOptions,
+)
 from gammabeta.cli.case_bar import Turns
-from gammabeta.cli.options import Option, Options, command
+from gammabeta.cli.options import command
 from gammabeta.cli.terminal import say
 from gammabeta.lab.bench import error as error_bench
-from gammabeta.lab.bench import error_report, norm_report, roofline, step_report, watch_report
+from gammabeta.lab.bench import (
+    error_report,
+    net_profile,
+    net_report,
+    norm_report,
+    roofline,
+    step_report,
+    watch_report,
+    zoo,
+    zoo_models,
+    zoo_report,
+)
+from gammabeta.lab.bench import net as net_bench
 from gammabeta.lab.bench import norm as norm_bench
 from gammabeta.lab.bench import step as step_bench
 from gammabeta.lab.bench import watch as watch_bench
 from gammabeta.lab.bench.allocator import ALLOCATORS, set_allocator
-from gammabeta.lab.bench.inputs import FORMATS, OPS
-from gammabeta.lab.bench.nets import INCEPTIONS
+from gammabeta.lab.bench.inputs import FORMATS
+from gammabeta.lab.bench.net_models import SMALL
 from gammabeta.lab.bench.results import Row, Setting, Table, here
-from gammabeta.lab.bench.rivals import RIVALS
-from gammabeta.lab.bench.shapes import LISTS, check_size
-from gammabeta.lab.bench.variants import VARIANTS
+from gammabeta.lab.bench.shapes import check_size
 from gammabeta.lab.bench.verdict import verdicts_table
-from gammabeta.lab.bench.watch_nets import NETWORKS
 from gammabeta.names import known
 
 app = typer.Typer(
@@ -37,146 +54,13 @@ app = typer.Typer(
     add_completion=False,
 )
 
-DEFAULT_OUT = Path("runs/bench")
 _PICTURE = "roofline.svg"
-_FILES = ("norm.csv", "step.csv", "memory.csv", "error.csv", "watch.csv", _PICTURE)
-_THREADS = 2
+_ZOO = "zoo.csv"
+_FILES = (
+    *("norm.csv", "step.csv", "memory.csv", "error.csv", "watch.csv", "net.csv"),
+    *(_ZOO, _PICTURE),
+)
 _QUICK_ROUNDS = 3
-_NETWORKS = "bn-inception,resnet-50,tiny"
-_ALL_FORMATS = ",".join(FORMATS)
-_RIVALS = "eager"
-
-
-# Options that several benchmarks have.
-
-Shapes = Annotated[
-    str,
-    Option(
-        f"Comma-separated shapes such as 32x64x56x56, or lists of them: {', '.join(LISTS)}.",
-        metavar="NAMES",
-    ),
-]
-Formats = Annotated[str, Option(f"Comma-separated formats: {', '.join(FORMATS)}.", metavar="NAMES")]
-Rivals = Annotated[
-    str, Option(f"Comma-separated contenders: {', '.join(RIVALS)}.", metavar="NAMES")
-]
-Threads = Annotated[int, Option("Number of torch threads, the same for every contender.")]
-Allocator = Annotated[
-    str,
-    Option(
-        f"Allocator setting, the same for every contender: {' or '.join(ALLOCATORS)}.",
-        metavar="NAME",
-    ),
-]
-Seconds = Annotated[float, Option("Seconds per case.")]
-Quick = Annotated[bool, Option("Run few cases with few rounds, as a smoke test.")]
-Out = Annotated[
-    Path, Option("Output folder for CSV files and pictures; existing ones are replaced.")
-]
-
-
-@dataclass
-class NormOptions(Options):
-    """What ``gammabeta bench norm`` is asked for."""
-
-    shapes: Shapes = _NETWORKS
-    formats: Formats = _ALL_FORMATS
-    ops: Annotated[
-        str, Option(f"Comma-separated operations: {', '.join(OPS)}.", metavar="NAMES")
-    ] = ",".join(OPS)
-    rivals: Rivals = _RIVALS
-    threads: Threads = _THREADS
-    allocator: Allocator = ALLOCATORS[0]
-    seconds: Seconds = 1.0
-    quick: Quick = False
-    out: Out = DEFAULT_OUT
-
-
-@dataclass
-class _NetworkOptions(Options):
-    """What decides the network that is trained, and in which variants."""
-
-    model: Annotated[
-        str | None,
-        Option(
-            f"One of {', '.join(INCEPTIONS)}; or module:function, which returns a network of "
-            "torch's layers.",
-            metavar="NAME",
-            shown="8 × conv 3×3",
-        ),
-    ] = None
-    batch: Annotated[int, Option("Images per step.")] = 64
-    size: Annotated[int, Option("Height and width of an image.")] = 32
-    dtype: Annotated[
-        str, Option("Comma-separated precisions: fp32, bf16 (autocast).", metavar="NAMES")
-    ] = ",".join(step_bench.DTYPES)
-    variants: Annotated[
-        str,
-        Option(f"Comma-separated variants of the network: {', '.join(VARIANTS)}.", metavar="NAMES"),
-    ] = "relu,torch,gammabeta,lean"
-    threads: Threads = _THREADS
-
-
-@dataclass
-class StepOptions(_NetworkOptions):
-    """What ``gammabeta bench step`` is asked for."""
-
-    allocator: Allocator = ALLOCATORS[0]
-    seconds: Seconds = 20.0
-    quick: Quick = False
-    out: Out = DEFAULT_OUT
-
-
-@dataclass
-class MemoryOptions(_NetworkOptions):
-    """What ``gammabeta bench memory`` is asked for."""
-
-    quick: Quick = False
-    out: Out = DEFAULT_OUT
-
-
-@dataclass
-class ErrorOptions(Options):
-    """What ``gammabeta bench error`` is asked for."""
-
-    shapes: Shapes = _NETWORKS
-    formats: Formats = _ALL_FORMATS
-    threads: Threads = _THREADS
-    quick: Quick = False
-    out: Out = DEFAULT_OUT
-
-
-@dataclass
-class WatchOptions(Options):
-    """What ``gammabeta bench watch`` is asked for."""
-
-    models: Annotated[
-        str, Option(f"Comma-separated networks: {', '.join(NETWORKS)}.", metavar="NAMES")
-    ] = ",".join(NETWORKS[:-1])
-    batch: Annotated[int, Option("Examples per step.")] = 4
-    size: Annotated[int, Option("Height and width of an image.")] = 224
-    rounds: Annotated[int, Option("Steps that are timed for the cost of a frame.")] = 15
-    steps: Annotated[int, Option("Steps of a run at the default budget; 0 leaves the run out.")] = (
-        300
-    )
-    soak: Annotated[int, Option("Frames for the growth of memory; 0 leaves it out.")] = 20_000
-    record: Annotated[
-        int, Option("Frames of a record of 1,000 probes, for its size; 0 leaves it out.")
-    ] = 1000
-    threads: Threads = _THREADS
-    quick: Quick = False
-    out: Out = DEFAULT_OUT
-
-
-@dataclass
-class AllOptions(Options):
-    """What ``gammabeta bench all`` is asked for."""
-
-    rivals: Rivals = _RIVALS
-    threads: Threads = _THREADS
-    allocator: Allocator = ALLOCATORS[0]
-    quick: Quick = False
-    out: Out = DEFAULT_OUT
 
 
 def names(text: str) -> list[str]:
@@ -260,6 +144,70 @@ def watch(options: WatchOptions) -> None:
     _conclude(console, table, verdicts_table(watch_report.verdicts(table.rows)), complete)
 
 
+@command(app)
+def net(options: NetOptions) -> None:
+    """Time whole networks: with torch's norms, converted, compiled, and without norms."""
+    names_asked = options.networks or list(net_bench.NAMES)
+    batch, size = options.batch, options.size
+    if options.quick:
+        names_asked, batch, size = options.networks or [SMALL], 2, 32
+    plan = net_bench.Plan(
+        *(names_asked, names(options.layout), names(options.dtype), names(options.mode)),
+        *(names(options.variants), batch, size),
+    )
+    check_size("batch", plan.batch, float(plan.batch * 64 * plan.size**2))
+    console, setting, table = _prepare(
+        options.out / "net.csv", options.threads, options.allocator, options.seconds
+    )
+    cases = net_bench.measure(
+        *(plan, setting),
+        seconds=options.seconds,
+        rounds=_rounds(options.quick),
+        profile=options.profile,
+    )
+    complete = _collect(console, "net", cases, plan.total, table, net_report.line)
+    if net_report.by_case(table.rows):
+        console.print(f"\n{net_report.networks_table(table.rows)}", markup=False)
+    if kinds := net_profile.kinds_table(table.rows):
+        console.print(f"\n{kinds}", markup=False)
+    _conclude(console, table, verdicts_table(net_report.verdicts(table.rows)), complete)
+
+
+@command(app, "zoo")
+def compare_zoo(options: ZooOptions) -> None:
+    """Compare other people's networks with themselves converted, folded and reverted."""
+    networks = options.networks or zoo_models.names()
+    for name in networks:
+        zoo_models.check(name)
+    for argument, value, most in (("jobs", options.jobs, 64), ("limit", options.limit, 10_000)):
+        if not 1 <= value <= most:
+            raise ValueError(f"{argument}={value} must be between 1 and {most}")
+    _table(options.out / _ZOO)  # the folder will do
+    results = zoo.Zoo(options.out / _ZOO)
+    missing = results.missing(networks)[: options.limit]
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    if len(missing) < len(networks):
+        known_already = len(networks) - len(results.missing(networks))
+        console.print(f"{known_already} of {len(networks)} networks are in {_ZOO} already")
+    complete = True
+    try:
+        with Turns(console, "zoo", len(missing)) as turns:
+            for result in zoo.measure(missing, options.jobs):
+                results.add(result)
+                turns.done(zoo_report.line(result))
+    except KeyboardInterrupt:
+        complete = False
+    if results.results:
+        console.print(f"\n{zoo_report.counts_table(results.results)}", markup=False)
+        console.print(f"\n{zoo_report.ratios_table(results.results)}\n", markup=False)
+        for each in zoo_report.differing(results.results):
+            console.print(each, markup=False)
+        say(console, f"results  {results.path}")
+    if not complete:
+        console.print("interrupted; the same command continues")
+        raise typer.Exit(130)
+
+
 @command(app, "all")
 def all_of_them(options: AllOptions) -> None:
     """Run all four benchmarks, one after the other."""
@@ -334,7 +282,7 @@ def _prepare(
     effective = set_allocator(allocator)
     torch.set_num_threads(threads)
     setting = here(effective)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     console.print(str(setting), markup=False)
     return console, setting, table
 

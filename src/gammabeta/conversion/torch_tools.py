@@ -18,14 +18,12 @@ from typing import Any
 
 import torch.nn.utils.fusion
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta.conversion.report import Conversion
 from gammabeta.conversion.revert import revert
 from gammabeta.conversion.when_imported import when_imported
 from gammabeta.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from gammabeta.layers.epilogue import Epilogue
-from gammabeta.layers.frozen import FrozenBatchNorm
 from gammabeta.layers.synchronized import SyncBatchNormActivation
 from gammabeta.layers.traits import lineage
 
@@ -102,7 +100,7 @@ def _named(layer: nn.Module) -> str:
 def _norms_of_ours(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield gammabeta's batch norms in ``model``, and what derives from them, by name."""
     for name, module in model.named_modules():
-        if isinstance(module, Epilogue) and isinstance(module, (_BatchNorm, FrozenBatchNorm)):
+        if isinstance(module, Epilogue) and {"batch", "frozen"} & {*lineage(module)}:
             yield name, module
 
 
@@ -128,7 +126,7 @@ def _convert_sync_batchnorm(
     """`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which calls itself for every child."""
     if not _inside.get():
         for name, norm in _norms_of_ours(module):
-            if isinstance(norm, _BatchNorm) and lineage(norm)[0] != "batch":
+            if "batch" in lineage(norm) and lineage(norm)[0] != "batch":
                 raise ValueError(
                     f"convert_sync_batchnorm: layer {name!r} is a {type(norm).__name__}, which has "
                     "no synchronized form; gammabeta.convert(model, to='batch', of=...) it, or "
@@ -168,7 +166,7 @@ def _to_mkldnn(original: Any, module: nn.Module, *args: Any, **kwargs: Any) -> A
     ours = dict(_norms_of_ours(module))
     for name, norm in ours.items():
         known = type(norm) in _OURS.values()
-        if not known and (_activation(norm) is not None or isinstance(norm, FrozenBatchNorm)):
+        if not known and (_activation(norm) is not None or "frozen" in lineage(norm)):
             raise ValueError(
                 f"to_mkldnn: layer {name!r} is a {type(norm).__name__}, which has no form in "
                 "MKLDNN; gammabeta.fold(model) first"

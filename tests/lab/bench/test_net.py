@@ -27,7 +27,7 @@ from gammabeta.lab.bench.net_report import line, networks_table, verdicts
 from gammabeta.lab.bench.net_variants import VARIANTS, bare, variant
 from gammabeta.lab.bench.results import Row, read
 from gammabeta.lab.bench.rivals import Absent
-from gammabeta.lab.bench.timing import interleave, paired
+from gammabeta.lab.bench.timing import Timing, interleave, paired
 from tests.lab.bench.rows import SETTING
 
 
@@ -153,7 +153,7 @@ def test_a_pass_is_forward_and_backward() -> None:
     step()
     weight = net.model.get_parameter("conv.weight")
     assert weight.grad is not None
-    first = weight.grad
+    first = weight.grad.clone()
     before = weight.detach().clone()
     step()
     # Gradients of one pass, not of two; the norm's input, its batch, is the same both times.
@@ -200,6 +200,11 @@ def test_ratios_are_those_of_the_same_round() -> None:
     timings = interleave({"a": contender(1), "b": contender(3)}, rounds=4, clock=lambda: now[0])
     assert sorted(timings["a"].samples) == [1, 1, 5, 5]
     assert paired(timings["b"], timings["a"]) == (3.0, 3.0, 3.0)
+
+
+def test_a_ratio_is_no_ratio_of_medians() -> None:
+    under, over = (Timing(0, 0, 0, 3, 1, times) for times in ((1.0, 5.0, 1.0), (6.0, 15.0, 9.0)))
+    assert paired(over, under)[1] == 6.0  # of 6, 3 and 9; the medians are 9 and 1
 
 
 def test_every_case_has_seconds_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,17 @@ def test_what_is_refused_by_name_is_noted(monkeypatch: pytest.MonkeyPatch) -> No
     assert result.note == "not folded: body.1: a reason"
 
 
+def test_a_network_that_takes_nchw_only_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Views(Net):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            y = self.body(x)
+            return {"y": y.view(len(y), -1)}
+
+    monkeypatch.setattr(zoo_case, "load", lambda _: network(Views()))
+    result = examine("mine:net", "channels_last")
+    assert (result.status, result.layout, result.failures) == ("same", "nchw", [])
+
+
 def test_what_cannot_be_compared_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: str) -> Network:
         raise Absent("no such input")

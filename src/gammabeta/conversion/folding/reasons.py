@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizat
 
 from gammabeta.conversion.graph.norms import eps_of, is_fixed, is_norm, probed
 from gammabeta.conversion.graph.shadow import HOOKS
-from gammabeta.layers.traits import has_own_forward, lineage
+from gammabeta.layers.traits import has_own_forward, lineage, synchronizes
 
 _TENSORS = frozenset({"weight", "bias"})
 _STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
@@ -28,7 +28,7 @@ def dims_of(module: nn.Module) -> int | None:
     """Return the number of spatial dims of a norm or host; 0 for a linear layer, None for any."""
     if isinstance(module, nn.Linear):
         return 0
-    if isinstance(module, nn.SyncBatchNorm):
+    if synchronizes(module):
         return None
     cls = type_before_parametrizations(module).__mro__
     names = [kind.__name__ for kind in cls]

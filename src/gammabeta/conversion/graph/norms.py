@@ -10,9 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.jit import ScriptModule
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from gammabeta.layers.frozen import FrozenBatchNorm
 from gammabeta.layers.traits import Traits, affine, has_own_forward, lineage, traits
 
 
@@ -23,7 +21,7 @@ def is_norm(module: nn.Module) -> bool:
         >>> is_norm(nn.BatchNorm2d(4)), is_norm(nn.LayerNorm(4))
         (True, False)
     """
-    return isinstance(module, (_BatchNorm, FrozenBatchNorm)) or probed(module) is not None
+    return bool({"batch", "frozen"} & {*lineage(module)}) or probed(module) is not None
 
 
 def probed(module: nn.Module) -> Traits | None:
@@ -55,7 +53,7 @@ def probed(module: nn.Module) -> Traits | None:
 def is_fixed(norm: nn.Module) -> bool:
     """Whether ``norm`` normalizes by its running statistics in training mode, too."""
     its = probed(norm)
-    return isinstance(norm, FrozenBatchNorm) if its is None else its.family == "frozen"
+    return "frozen" in (lineage(norm) if its is None else (its.family,))
 
 
 def activation_of(norm: Any) -> str | None:

@@ -62,6 +62,23 @@ def load(model: str | None, size: int = 32, seed: int = 0) -> tuple[str, nn.Modu
     if model in INCEPTIONS:
         net = Inception(CLASSES, input_size=size, width=INCEPTIONS[model], seed=seed)
         return model, revert(net, fused="split")
+    function = find(model)
+    made = function() if callable(function) else function
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"model={model!r} made a {type(made).__name__}, no torch.nn.Module")
+    return model, made
+
+
+def find(model: str) -> object:
+    """Return what ``"module:function"`` names; the module may be in the current folder.
+
+    Raises:
+        ValueError: ``model`` is not of this form, or there is no such module or function.
+
+    Example:
+        >>> find("torch.nn:Identity")
+        <class 'torch.nn.modules.linear.Identity'>
+    """
     home, _, name = model.partition(":")
     if not home or not name:
         raise ValueError(
@@ -71,12 +88,9 @@ def load(model: str | None, size: int = 32, seed: int = 0) -> tuple[str, nn.Modu
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(importlib.import_module(home), name)
+        found: object = getattr(importlib.import_module(home), name)
     except ImportError as e:
         raise ValueError(f"model={model!r}: cannot import {home}: {e}") from e
     except AttributeError as e:
         raise ValueError(f"model={model!r}: {home} has no {name}") from e
-    made = function() if callable(function) else function
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"model={model!r} made a {type(made).__name__}, no torch.nn.Module")
-    return model, made
+    return found

@@ -37,6 +37,7 @@ class Timing:
         q20, q50, q80: quantiles over the rounds, in seconds.
         rounds: how many samples there are.
         calls: how many calls one sample is the mean of.
+        samples: seconds of each round, in the order of the rounds.
     """
 
     q20: float
@@ -44,6 +45,7 @@ class Timing:
     q80: float
     rounds: int
     calls: int
+    samples: tuple[float, ...] = ()
 
 
 def interleave(
@@ -117,8 +119,24 @@ def interleave(
     found = {}
     for name, taken in times.items():
         q20, q50, q80 = map(float, np.quantile(taken, (0.2, 0.5, 0.8)))
-        found[name] = Timing(q20, q50, q80, rounds, calls[name])
+        found[name] = Timing(q20, q50, q80, rounds, calls[name], tuple(taken))
     return found
+
+
+def paired(over: Timing, under: Timing) -> tuple[float, float, float]:
+    """Return quantiles (20, 50 and 80 %) of the ratio of two timings of the same rounds.
+
+    What changes from round to round meets both, so that the ratio is steadier than that of the
+    medians.
+
+    Example:
+        >>> a, b = Timing(1, 2, 4, 2, 1, (2.0, 4.0)), Timing(1, 2, 3, 2, 1, (1.0, 2.0))
+        >>> paired(a, b)
+        (2.0, 2.0, 2.0)
+    """
+    ratios = np.array(over.samples) / np.array(under.samples)
+    q20, q50, q80 = map(float, np.quantile(ratios, (0.2, 0.5, 0.8)))
+    return q20, q50, q80
 
 
 def _calls(call: Call, sample: float, clock: Callable[[], float]) -> tuple[int, float]:

@@ -20,6 +20,7 @@ class Verdict:
         least: whether the goal is a least (or a most).
         unit: printed behind both.
         note: printed at the end of the line.
+        digits: after the point.
     """
 
     of: str
@@ -28,6 +29,7 @@ class Verdict:
     least: bool
     unit: str = " ×"
     note: str = ""
+    digits: int = 2
 
     @property
     def met(self) -> bool:
@@ -37,7 +39,7 @@ class Verdict:
     @property
     def measured(self) -> str:
         """The figure as it is printed."""
-        return "–" if math.isnan(self.value) else f"{_text(self.value)}{self.unit}"
+        return "–" if math.isnan(self.value) else f"{_text(self.value, self.digits)}{self.unit}"
 
     @property
     def word(self) -> str:
@@ -55,11 +57,12 @@ def verdicts_table(verdicts: Iterable[Verdict]) -> str:
     """
     lines, words = [], []
     for v in verdicts:
-        lines.append((v.of, v.measured, f"{'≥' if v.least else '≤'} {_text(v.goal)}{v.unit}"))
+        goal = f"{'≥' if v.least else '≤'} {_text(v.goal, v.digits)}{v.unit}"
+        lines.append((v.of, v.measured, goal))
         words.append(v.word + (f"  ({v.note})" if v.note else ""))
     head, *rest = table(["figure", "measured", "goal"], lines).splitlines()
     return "\n".join([head, *(f"{line}  {word}" for line, word in zip(rest, words, strict=True))])
 
 
-def _text(value: float) -> str:
-    return f"{value:.2f}" if 0.01 <= abs(value) < 1000 else f"{value:.1e}"
+def _text(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if 0.01 <= abs(value) < 1000 else f"{value:.1e}"
