@@ -36,8 +36,8 @@ _DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tanh": lambda g, x: _aten.tanh_backward(g, x.tanh()),
     "relu6": lambda g, x: _aten.hardtanh_backward(g, x, 0, 6),
     "hardswish": lambda g, x: _aten.hardswish_backward(g, x),
-    # Torch's own backward pass has no derivative.
-    "hardsigmoid": lambda g, x: g * ((x > -3) & (x < 3)) / 6,
+    # Torch's own backward pass has no derivative; it takes 1/6 in float32, whatever the type.
+    "hardsigmoid": lambda g, x: g * ((x > -3) & (x < 3)) * 0.1666666716337204,
     "mish": lambda g, x: _aten.mish_backward(g, x),
     "gelu_tanh": lambda g, x: _aten.gelu_backward(g, x, approximate="tanh"),
 }

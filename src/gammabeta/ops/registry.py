@@ -55,6 +55,13 @@ ORDER: tuple[Backend, ...] = (cpu, torch)
 """The first that supports a call computes it; torch supports every call."""
 
 
+evaluate = cpu.evaluate
+"""Batch norm by fixed statistics where torch's operator is to compute it; None elsewhere.
+
+A network in evaluation calls this for each of its norms, and to look for a backend would take
+longer than a small one."""
+
+
 def normalize(call: Call) -> Tensor:
     """Return ``activation(norm(x) + residual)``, with a graph if one is wanted.
 

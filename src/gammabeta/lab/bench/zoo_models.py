@@ -115,7 +115,8 @@ def _candidates(home: str, name: str) -> Iterator[_Candidate]:
         torch.manual_seed(0)
         sized = _with_size(name, size)
         if sized is not None:
-            yield sized, (torch.randn(BATCH, _channels(sized), size, size),), {}
+            for channels in dict.fromkeys((_channels(sized), 3)):
+                yield sized, (torch.randn(BATCH, channels, size, size),), {}
 
 
 def _with_size(name: str, size: int) -> nn.Module | None:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from gammabeta.ops.cpu import batch, library, per_example
 from gammabeta.ops.cpu.autograd import Plan
+from gammabeta.ops.cpu.batch import evaluate
 from gammabeta.ops.cpu.phases import apply, backward, statistics
 from gammabeta.ops.spec import BATCH, GROUP, INSTANCE, LAYER, RMS, Call
 
-__all__ = ["apply", "backward", "forward", "plan", "statistics"]
+__all__ = ["apply", "backward", "evaluate", "forward", "plan", "statistics"]
 
 _FORWARD: dict[str, Callable[[Call], Tensor | None]] = {
     BATCH: batch.forward,

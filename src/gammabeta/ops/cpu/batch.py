@@ -78,6 +78,31 @@ def forward(call: Call) -> Tensor | None:
     return y
 
 
+def evaluate(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+) -> Tensor | None:
+    """Return a small norm by fixed statistics, alone, by torch's operator; else None."""
+    if (
+        torch.compiler.is_compiling()
+        or mean is None
+        or var is None
+        or not library.chosen
+        or not library.reads_tensors
+        or not is_small("batch, evaluation", x)
+        or not native.readable(x, weight, bias, mean, var)
+    ):
+        return None
+    y: Tensor = torch.batch_norm(
+        x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled
+    )
+    return y
+
+
 def _plan_of_tensors(call: Call) -> Plan | None:
     """Return the plan that the extension makes of the tensors; None where it needs help."""
     momentum, eps = call.momentum, call.eps

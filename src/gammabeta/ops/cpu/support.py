@@ -157,7 +157,7 @@ def addresses(*tensors: Tensor | None) -> list[int]:
 
 SMALL: dict[str, tuple[int, int, int]] = {
     "batch": (12288, 0, 0),
-    "batch, evaluation": (65536, 0, 0),
+    "batch, evaluation": (1 << 20, 0, 0),
     "layer": (2_000_000, 16384, 8192),
     "group": (262144, 65536, 16384),
     "group, channels_last": (16384, 0, 8192),

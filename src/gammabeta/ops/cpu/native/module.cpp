@@ -356,6 +356,15 @@ nb::object batch_norm(nb::handle x_, nb::handle residual, nb::handle weight, nb:
   return nb::cast(norm);
 }
 
+// Whether all are plain tensors on the CPU with values in memory; None is one, too.
+bool readable(nb::args tensors) {
+  for (nb::handle tensor : tensors) {
+    View v;
+    if (is_there(tensor) && !exchange::read(tensor, v, false)) return false;
+  }
+  return true;
+}
+
 // The output, the statistics, the mask, and whether the batch entered the running statistics.
 nb::tuple run(const Norm& norm, nb::handle x_, nb::handle residual, nb::handle weight,
               nb::handle bias, bool masked) {
@@ -500,6 +509,7 @@ NB_MODULE(_native, m) {
         "For tests: let each call's workspace end at a page that may not be touched.");
   m.def("at_new_thread", at_new_thread, "Call this once from each thread, before it uses others.");
   m.def("read_tensors", exchange::set_up, "Read torch's tensors directly from now on; whether.");
+  m.def("readable", readable, "Whether all are plain tensors on the CPU with values in memory.");
   m.def("batch_norm", batch_norm, nb::arg("x"), nb::arg("residual").none(),
         nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("mean").none(),
         nb::arg("var").none(), nb::arg("batches").none(), nb::arg("activation"), nb::arg("eps"),
