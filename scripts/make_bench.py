@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from gammabeta.lab.bench import error_report, norm_report, roofline, step_report
+from gammabeta.lab.bench import error_report, net_report, norm_report, roofline, step_report
 from gammabeta.lab.bench.inputs import FORMATS, OPS
 from gammabeta.lab.bench.results import Row, read
 from gammabeta.lab.bench.verdict import Verdict
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 README = ROOT / "README.md"
 BEGIN = "<!-- made by scripts/make_bench.py from benchmarks/results -->\n"
-NAMES = ("norm", "step", "memory", "error")
+NAMES = ("net", "norm", "step", "memory", "error")
 END = "<!-- end of what scripts/make_bench.py made -->\n"
 
 
@@ -27,6 +27,8 @@ def block(results: Path = RESULTS) -> str:
     """The figures of the CSV files in ``results``, as Markdown; what is not there is left out."""
     found = {name: _rows(results / f"{name}.csv") for name in NAMES}
     parts = []
+    if found["net"]:
+        parts.append(_networks(found["net"]))
     if found["norm"]:
         panels = {name: roofline.curves(found["norm"], name) for name in FORMATS}
         described = roofline.describe({name: panel for name, panel in panels.items() if panel})
@@ -43,6 +45,36 @@ def block(results: Path = RESULTS) -> str:
 
 def _rows(path: Path) -> list[Row]:
     return read(path) if path.exists() else []
+
+
+def _networks(rows: list[Row]) -> str:
+    """A row a network, layout, dtype and mode: what a pass takes, in units of others'."""
+    lines = [
+        "Whole networks that nobody here wrote, after `gb.convert(model)`: forward and backward "
+        "pass in training, the forward pass in evaluation, as multiples of the time of the same "
+        "network with torch's norms, and without norms. In brackets the middle 60 % of the rounds.",
+        "",
+        "| network | input | layout | | with torch's norms | without norms | torch's norms ÷ "
+        "without |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (name, layout, dtype, mode), case in net_report.by_case(rows).items():
+        shape = next(iter(case.values())).shape.replace("x", "×")
+        cells = []
+        for at in (("converted", "torch"), ("converted", "bare"), ("torch", "bare")):
+            row = case.get(at)
+            cells.append(f"{row.q50:.2f} ({row.q20:.2f}–{row.q80:.2f})" if row else "–")
+        what = f"{mode}, {dtype}"
+        lines.append(f"| {' | '.join([name.partition(':')[2], shape, layout, what, *cells])} |")
+    lines.append("")
+    lines += [
+        f"| {v.of.strip()} | {v.measured.removesuffix(' ×')} | goal {v.goal:g} | {v.word} |"
+        for v in net_report.verdicts(rows)
+        if not v.of.startswith(" ") and not math.isnan(v.value)
+    ]
+    first = next(i for i, line in enumerate(lines) if line.startswith("| training"))
+    lines[first:first] = ["| | measured | | |", "|---|---|---|---|"]
+    return "\n".join(lines)
 
 
 def _norms(rows: list[Row]) -> str:

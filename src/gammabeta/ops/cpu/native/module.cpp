@@ -257,6 +257,7 @@ struct Norm {
       bn.y = at(y);
       bn.eps = eps;
       bn.training = training;
+      bn.streamed = bn.streamed && training;  // in evaluation what comes next reads it at once
       bn.momentum = momentum;
       bn.running_type = static_cast<Type>(running_type);
       bn.running_mean = at(running_mean), bn.running_var = at(running_var);
