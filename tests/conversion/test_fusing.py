@@ -171,7 +171,7 @@ FUSED = {
     *("relu", "relu module in place", "relu_", "method", "silu", "gelu", "sigmoid", "tanh", "sum"),
     *("sum in place", "sum and relu", "sum from the left and relu", "downsampled", "twice"),
     *("swish", "asked", "input_changed", "buffers_read"),
-    *("checkpointed", "checkpointed_reentrant"),
+    "checkpointed",
 }
 
 
@@ -567,3 +567,103 @@ def test_data_dependent_code_is_not_traced_but_its_parts_are() -> None:
     words = {one.names[0]: one.words for one in reports[0].fusions}
     assert words == {"stem.1": "relu", "norm": "no forward that contains it can be traced"}
     torch.testing.assert_close(model(torch.ones(SHAPE)).shape, torch.Size(SHAPE))
+
+
+class Keeps(Net):
+    """A network that puts the norm's output away where the test says."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(lambda net, x: x)
+        self.where = where
+        self.store: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Any:
+        y = n(self, x)
+        if self.where == "attribute":
+            self.last = y
+        elif self.where == "dict":
+            self.store["y"] = y
+        elif self.where == "closure":
+            self.later = lambda: y
+        return F.relu(y)
+
+
+@pytest.mark.parametrize("where", ["attribute", "dict", "closure"])
+def test_an_output_that_is_put_away_does_not_fuse(where: str) -> None:
+    net = gb.convert(Keeps(where))
+    assert net.norm.fuses is None
+    net(torch.randn(SHAPE)).sum().backward()
+
+
+def test_a_norm_whose_parameters_change_meanwhile_does_not_fuse() -> None:
+    def scaled(net: Any, x: Tensor) -> Tensor:
+        y = n(net, x)
+        net.norm.weight.data.mul_(0.5)
+        return F.relu(y + net.skip(x))
+
+    net = Net(scaled)
+    expected = copy.deepcopy(net)
+    gb.convert(net)
+    x = torch.randn(SHAPE)
+    torch.testing.assert_close(net(x), expected(x), rtol=1e-4, atol=1e-4)
+
+
+def test_used_once_more_after_a_step_is_an_error_and_no_wrong_number() -> None:
+    model = gb.convert(nn.Sequential(nn.BatchNorm2d(16), nn.ReLU()))
+    kept = []
+    model[1].register_forward_pre_hook(lambda module, args: kept.append(args[0]))
+    model(torch.randn(SHAPE))
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    with pytest.raises(RuntimeError, match="its parameters were changed"):
+        kept[0].sum()
+
+
+def test_an_autograd_function_that_gets_it_fails_and_loses_no_gradient() -> None:
+    class Identity(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g
+
+    net = gb.convert(Net(BODIES["relu module in place"]))
+    net.relu.inplace = False
+    net.relu.register_forward_pre_hook(lambda module, args: (Identity.apply(args[0]),))
+    with pytest.raises(RuntimeError):
+        net(torch.randn(SHAPE)).sum().backward()
+
+
+def test_attributes_of_the_output_stay() -> None:
+    norm = gb.convert(nn.Sequential(nn.BatchNorm2d(16), nn.ReLU()))[0]
+    y = norm(torch.randn(SHAPE))
+    y.tag = 1
+    torch.relu_(y)
+    assert y.tag == 1
+    assert type(y) is Tensor
+
+
+def test_converting_disturbs_no_other_thread() -> None:
+    failed: list[BaseException] = []
+    stop = threading.Event()
+
+    def run() -> None:
+        other, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(2, 4)
+        while not stop.is_set():
+            try:
+                other(x)
+            except BaseException as error:
+                failed.append(error)
+                return
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        for _ in range(5):
+            gb.convert(Net(BODIES["downsampled"]))
+    finally:
+        stop.set()
+        thread.join()
+    assert failed == []

@@ -304,3 +304,36 @@ def test_calibrating_natively() -> None:
         return model.state_dict()
 
     assert_close(calibrated(), on_torch(calibrated), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu", "leaky_relu"])
+def test_a_gradient_with_a_graph_where_the_residual_depends_on_the_input(activation: str) -> None:
+    layer = layer_of(activation)
+    x = drawn(4, 3, 2, 3, dtype=torch.float64).requires_grad_()
+
+    def gradient(create_graph: bool) -> Tensor:
+        layer.train()
+        y = layer(x, x * 0.5)
+        return torch.autograd.grad(y.square().sum(), x, create_graph=create_graph)[0]
+
+    # Two orders of the same sums in float64.
+    assert_close(gradient(True), gradient(False), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("change", ["half", "shorter"])
+@pytest.mark.parametrize("family", ["batch", "layer", "group"])
+def test_a_parameter_that_changed_before_the_backward_pass(family: str, change: str) -> None:
+    """Torch raises; a kernel that went by what it knew would read past the end."""
+    layer = {
+        "batch": gb.BatchNorm2d(8, activation="silu"),
+        "layer": gb.LayerNorm(8, activation="silu"),
+        "group": gb.GroupNorm(2, 8, activation="silu"),
+    }[family]
+    x = torch.randn(4, 8, 8, 8, requires_grad=True)
+    y = layer(x)
+    if change == "half":
+        layer.half()
+    else:
+        layer.weight.data = torch.ones(1)
+    with pytest.raises(RuntimeError, match=r"weight has dtype|bias has dtype"):
+        y.sum().backward()

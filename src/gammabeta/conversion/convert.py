@@ -121,6 +121,8 @@ def convert(
         1 layer changed, 0 left
         layer  was             is            lost                note
         1      gb.BatchNorm2d  gb.GroupNorm  running statistics
+        layers  fuse with what follows
+             1  relu
         >>> model[1], model[1].weight is weight
         (GroupNorm(4, 8, eps=1e-05, affine=True, bias=True), True)
     """

@@ -14,7 +14,8 @@ from typing import Any
 from torch import fx, nn
 
 from gammabeta.conversion.become import Becoming
-from gammabeta.conversion.graph.parts import traced_parts
+from gammabeta.conversion.graph.parts import hooked, traced_parts
+from gammabeta.conversion.graph.trace import is_node
 from gammabeta.conversion.report import Fusion
 from gammabeta.conversion.swap import places
 from gammabeta.layers.deferred import ACTIVATION, SUM, SWISH
@@ -49,14 +50,23 @@ class Following:
     words: str
 
 
-def following(modules: Mapping[str, nn.Module], node: fx.Node) -> Following:
+def following(
+    modules: Mapping[str, nn.Module],
+    node: fx.Node,
+    kept: Collection[str] = (),
+    used: Collection[str] = (),
+) -> Following:
     """Say what follows ``node``, the call of a norm in the trace of a module.
 
     Args:
         modules: the module's submodules by name.
         node: of the trace.
+        kept: names of nodes whose output is put away, such as on a module.
+        used: names of tensors that code computes with by itself.
     """
     users = [user for user in node.users if not _asks_shape(user)]
+    if node.name in kept:
+        return Following("", "its output is kept for later")
     if not users:
         return Following("", "nobody uses its output")
     if _is_swish(modules, node, users):
@@ -66,7 +76,7 @@ def following(modules: Mapping[str, nn.Module], node: fx.Node) -> Following:
     user = users[0]
     if user.op == "output":
         return Following("", "its output leaves the part of the model that can be traced")
-    if not _may_wait(modules, node, user):
+    if not _may_wait(modules, node, user, used):
         return Following("", "its input may change before its output is used")
     activation = _activation(modules, user, node)
     if activation is not None:
@@ -81,18 +91,40 @@ def following(modules: Mapping[str, nn.Module], node: fx.Node) -> Following:
     return Following(SUM, "sum")
 
 
-def _may_wait(modules: Mapping[str, nn.Module], node: fx.Node, user: fx.Node) -> bool:
+def _may_wait(
+    modules: Mapping[str, nn.Module], node: fx.Node, user: fx.Node, used: Collection[str]
+) -> bool:
     """Whether nothing that ``node`` reads can change before ``user`` runs."""
     between, n = [], node.next
     while n is not user:
         between.append(n)
         n = n.next
-    if all(n.op in ("get_attr", "placeholder") or _asks_shape(n) for n in between):
+    if all(n.op == "placeholder" or _asks_shape(n) for n in between):
         return True
     x = node.args[0] if node.args else None
     if not isinstance(x, fx.Node) or len(x.users) != 1 or x.op != "call_module":
         return False
-    return type(modules[str(x.target)]) in _FRESH and all(n.target != node.target for n in between)
+    if type(modules[str(x.target)]) not in _FRESH:
+        return False
+    if any(name.rpartition(".")[0] == str(node.target) for name in used):
+        return False
+    its = _tensors(modules[str(node.target)])
+    return all(_leaves_alone(modules, n, its) for n in between)
+
+
+def _tensors(module: nn.Module) -> set[int]:
+    return {id(t) for t in (*module.parameters(), *module.buffers())}
+
+
+def _leaves_alone(modules: Mapping[str, nn.Module], node: fx.Node, tensors: set[int]) -> bool:
+    """Whether ``node`` is known to change none of ``tensors``."""
+    if node.op == "get_attr":
+        home, _, name = str(node.target).rpartition(".")
+        return id(getattr(modules.get(home), name, None)) not in tensors
+    if node.op != "call_module":
+        return True
+    module = modules[str(node.target)]
+    return is_node(module) and not hooked(module) and _tensors(module).isdisjoint(tensors)
 
 
 _SHAPES = {"shape", "ndim", "dtype", "device", "size", "dim", "numel", "__len__"}
@@ -115,8 +147,8 @@ def _activation(modules: Mapping[str, nn.Module], node: fx.Node, x: fx.Node) -> 
     """The activation of ``x`` that ``node`` is, if it is one."""
     if node.op == "call_module":
         module = modules[str(node.target)]
-        compiled = module.__dict__.get("_compiled_call_impl") is not None
-        return module_activation(module) if node.args == (x,) and not compiled else None
+        looked_at = hooked(module) or module.__dict__.get("_compiled_call_impl") is not None
+        return module_activation(module) if node.args == (x,) and not looked_at else None
     if not node.args:
         given = {k: v for k, v in node.kwargs.items() if k != "input"}
         return activation_of(_function(node), (), given) if node.kwargs.get("input") is x else None
@@ -216,7 +248,7 @@ def _in_mode(
             norm = modules.get(str(node.target)) if node.op == "call_module" else None
             if norm is None or norm not in norms:
                 continue
-            its = following(modules, node)
+            its = following(modules, node, part.kept, part.tensors)
             if found.setdefault(norm, its).fuses != its.fuses:
                 found[norm] = Following("", "what follows differs from call to call")
     untraced = Following("", "no forward that contains it can be traced")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta import ops
-from gammabeta.layers.deferred import defer, may_defer
+from gammabeta.layers.deferred import defer, may_defer, pays
 from gammabeta.layers.epilogue import Epilogue, check_residual, without_tensor
 from gammabeta.layers.guard import Guarded
 from gammabeta.layers.held import held
@@ -41,7 +41,8 @@ class _FusedForward(Guarded, Epilogue, Lean, _BatchNorm):
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         parameters, buffers = self._parameters, self._buffers
         mean, var = held(buffers, "running_mean", self), held(buffers, "running_var", self)
-        if not self.training and residual is None and self.activation is None:
+        alone = not self.training and residual is None and self.activation is None
+        if alone and not (self.fuses is not None and pays(input)):
             weight, bias = held(parameters, "weight", self), held(parameters, "bias", self)
             y = ops.evaluate(input, weight, bias, mean, var, self.eps)
             if y is not None:

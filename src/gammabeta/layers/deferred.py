@@ -69,13 +69,23 @@ class _Norm:
         done: whether it was computed, and the batch entered the running statistics.
     """
 
-    __slots__ = ("call", "done", "finish", "follows", "grad", "inference", "layer", "version")
+    __slots__ = (
+        "call",
+        "done",
+        "finish",
+        "follows",
+        "grad",
+        "inference",
+        "layer",
+        "version",
+        "versions",
+    )
 
     def __init__(self, call: Call, finish: Finish, layer: nn.Module, follows: str) -> None:
         self.call, self.finish, self.layer, self.follows = call, finish, layer, follows
         self.done = False
         self.grad, self.inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        self.version = _version(call.x)
+        self.version, self.versions = _version(call.x), _versions(call)
 
     def same_modes(self) -> bool:
         """Whether gradients are recorded here as they were where the norm was called."""
@@ -95,12 +105,17 @@ class _Norm:
         call, finish = self.call, self.finish
         if _version(call.x) != self.version:
             self.done = True
-            name = getattr(self.layer, "qualified_name", None) or type(self.layer).__name__
             raise RuntimeError(
-                f"layer {name}: its input was changed in place before its output was used; use the "
-                "output first, or convert the model with fuse=False"
+                f"layer {_name(self.layer)}: its input was changed in place before its output was "
+                "used; use the output first, or convert the model with fuse=False"
             )
         if self.done:  # once more, for another consumer: the batch is in the statistics already
+            if self.versions != _versions(call):
+                raise RuntimeError(
+                    f"layer {_name(self.layer)}: its parameters were changed before its output, "
+                    "which had become part of a fused call, was used once more; convert the model "
+                    "with fuse=False"
+                )
             call, finish = _again(call), ops.normalize
         call.residual, call.activation = residual, activation
         if slope != 0.01:
@@ -123,6 +138,14 @@ class _Norm:
 
 def _version(x: Tensor) -> int:
     return -1 if x.is_inference() else x._version
+
+
+def _versions(call: Call) -> tuple[int, ...]:
+    return tuple(-1 if t is None else _version(t) for t in (call.weight, call.bias))
+
+
+def _name(layer: nn.Module) -> str:
+    return getattr(layer, "qualified_name", None) or type(layer).__name__
 
 
 def _again(call: Call) -> Call:
@@ -158,6 +181,7 @@ def may_defer(layer: nn.Module, call: Call) -> bool:
             or layer._backward_hooks
             or layer._backward_pre_hooks
             or _module._global_forward_hooks
+            or _module._global_forward_pre_hooks
             or _module._global_backward_hooks
             or _module._global_backward_pre_hooks
         )
@@ -165,8 +189,13 @@ def may_defer(layer: nn.Module, call: Call) -> bool:
         and library.chosen
         and serves(x)
         and _fits(call)
-        and x.numel() >= (_FEWEST if torch.is_grad_enabled() else _FEWEST_ALONE)
+        and pays(x)
     )
+
+
+def pays(x: Tensor) -> bool:
+    """Whether ``x`` is large enough for it to pay to wait."""
+    return x.numel() >= (_FEWEST if torch.is_grad_enabled() else _FEWEST_ALONE)
 
 
 def _is_looked_at(layer: nn.Module) -> bool:
@@ -300,15 +329,21 @@ def _become(p: Deferred, y: Tensor) -> Tensor:
         p._value = y
         p._norm = p._residual = None  # type: ignore[assignment]
         return y
-    p.__dict__.clear()
+    for name in _OWN:
+        del p.__dict__[name]
     p.__class__ = kind  # type: ignore[assignment]
     p.__dict__.update(attributes)
     return p
 
 
+_OWN = ("_norm", "_residual", "_residual_version", "_gate", "_value")
+
+
 def _deferred(norm: _Norm, residual: Tensor | None = None, gate: bool = False) -> Deferred:
     with _apart():
         p: Any = torch.empty_like(norm.call.x, device="meta")
+    if norm.grad and p.is_floating_point():
+        p.requires_grad_()  # an autograd function of C++ that gets it fails, and loses no gradient
     p.__class__ = Deferred
     p._norm, p._residual, p._gate, p._value = norm, residual, gate, None
     p._residual_version = 0 if residual is None else _version(residual)

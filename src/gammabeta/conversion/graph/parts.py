@@ -40,12 +40,14 @@ class Part:
         reason: why it could not be traced.
         tensors: names within this module of parameters and buffers that its code, or that of a
             module in the graph that is no node of its own, uses by itself.
+        kept: names of the nodes whose output its code puts away, such as on a module.
     """
 
     path: str
     graph: fx.Graph | None
     reason: str = ""
     tensors: frozenset[str] = field(default_factory=frozenset)
+    kept: frozenset[str] = field(default_factory=frozenset)
 
     def name(self, target: object) -> str:
         """Return the name in the whole model of what is called ``target`` within this part."""
@@ -82,7 +84,7 @@ def traced_parts(model: nn.Module, training: bool | None = None, example: Any = 
     return parts.found
 
 
-def _hooked(module: nn.Module) -> bool:
+def hooked(module: nn.Module) -> bool:
     """Whether calling ``module`` may do more than its ``forward``."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
@@ -127,7 +129,7 @@ class _Parts:
 
     def _trace(self, path: str, module: nn.Module) -> Part:
         opaque = {
-            m for m in module.modules() if m is not module and (_reason_untraced(m) or _hooked(m))
+            m for m in module.modules() if m is not module and (_reason_untraced(m) or hooked(m))
         }
         while True:
             # A new one each time: code that fails midway may have changed things.
@@ -149,7 +151,8 @@ class _Parts:
                 opaque |= {m for m in module.modules() if type(m) is kind and m is not module}
                 continue
             used = {str(node.target) for node in graph.nodes if computes_with(node)}
-            return Part(path, graph, "", frozenset(tracer.used | used & tracer.known))
+            uses = frozenset(tracer.used | used & tracer.known)
+            return Part(path, graph, "", uses, tracer.kept())
 
 
 def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

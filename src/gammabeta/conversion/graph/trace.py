@@ -10,6 +10,8 @@ import contextlib
 import inspect
 import operator
 import sys
+import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,6 +116,8 @@ class PartTracer(fx.Tracer):
         self._computing = False
         self.failed: nn.Module | None = None
         self.used: set[str] = set()
+        self._thread = threading.get_ident()
+        self._made: list[tuple[str, weakref.ref[fx.Proxy]]] = []
         self._error: BaseException | None = None
         self.known: set[str] = set()
         self._names: dict[int, str] = {}
@@ -134,6 +138,8 @@ class PartTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Record a call."""
+        if threading.get_ident() != self._thread:  # torch.fx patches the class, for all threads
+            return forward(*args, **kwargs)
         if self._computing:
             return m.forward(*args, **kwargs)
         try:
@@ -187,8 +193,15 @@ class PartTracer(fx.Tracer):
         """Return what stands for the output of ``node``."""
         known = self._value(node)
         if known is UNKNOWN and node.op == "call_module" and self._called(node) in self.opaque:
-            return fx.Proxy(node, self)  # it may return anything
-        return Traced(node, self, known)
+            made = fx.Proxy(node, self)  # it may return anything
+        else:
+            made = Traced(node, self, known)
+        self._made.append((node.name, weakref.ref(made)))
+        return made
+
+    def kept(self) -> frozenset[str]:
+        """Return the names of the nodes that code has put away: on a module, in a closure."""
+        return frozenset(name for name, made in self._made if made() is not None)
 
     def _called(self, node: fx.Node) -> nn.Module:
         return self.root.get_submodule(str(node.target))
@@ -253,6 +266,11 @@ def computes_with(node: fx.Node) -> bool:
     )
 
 
+def _describes(function: Any) -> bool:
+    """Whether ``function`` is a property that tells of a tensor; ``data`` hands it out."""
+    return getattr(function, "__name__", "") == "__get__" and function.__self__ is not Tensor.data
+
+
 class _Uses(TorchFunctionMode):
     """Notes which tensors of a module take part in computations that are not recorded."""
 
@@ -264,7 +282,7 @@ class _Uses(TorchFunctionMode):
         names = {} if self.tracer._computing else self.tracer._names
         for value in (*args, *(kwargs or {}).values()) if names else ():
             for one in value if isinstance(value, (list, tuple)) else (value,):
-                if id(one) in names and getattr(func, "__name__", "") != "__get__":
+                if id(one) in names and not _describes(func):
                     self.tracer.used.add(names[id(one)])
         return func(*args, **(kwargs or {}))
 

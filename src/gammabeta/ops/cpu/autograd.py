@@ -15,7 +15,7 @@ from torch import Tensor
 from gammabeta.ops import lean
 from gammabeta.ops.allocated import NoMemoryError, refuse_freed
 from gammabeta.ops.cpu.double_backward import norm_gradients
-from gammabeta.ops.cpu.support import MASKED, NAMES, addresses, like, takes_gradient
+from gammabeta.ops.cpu.support import DTYPES, MASKED, NAMES, addresses, like, takes_gradient
 from gammabeta.ops.spec import BATCH, Call
 from gammabeta.ops.torch.norms import OPERATORS
 
@@ -169,6 +169,46 @@ def _again(
     return y
 
 
+def _as_saved(
+    plan: Plan,
+    g: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    statistics: Tensor,
+    bits: Tensor | None,
+) -> Tensor:
+    """Return the statistics, in their own type; the kernels read memory by what forward knew.
+
+    Raises:
+        RuntimeError: a tensor has another type or size than in the forward pass.
+    """
+    native = plan.native
+    data, parameters = DTYPES[native.type], DTYPES[native.parameter_type]
+    numbers = native.channels
+    for name, t, dtype, numel in (
+        ("the gradient", g, data, x.numel()),
+        ("input", x, data, native.elements()),
+        ("residual", residual, data, native.elements()),
+        ("weight", weight, parameters, numbers),
+        ("bias", bias, parameters, numbers),
+        ("the mask", bits, torch.uint8, None),
+    ):
+        if t is not None and (t.dtype != dtype or (numel is not None and t.numel() != numel)):
+            raise RuntimeError(
+                f"{name} has dtype {t.dtype} and {t.numel()} elements in the backward pass of "
+                f"{plan.spec[0]} norm, and not {dtype} as in the forward pass; did .half(), a "
+                "replaced parameter or a hook for saved tensors change it in between?"
+            )
+    if statistics.numel() != plan.numbers or not (bits is None or native.mask_fits(bits.numel())):
+        raise RuntimeError(
+            f"the statistics or the mask that {plan.spec[0]} norm saved have another size in the "
+            f"backward pass: {statistics.numel()} numbers, not {plan.numbers}"
+        )
+    return statistics.to(plan.computed).contiguous()
+
+
 def backward_pass(
     g: Tensor,
     x: Tensor,
@@ -188,6 +228,7 @@ def backward_pass(
         )
         if found is not None:
             return found
+    statistics = _as_saved(plan, g, x, weight, bias, residual, statistics, bits)
     x = _dense(x, plan)
     g = like(g, x)
     residual = None if residual is None else like(residual, x)

@@ -42,15 +42,34 @@ def norm_gradients(
         slope: the negative slope of ``"leaky_relu"``.
     """
     masked = g if mask is None else g * mask
+    # Aliases: γ, β and the residual may depend on x, and what leads from one to the other is the
+    # engine's to differentiate, once.
+    inputs = [
+        _alias(t, need) for t, need in zip((x, weight, bias, residual), needs[:4], strict=True)
+    ]
     gradients = gradients_of(
-        lambda: finish(norm(x, weight, bias), activation, residual, slope),
-        (x, weight, bias, residual),
+        lambda: finish(
+            norm(*inputs[:3]),  # type: ignore[arg-type]
+            activation,
+            inputs[3],
+            slope,
+        ),
+        inputs,
         masked,
         needs,
     )
     if needs[3] and residual is None:
         gradients[3] = masked
     return gradients
+
+
+def _alias(t: Tensor | None, needed: bool) -> Tensor | None:
+    if t is None:
+        return None
+    if t.requires_grad and torch.is_grad_enabled():
+        with torch.enable_grad():
+            return t.view_as(t)
+    return t.detach().requires_grad_(needed)
 
 
 def gradients_of(

@@ -19,6 +19,7 @@ from gammabeta.ops.allocated import PLAIN, NoMemoryError
 from gammabeta.ops.lean import is_open
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+DTYPES = {number: dtype for dtype, number in TYPES.items()}
 CODES: dict[str | None, int] = {None: 0, **{name: i for i, name in enumerate(ACTIVATIONS, 1)}}
 NAMES = {code: name for name, code in CODES.items()}
 MASKED = frozenset((CODES["relu"], CODES["relu6"]))

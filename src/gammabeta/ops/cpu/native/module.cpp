@@ -190,10 +190,18 @@ struct Norm {
   int64_t bytes() const { return elements() * static_cast<int64_t>(size_of(type)); }
 
   // Bytes of the mask of a ReLU or ReLU6 after a residual, and its head.
-  int64_t mask_size() const {
-    int64_t lanes = g_kernels->lanes / (type == kFloat64 ? 8 : 4);
+  int64_t mask_size(int vector_bytes) const {
+    int64_t lanes = vector_bytes / (type == kFloat64 ? 8 : 4);
     int64_t size = rows ? n * s * ((c + lanes - 1) / lanes) : n * c * (s / lanes + 2);
     return kMaskHead + size * (lanes == 16 ? 2 : 1);
+  }
+  int64_t mask_size() const { return mask_size(g_kernels->lanes); }
+  // Whether a mask of so many bytes was made for this call, by any of the kernels.
+  bool mask_fits(int64_t size) const {
+    for (int i = 0; i < 3; i++)
+      if (const Kernels* kernels = usable(i); kernels && mask_size(kernels->lanes) == size)
+        return true;
+    return false;
   }
 
   // Whether rows of c values, one after the other, all begin at a multiple of 64 bytes.
@@ -396,7 +404,8 @@ nb::object run_back(const Norm& norm, nb::handle g_, nb::handle x_, nb::handle r
   bool last = norm.channels_last;
   if (!exchange::read(g_, g) || !exchange::read(x_, x) || g.type != x.type || x.type != norm.type ||
       !g.same_shape(x) || !g.dense(last) || !x.dense(last) || x.numel() != norm.elements() ||
-      !exchange::read(statistics, stats, false))
+      !exchange::read(statistics, stats, false) || stats.type != kFloat64 ||
+      stats.numel() != 2 * norm.c || !stats.dense(false))
     return nb::none();
   if (is_there(residual) && (!exchange::read(residual, r) || r.type != x.type ||
                              !r.same_shape(x) || !r.dense(last)))
@@ -406,6 +415,8 @@ nb::object run_back(const Norm& norm, nb::handle g_, nb::handle x_, nb::handle r
   if (is_there(mask)) {
     exchange::Tensor t;
     if (exchange::g_interface->read(mask.ptr(), &t)) throw nb::python_error();
+    if (t.dtype.code != 1 || t.dtype.bits != 8 || t.dims != 1 || !norm.mask_fits(t.shape[0]))
+      return nb::none();
     bits = reinterpret_cast<Address>(t.data) + t.byte_offset;
   }
   nb::object of[4] = {nb::none(), nb::none(), nb::none(), nb::none()};
@@ -530,7 +541,9 @@ NB_MODULE(_native, m) {
       .def_ro("activation", &Norm::activation)
       .def_ro("slope", &Norm::slope)
       .def("average", &Norm::average, "Use the batch's statistics, and update the running ones.")
-      .def_ro("rows", &Norm::rows)
+      .def_ro("type", &Norm::type)
+      .def_ro("parameter_type", &Norm::parameter_type)
+      .def("elements", &Norm::elements)
       .def_ro("channels_last", &Norm::channels_last)
       .def_ro("channels", &Norm::c)
       .def("alone", [](const Norm& norm) {
@@ -545,7 +558,8 @@ NB_MODULE(_native, m) {
            nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("statistics"),
            nb::arg("mask").none(), nb::arg("needs_x"), nb::arg("needs_residual"),
            "Make the gradients; None if g is not laid out as x.")
-      .def("mask_size", &Norm::mask_size, "Bytes of the mask that forward fills.")
+      .def("mask_fits", &Norm::mask_fits)
+      .def("mask_size", [](const Norm& norm) { return norm.mask_size(); }, "Bytes of the mask that forward fills.")
       .def("forward", &Norm::forward, nb::call_guard<nb::gil_scoped_release>())
       .def("backward", &Norm::backward, nb::call_guard<nb::gil_scoped_release>());
 }
