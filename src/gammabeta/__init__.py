@@ -6,6 +6,7 @@ Drop-in normalization layers, and a live picture of every layer's signal while i
 __version__ = "0.1.0"
 
 from gammabeta.conversion import convert, fold, revert
+from gammabeta.doctor import assert_healthy, examine, intended
 from gammabeta.layers import (
     TLU,
     BatchNorm1d,
@@ -84,12 +85,15 @@ __all__ = [
     "Run",
     "Watch",
     "adapt",
+    "assert_healthy",
     "calibrate",
     "convert",
+    "examine",
     "export",
     "fold",
     "freeze",
     "guard_statistics",
+    "intended",
     "merge_statistics",
     "revert",
     "unfreeze",

@@ -20,6 +20,8 @@ class InertWatch(Watch):
         self.record = InertRecord("inert")
         self._why = why
         self._handles = []
+        self.findings = []
+        self._attendant = None
 
     def step(self, loss: Any = None, *, scaler: Any = None, **scalars: Any) -> None:
         """Count the step; record nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from gammabeta.names import known
 from gammabeta.signal import ranks as processes
+from gammabeta.signal.attending import attendant
 from gammabeta.signal.cadence import Cadence
 from gammabeta.signal.inert import InertWatch
 from gammabeta.signal.pace import Pace
@@ -42,6 +43,8 @@ def watch(
     overwrite: bool = False,
     title: str = "",
     settings: Mapping[str, Any] | None = None,
+    doctor: bool | str | Iterable[str] = False,
+    on_finding: Callable[[Any], object] | None = None,
 ) -> Watch:
     """Record the signal in every layer of ``model`` while it trains.
 
@@ -75,6 +78,10 @@ def watch(
         overwrite: replace the file if it exists.
         title: title of the run on the page; only for a new record.
         settings: settings of the run, shown on the page; only for a new record.
+        doctor: look for faults of the training: True for all rules, or a list of their codes.
+            Findings become marks in the record and ``signal.findings``; ``signal.should_stop``
+            becomes True at one that spoils the run.
+        on_finding: called with each finding (`gammabeta.doctor.Finding`), at the end of a step.
 
     Returns:
         A `Watch`, which is a context manager.
@@ -123,6 +130,7 @@ def watch(
     known("ranks", ranks, RANKS)
     pace = Pace(*_pace(budget, every, cadence, ranks), fixed=cadence is not None)
     wanted = Wanted(model, modules, stages)
+    looks = attendant(model, optimizer, doctor, on_finding)
     rank = processes.rank()
     owned = not isinstance(record, Record)
     if not isinstance(record, Record):
@@ -144,7 +152,7 @@ def watch(
             f"arm={arm!r} already exists in this record; give each watched model its own name"
         )
     try:
-        return Watch(model, record, arm, pace, owned, wanted, optimizer, uncompiled)
+        return Watch(model, record, arm, pace, owned, wanted, optimizer, uncompiled, looks)
     except BaseException:
         if owned:
             record.discard()

@@ -6,7 +6,8 @@ import contextlib
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gammabeta.signal import uncompiled
+from gammabeta.signal.attending import Attendant, Found, Recorded
 from gammabeta.signal.capture import Capture
 from gammabeta.signal.frame import Draft
 from gammabeta.signal.modules import Known
 from gammabeta.signal.pace import Pace
 from gammabeta.signal.parameters import Inventory, Parameters
-from gammabeta.signal.record import Record, status_after
+from gammabeta.signal.record import Measured, Record, status_after
 from gammabeta.signal.regions import is_compiled, regions, row_of, title
 from gammabeta.signal.sampling import PHASES
 from gammabeta.signal.saying import Warnings, not_inside, not_norms, why_nothing
@@ -41,10 +43,12 @@ class Watch:
     Attributes:
         record: the record that the frames are written to.
         steps: number of optimizer steps so far.
+        findings: what the doctor has found so far (with ``doctor=True``), the oldest first.
     """
 
     record: Record
     steps: int
+    findings: list[Any]
 
     def __init__(
         self,
@@ -56,8 +60,12 @@ class Watch:
         wanted: Wanted,
         optimizer: torch.optim.Optimizer | None,
         look_inside: bool,
+        attendant: Attendant | None = None,
     ) -> None:
         self.record = record
+        self.findings = []
+        self._attendant = attendant
+        self._rows: dict[int, tuple[str, str]] = {}
         self.steps = record.last_step(arm)
         self._arm = record.arm(arm)
         self._pace = pace
@@ -132,10 +140,14 @@ class Watch:
         self.record.write(
             self._arm,
             self.steps,
-            lambda: {**extra, **numbers.values()},
-            None if draft is None else draft.measure,
+            partial(_scalars, extra, numbers, self.steps, self._attendant),
+            None if draft is None else partial(self._measured, draft, self.steps),
             seconds,
         )
+        if self._attendant is not None:
+            asked = time.perf_counter()
+            self._tell(self._attendant.step(self.steps))
+            self._pace.charge(time.perf_counter() - asked)
         if self.record.error is not None:
             self._warnings.say(
                 f"recording stopped, training continues: {self.record.path}: {self.record.error}"
@@ -159,13 +171,23 @@ class Watch:
         self.record.mark(self._arm, self.steps, text)
 
     @property
+    def should_stop(self) -> bool:
+        """Whether the doctor has found an error that spoils the run; False without a doctor."""
+        return self._attendant is not None and self._attendant.should_stop
+
+    @property
     def overhead(self) -> float:
         """Share of the run's time that recording has taken so far, as the watch measures it."""
         return self._pace.spent / max(1e-9, time.monotonic() - self._began)
 
     def close(self, status: str = "finished") -> None:
         """Remove the hooks from the model, and close the record if this watch created it."""
+        attendant = self._attendant if self._handles else None
         self._detach()
+        if attendant is not None:
+            with contextlib.suppress(Exception):
+                self.record.flush()  # the last numbers reach the attendant
+                self._tell(attendant.close())
         if self._owned:
             self.record.close(status, {"overhead": round(self.overhead, 6)})
 
@@ -236,7 +258,9 @@ class Watch:
         if not self._wanted(name, stage):
             return None
         layer = self.record.layer(self._arm, name)
-        return self.record.probe(self._arm, layer, name, stage, activation)
+        number = self.record.probe(self._arm, layer, name, stage, activation)
+        self._rows[number] = (name, stage)
+        return number
 
     def _loss_scale(self, scaler: Any) -> float:
         """Return the scale of this step's backward pass: that of the end of the step before."""
@@ -246,11 +270,26 @@ class Watch:
         scale, self._scale = now if self._scale is None else self._scale, now
         return scale
 
+    # The doctor.
+
+    def _tell(self, found: Iterable[Found]) -> None:
+        for each in found:
+            self.findings.append(each)
+            self.record.mark(self._arm, each.step or self.steps, f"{each.severity} {each.text}")
+
+    def _measured(self, draft: Draft, step: int) -> Measured:
+        measured = draft.measure()
+        if self._attendant is not None:
+            self._attendant.frame(Recorded.of(step, measured, self._rows))
+        return measured
+
     # Passes.
 
     def _begin(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling():  # inside a compiled model
             return
+        if self._attendant is not None:
+            self._guarded(self._attendant.before, model, args, kwargs)
         self._guarded(self._start, model, args, kwargs)
 
     def _start(self, model: nn.Module, args: Any, kwargs: Any) -> None:
@@ -279,6 +318,9 @@ class Watch:
     def _end(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
+        if self._attendant is not None:
+            failed = output is None and sys.exc_info()[1] is not None
+            self._guarded(self._attendant.after, model, args, kwargs, output, failed)
         passing = self._passing
         raised = sys.exc_info()[1] is not self._outer
         if passing is not None and not raised:
@@ -377,6 +419,15 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         self.close(status_after(kind))
+
+
+def _scalars(
+    extra: dict[str, float], numbers: Numbers, step: int, attendant: Attendant | None
+) -> dict[str, float]:
+    values = {**extra, **numbers.values()}
+    if attendant is not None:
+        attendant.numbers(step, values)
+    return values
 
 
 class _Hook:

@@ -1,0 +1,1 @@
+"""The rules, one a file. `gammabeta.doctor.rule.RULES` imports every file in this folder."""
