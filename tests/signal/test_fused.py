@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.layers import deferred
+from gammabeta.layers import waiting
 
 
 class Block(nn.Module):
@@ -66,13 +66,13 @@ def test_norms_fuse_while_they_are_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed = []
-    original = deferred._Norm.compute
+    original = waiting.Waiting.compute
 
-    def noted(self: deferred._Norm, *args: object, **kwargs: object) -> Tensor:
+    def noted(self: waiting.Waiting, *args: object, **kwargs: object) -> Tensor:
         computed.append(args[1:2])
         return original(self, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(deferred._Norm, "compute", noted)
+    monkeypatch.setattr(waiting.Waiting, "compute", noted)
     train(gb.convert(network(nn.ReLU())), tmp_path / "run.sqlite")
     assert computed == [("relu",)] * 9
 

@@ -9,13 +9,8 @@ train one that keeps no running statistics. So gammabeta's classes are registere
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import sys
 import warnings
-from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +18,7 @@ from torch import nn
 
 from gammabeta import layers
 from gammabeta.conversion.convert import convert
+from gammabeta.conversion.when_imported import when_imported
 from gammabeta.layers.epilogue import Epilogue
 from gammabeta.layers.timestep import TimestepBatchNorm
 
@@ -62,29 +58,6 @@ def _with_epilogue(fix: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     return fixed
 
 
-class _Imported(MetaPathFinder):
-    """Registers once ``opacus.validators`` has been imported; finds nothing else."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != _VALIDATORS:
-            return None
-        with contextlib.suppress(ValueError):  # another thread imports it, too
-            sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is None or spec.loader is None:
-            return spec
-        load = spec.loader.exec_module
-
-        def load_and_register(module: ModuleType) -> None:
-            load(module)
-            _register_or_warn(module)
-
-        spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
-        return spec
-
-
 def _register_or_warn(validators: ModuleType) -> None:
     try:
         register(validators)
@@ -100,7 +73,4 @@ def _register_or_warn(validators: ModuleType) -> None:
 
 def watch_for_opacus() -> None:
     """Register with Opacus: now, if it is imported already, or when it is."""
-    if _VALIDATORS in sys.modules:
-        _register_or_warn(sys.modules[_VALIDATORS])
-    else:
-        sys.meta_path.insert(0, _Imported())
+    when_imported(_VALIDATORS, _register_or_warn)

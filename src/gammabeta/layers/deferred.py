@@ -13,8 +13,7 @@ meta device, so that code that goes past Python (an extension that reads its mem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,11 +28,10 @@ from gammabeta.layers.following import (
     Activation,
     activation_of,
 )
+from gammabeta.layers.waiting import Finish, Waiting, again, version
 from gammabeta.ops.cpu import library
 from gammabeta.ops.cpu.support import serves
 from gammabeta.ops.spec import LAYER, RMS, Call
-
-Finish = Callable[[Call], Tensor]
 
 ACTIVATION, SUM, SWISH = "activation", "sum", "swish"
 """What may follow: an activation; a sum, then perhaps an activation; x · sigmoid(x)."""
@@ -56,114 +54,6 @@ _SHAPES = frozenset(
 )
 _SHAPE_GETTERS = frozenset((Tensor.shape, Tensor.ndim, Tensor.dtype, Tensor.layout))
 _DEVICE = Tensor.device
-
-
-class _Norm:
-    """One call of a norm, which may be computed alone, or with what follows.
-
-    Attributes:
-        call: what is asked of it, but for what follows.
-        finish: computes a call.
-        layer: for messages.
-        follows: of `ACTIVATION` and so on: what is expected.
-        done: whether it was computed, and the batch entered the running statistics.
-    """
-
-    __slots__ = (
-        "call",
-        "done",
-        "finish",
-        "follows",
-        "grad",
-        "inference",
-        "layer",
-        "version",
-        "versions",
-    )
-
-    def __init__(self, call: Call, finish: Finish, layer: nn.Module, follows: str) -> None:
-        self.call, self.finish, self.layer, self.follows = call, finish, layer, follows
-        self.done = False
-        self.grad, self.inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        self.version, self.versions = _version(call.x), _versions(call)
-
-    def same_modes(self) -> bool:
-        """Whether gradients are recorded here as they were where the norm was called."""
-        return (
-            self.grad == torch.is_grad_enabled()
-            and self.inference == torch.is_inference_mode_enabled()
-        )
-
-    def compute(
-        self, residual: Tensor | None = None, activation: str | None = None, slope: float = 0.01
-    ) -> Tensor:
-        """Return the output, with what follows.
-
-        Raises:
-            RuntimeError: the norm's input was changed in place since.
-        """
-        call, finish = self.call, self.finish
-        if _version(call.x) != self.version:
-            self.done = True
-            raise RuntimeError(
-                f"layer {_name(self.layer)}: its input was changed in place before its output was "
-                "used; use the output first, or convert the model with fuse=False"
-            )
-        if self.done:  # once more, for another consumer: the batch is in the statistics already
-            if self.versions != _versions(call):
-                raise RuntimeError(
-                    f"layer {_name(self.layer)}: its parameters were changed before its output, "
-                    "which had become part of a fused call, was used once more; convert the model "
-                    "with fuse=False"
-                )
-            call, finish = _again(call), ops.normalize
-        call.residual, call.activation = residual, activation
-        if slope != 0.01:
-            call.slope = slope
-        self.done = True
-        if self.same_modes():
-            return finish(call)
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(self.inference))
-            stack.enter_context(torch.set_grad_enabled(self.grad))
-            return finish(call)
-
-    def __del__(self) -> None:
-        # Nobody has used the output, but the batch belongs into the running statistics.
-        call = self.call
-        if not self.done and call.training and call.running_mean is not None:
-            self.grad = False
-            self.compute()
-
-
-def _version(x: Tensor) -> int:
-    return -1 if x.is_inference() else x._version
-
-
-def _versions(call: Call) -> tuple[int, ...]:
-    return tuple(-1 if t is None else _version(t) for t in (call.weight, call.bias))
-
-
-def _name(layer: nn.Module) -> str:
-    return getattr(layer, "qualified_name", None) or type(layer).__name__
-
-
-def _again(call: Call) -> Call:
-    """The same call, which leaves the running statistics alone."""
-    running = None if call.training else (call.running_mean, call.running_var)
-    return Call(
-        call.kind,
-        call.x,
-        call.weight,
-        call.bias,
-        call.eps,
-        normalized_shape=call.normalized_shape,
-        num_groups=call.num_groups,
-        running_mean=None if running is None else running[0],
-        running_var=None if running is None else running[1],
-        training=call.training,
-        memory=call.memory,
-    )
 
 
 def may_defer(layer: nn.Module, call: Call) -> bool:
@@ -215,7 +105,7 @@ def _fits(call: Call) -> bool:
 
 def defer(layer: nn.Module, call: Call, finish: Finish, follows: str) -> Tensor:
     """Return the output of ``call``, to be computed by ``finish`` when it is known what follows."""
-    return _deferred(_Norm(call, finish, layer, follows))
+    return _deferred(Waiting(call, finish, layer, follows))
 
 
 def complete(layer: Any, call: Call) -> Tensor:
@@ -229,7 +119,7 @@ def complete(layer: Any, call: Call) -> Tensor:
 class Deferred(Tensor):
     """A norm's output that is still to be computed. To everybody else it is a tensor."""
 
-    _norm: _Norm
+    _norm: Waiting
     _residual: Tensor | None
     _residual_version: int
     _gate: bool  # whether this is the sigmoid of the norm, which may be half of x · sigmoid(x)
@@ -293,7 +183,7 @@ def peek(y: Tensor) -> Tensor:
     """Return the values of ``y``, without a graph; a `Deferred` remains one."""
     if type(y) is not Deferred or y._value is not None:
         return computed(y)  # type: ignore[no-any-return]
-    call = _again(y._norm.call)
+    call = again(y._norm.call)
     call.residual = y._residual
     if y._gate:
         call.activation = _SIGMOID.name
@@ -309,7 +199,7 @@ def _compute(p: Deferred) -> Tensor:
 
 def _value_of(p: Deferred, activation: str | None = None, slope: float = 0.01) -> Tensor:
     residual = p._residual
-    if residual is not None and _version(residual) != p._residual_version:
+    if residual is not None and version(residual) != p._residual_version:
         raise RuntimeError(
             "a tensor that was added to a norm's output was changed in place before the sum was "
             "used; use the sum first, or convert the model with fuse=False"
@@ -339,14 +229,14 @@ def _become(p: Deferred, y: Tensor) -> Tensor:
 _OWN = ("_norm", "_residual", "_residual_version", "_gate", "_value")
 
 
-def _deferred(norm: _Norm, residual: Tensor | None = None, gate: bool = False) -> Deferred:
+def _deferred(norm: Waiting, residual: Tensor | None = None, gate: bool = False) -> Deferred:
     with _apart():
         p: Any = torch.empty_like(norm.call.x, device="meta")
     if norm.grad and p.is_floating_point():
         p.requires_grad_()  # an autograd function of C++ that gets it fails, and loses no gradient
     p.__class__ = Deferred
     p._norm, p._residual, p._gate, p._value = norm, residual, gate, None
-    p._residual_version = 0 if residual is None else _version(residual)
+    p._residual_version = 0 if residual is None else version(residual)
     made: Deferred = p
     return made
 
@@ -391,7 +281,7 @@ def _add(p: Deferred, other: Any, *, inplace: bool) -> Tensor | None:
     ):
         return None
     if inplace:
-        p._residual, p._residual_version = other, _version(other)
+        p._residual, p._residual_version = other, version(other)
         total = p
     else:
         total = _deferred(p._norm, other)
