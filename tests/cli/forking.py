@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from gammabeta.cli import main
+from gammabeta.doctor import RULES
 
 SECONDS = 60
 
@@ -47,6 +48,7 @@ def run(request: dict[str, Any]) -> int:
 
 def serve() -> None:
     torch.set_num_threads(1)  # no thread may be lost in a fork
+    list(RULES)  # loads them
     with tempfile.TemporaryDirectory() as folder:  # what torch imports at first use, once for all
         answers = os.dup(1)
         sys.argv = ["gammabeta", "demo", "--steps=2", "--no-server", f"--out={folder}/first"]

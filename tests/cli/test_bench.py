@@ -13,6 +13,7 @@ from tests.cli.command import Shell, start
 from tests.cli.records import tree
 
 ONE = ("--threads", "1")
+SET = str(Path(__file__).parents[2] / "benchmarks")
 
 
 def test_norms_are_measured_printed_written_and_drawn(shell: Shell, tmp_path: Path) -> None:
@@ -116,6 +117,20 @@ def test_the_zoo_is_interrupted(tmp_path: Path) -> None:
     assert len((tmp_path / "zoo.csv").read_text().splitlines()) >= 2
 
 
+def test_the_doctor_is_scored(shell: Shell, tmp_path: Path) -> None:
+    args = ("bench", "doctor", "gb103_k", "lstm", "--scripts", SET, "--out", ".")
+    out = shell(*args, "--tools", "gammabeta", folder=tmp_path).ok()
+    assert "1/2  gb103_keras_momentum, gammabeta: found\n" in out
+    assert "2/2  lstm, gammabeta: healthy\n" in out
+    assert re.search(r"^GB103  momentum +1 +1 +1 +1 +0 +0 +– +–$", out, re.MULTILINE)
+    assert re.search(
+        r"^faults found with the right code +1\.00 +≥ 0\.95  met  \(1 of 1\)$", out, re.M
+    )
+    assert out.endswith("results  doctor.csv\n")
+    shell(*args, "--tools", "gammabeta", folder=tmp_path).ok()
+    assert len((tmp_path / "doctor.csv").read_text().splitlines()) == 3
+
+
 def test_errors_are_measured(shell: Shell, tmp_path: Path) -> None:
     out = shell(
         *("bench", "error", "--shapes", "8x4x3x3", *ONE, "--out", "."), folder=tmp_path
@@ -165,6 +180,11 @@ def test_errors_are_measured(shell: Shell, tmp_path: Path) -> None:
         (("zoo", "resnet50"), "networks='resnet50' must be pytorchcv:NAME or transformers:NAME"),
         (("zoo", "transformers:brt"), "transformers='brt' is not known; did you mean"),
         (("zoo", "transformers:bert", "--jobs", "0"), "jobs=0 must be between 1 and 64"),
+        (("doctor",), "scripts=benchmarks has no folder faults; give the folder benchmarks of"),
+        (("doctor", "--threads", "0"), "threads=0 must be between 1 and 1024"),
+        (("doctor", "gb103", "--scripts", SET, "--tools", "torchtest"), "did you mean"),
+        (("doctor", "gb99", "--scripts", SET), "names=gb99 begins the name of no script in"),
+        (("doctor", "gb103", "--scripts", SET, "--out", "file"), "out=file cannot be used: "),
         (("speed",), "No such command 'speed'"),
     ],
 )

@@ -65,6 +65,10 @@ OPTIONS = {
     },
     ("bench", "zoo"): {"--help", "--limit", "--jobs", "--out"},
     ("info",): {"--help"},
+    ("doctor",): {
+        *("--help", "--checkpoint", "--batches", "--loss", "--select", "--ignore", "--json"),
+        *("--sarif", "--fix", "--out", "--explain"),
+    },
     ("view",): {
         *("--help", "--port", "--host", "--open", "--no-open", "--html", "--table"),
     },

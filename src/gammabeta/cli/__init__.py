@@ -1,4 +1,4 @@
-"""The command line: ``gammabeta demo | train | evaluate | view | reproduce | bench | info``.
+"""The command line: ``gammabeta demo | train | evaluate | view | doctor | …``, one file a command.
 
 Every error a person can cause ends here as one line and exit code 2; Ctrl-C is exit code 130.
 """
@@ -16,6 +16,7 @@ import typer
 from gammabeta import __version__
 from gammabeta.cli import bench
 from gammabeta.cli.demo import demo
+from gammabeta.cli.doctor import doctor
 from gammabeta.cli.evaluate import evaluate
 from gammabeta.cli.info import info
 from gammabeta.cli.options import command
@@ -29,6 +30,7 @@ command(app)(demo)
 command(app)(train)
 command(app)(evaluate)
 command(app)(view)
+command(app)(doctor)
 command(app)(reproduce)
 app.add_typer(bench.app)
 app.command()(info)

@@ -9,6 +9,7 @@ import torch
 import typer
 from rich.console import Console
 
+from gammabeta.cli import bench_doctor
 from gammabeta.cli.bench_options import (
     AllOptions,
     ErrorOptions,
@@ -58,7 +59,7 @@ _PICTURE = "roofline.svg"
 _ZOO = "zoo.csv"
 _FILES = (
     *("norm.csv", "step.csv", "memory.csv", "error.csv", "watch.csv", "net.csv"),
-    *(_ZOO, _PICTURE),
+    *(_ZOO, bench_doctor.FILE, _PICTURE),
 )
 _QUICK_ROUNDS = 3
 
@@ -206,6 +207,9 @@ def compare_zoo(options: ZooOptions) -> None:
     if not complete:
         console.print("interrupted; the same command continues")
         raise typer.Exit(130)
+
+
+command(app, "doctor")(bench_doctor.score)
 
 
 @command(app, "all")

@@ -10,6 +10,7 @@ from gammabeta.cli.options import Option, Options
 from gammabeta.lab.bench import net as net_bench
 from gammabeta.lab.bench import step as step_bench
 from gammabeta.lab.bench.allocator import ALLOCATORS
+from gammabeta.lab.bench.doctor import SET, TOOLS
 from gammabeta.lab.bench.inputs import FORMATS, OPS
 from gammabeta.lab.bench.net_models import SMALL, TRANSFORMERS
 from gammabeta.lab.bench.net_variants import VARIANTS as NET_VARIANTS
@@ -206,6 +207,36 @@ class ZooOptions(Options):
     jobs: Annotated[int, Option("Number of processes, each with one thread.")] = 1
     out: Annotated[
         Path, Option("Output folder for zoo.csv; networks that are in it are not run again.")
+    ] = DEFAULT_OUT
+
+
+@dataclass
+class DoctorOptions(Options):
+    """What ``gammabeta bench doctor`` is asked for."""
+
+    names: Annotated[
+        list[str] | None,
+        Option(
+            "Beginnings of the names of scripts and networks, such as gb103, resnet or "
+            "pytorchcv:resnet. By default all.",
+            metavar="[NAMES]...",
+            positional=True,
+            shown=False,
+        ),
+    ] = None
+    tools: Annotated[
+        str,
+        Option(
+            f"Comma-separated tools: {', '.join(TOOLS)}. Networks are for gammabeta alone.",
+            metavar="NAMES",
+        ),
+    ] = ",".join(TOOLS)
+    scripts: Annotated[
+        Path, Option("Folder with the folders faults and healthy of a checkout of gammabeta.")
+    ] = SET
+    threads: Threads = 1
+    out: Annotated[
+        Path, Option("Output folder for doctor.csv; rows that are in it are replaced one by one.")
     ] = DEFAULT_OUT
 
 

@@ -4,13 +4,15 @@
 `gammabeta.doctor.rules`.
 """
 
-from gammabeta.doctor.clinic import Clinic, Passed, Step, TrainingRule, Watched
+from gammabeta.doctor.clinic import Clinic, TrainingRule, Watched
 from gammabeta.doctor.evidence import Evidence, Pass
 from gammabeta.doctor.examine import examine
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.healthy import assert_healthy
 from gammabeta.doctor.intent import intended
 from gammabeta.doctor.observe import Call, Functional, Output
+from gammabeta.doctor.passes import Passed, Step
+from gammabeta.doctor.repair import Change
 from gammabeta.doctor.report import Report, UnhealthyError
 from gammabeta.doctor.rule import RULES, Rule, on_batches, on_graphs, static, while_training
 from gammabeta.doctor.subject import Norm, Subject
@@ -19,6 +21,7 @@ from gammabeta.signal.attending import Recorded, register
 __all__ = [
     "RULES",
     "Call",
+    "Change",
     "Clinic",
     "Evidence",
     "Finding",

@@ -14,71 +14,33 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from gammabeta.doctor.copies import Copies
+from gammabeta.doctor.counters import Counters, counted
+from gammabeta.doctor.course import Course
+from gammabeta.doctor.entries import Entries
 from gammabeta.doctor.evidence import first_tensor
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.intent import is_intended
+from gammabeta.doctor.intent import apart
+from gammabeta.doctor.loops import Loop, Spare
+from gammabeta.doctor.passes import Passed, Step, added, tensors_of
 from gammabeta.doctor.rule import RULES, Rule
 from gammabeta.doctor.subject import Norm, Subject
 from gammabeta.signal.attending import Recorded
+from gammabeta.statistics.preserve import is_preserving
 
+_SCANS = 32
+"""Most searches for copies of the model."""
 
-@dataclass(eq=False)
-class Passed:
-    """One call of the model.
-
-    Attributes:
-        training: the model's own mode.
-        grad: whether gradients were on.
-        size: number of examples: the first dim of its first tensor; 0 if unknown.
-        norms_training: number of batch norms in training mode.
-        weights: sum of the version counters of all parameters: it grows if they change.
-        stepped: number of optimizer steps (of any optimizer) since the last step ended.
-        updates: path of a batch norm → how often its running statistics were updated in the call.
-        backward: number of times that a gradient reached the output (so far).
-        raised: whether the call raised an error.
-        finite: whether the output is finite; None if that was not looked at.
-    """
-
-    training: bool
-    grad: bool
-    size: int
-    norms_training: int
-    weights: int
-    stepped: int
-    updates: dict[str, int] = field(default_factory=dict)
-    backward: int = 0
-    raised: bool = False
-    finite: bool | None = None
-
-
-@dataclass(eq=False)
-class Step:
-    """What happened since the last optimizer step ended.
-
-    Attributes:
-        number: number of this step; the first is 1.
-        passes: calls of the model, in order.
-        updates: path of a batch norm → how often its running statistics were updated, in calls of
-            the model or not (a recomputation in a backward pass is outside).
-        modes: path of a batch norm → whether it is in training mode as the step ends.
-        optimizer_steps: number of steps of any optimizer.
-        rates: learning rates of the watched optimizer, by group; empty if it is unknown.
-    """
-
-    number: int
-    passes: list[Passed]
-    updates: dict[str, int]
-    modes: dict[str, bool]
-    optimizer_steps: int
-    rates: tuple[float, ...] = ()
+__all__ = ["Clinic", "Passed", "Step", "TrainingRule", "Watched"]
 
 
 class TrainingRule:
@@ -89,7 +51,13 @@ class TrainingRule:
 
     Args:
         watched: the run.
+
+    Attributes:
+        compares_processes: whether the rule needs the other processes of a distributed training, so
+            that it also runs where nothing is recorded.
     """
+
+    compares_processes = False
 
     def __init__(self, watched: Watched) -> None:
         self.watched = watched
@@ -124,12 +92,28 @@ class Watched:
         subject: the same, with its norms.
         optimizer: the watched optimizer, or None.
         steps: number of steps so far.
+        course: the losses and frames so far.
+        spares: calls in training mode that nothing learned from, as far as they became known with
+            the present step.
+        bad_step: the first step with a call whose input was not finite; None if there was none.
+        own_steps: number of steps of the model's optimizers since the last step ended.
+        pending: calls since the last step ended; known when the training ends.
     """
 
     model: nn.Module
     subject: Subject
     optimizer: torch.optim.Optimizer | None
     steps: int = 0
+    course: Course = field(default_factory=Course)
+    spares: list[Spare] = field(default_factory=list)
+    bad_step: int | None = None
+    own_steps: int = 0
+    pending: list[Passed] = field(default_factory=list)
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Other modules of this process with the same class and shapes."""
+        return Copies(self.model)
 
     @property
     def batch_norms(self) -> tuple[Norm, ...]:
@@ -150,6 +134,7 @@ class Clinic:
         findings: what was found so far, the oldest first.
         should_stop: whether a finding is an error that training does not recover from.
         notes: rules that failed, and why.
+        intended: findings that `gammabeta.intended` declared to be meant; nobody is told.
     """
 
     def __init__(
@@ -162,6 +147,7 @@ class Clinic:
         self.findings: list[Finding] = []
         self.should_stop = False
         self.notes: list[str] = []
+        self.intended: list[Finding] = []
         self._on_finding = on_finding
         self._said: set[tuple[str, str]] = set()
         self._arrived: deque[Finding] = deque()
@@ -173,12 +159,26 @@ class Clinic:
             if rule.kind == "training":
                 self._start(rule)
         self._weights = [weakref.ref(p) for p in model.parameters()]
-        self._norms = [(n.path, n.module, _counter(n)) for n in self.watched.batch_norms]
-        self._versions = self._now()
-        self._passes: list[Passed] = []
-        self._open: list[tuple[Passed, dict[str, int]]] = []
-        self._optimizer_steps = 0
-        self._handle = register_optimizer_step_post_hook(self._stepped)
+        self._norms = [(n.path, n.module) for n in self.watched.batch_norms]
+        self._momenta = [getattr(norm, "momentum", None) for _, norm in self._norms]
+        self._counters = Counters(self.watched.batch_norms)
+        self._loop = Loop()
+        self._entries = Entries(model, self)
+        self._task = -1  # the backward pass that is under way
+        self._weighed = self._settled = self._weigh()
+        self._open: list[Passed | None] = []
+        self._owns: weakref.WeakKeyDictionary[Any, tuple[int, frozenset[str]]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._tally: dict[str, list[int]] = {path: [0, 0] for path in self._entries.modules}
+        self._begin_step()
+        self._handle = register_optimizer_step_post_hook(_Weakly(self))
+        self._gone = weakref.finalize(self, self._handle.remove)
+        self._gone.atexit = False
+        self._copied, self._scans = False, 0
+        self._stepping = False
+        with self._noting():
+            self._scan(fresh=True)
         self._collect("begin")
 
     def _start(self, rule: Rule) -> None:
@@ -187,65 +187,234 @@ class Clinic:
         except Exception as error:
             self._failed(rule, error)
 
-    # What the watch calls
+    # What the watch calls. A fault in here must not end a training: it becomes a note.
 
-    def before(self, model: nn.Module, args: Any, kwargs: Any) -> None:
-        """A call of the model begins."""
-        x = first_tensor(list(args) + list(kwargs.values()))
-        passed = Passed(
-            training=model.training,
-            grad=torch.is_grad_enabled(),
-            size=int(x.shape[0]) if x is not None and x.dim() else 0,
-            norms_training=sum(norm.training for _, norm, _ in self._norms),
-            weights=sum(p._version for ref in self._weights if (p := ref()) is not None),
-            stepped=self._optimizer_steps,
-        )
-        self._open.append((passed, self._now()))
+    def before(self, model: nn.Module, args: Any, kwargs: Any, path: str = "") -> None:
+        """A call of the model begins, or of the part of it at ``path``."""
+        with self._noting():
+            if path == "":
+                self._open.clear()  # what is left of a call that was interrupted
+            self._open.append(None if self._open else self._called(path, model, args, kwargs))
 
-    def after(self, model: nn.Module, args: Any, kwargs: Any, output: Any, raised: bool) -> None:
+    def after(
+        self, model: nn.Module, args: Any, kwargs: Any, output: Any, raised: bool, path: str = ""
+    ) -> None:
         """The call ends."""
-        if not self._open:
-            return
-        passed, before = self._open.pop()
-        passed.updates = _grown(before, self._now())
-        passed.raised = raised
-        y = first_tensor(output)
-        if y is not None and y.requires_grad and y.grad_fn is not None:
-            y.register_hook(_Reached(passed))  # type: ignore[no-untyped-call]
-        self._passes.append(passed)
-        if not raised:
-            self._collect("called", passed, args, kwargs, output)
+        with self._noting():
+            passed = self._open.pop() if self._open else None
+            if passed is None:  # inside another call
+                return
+            passed.updates = self._counters.grown()
+            added(self._updates, passed.updates)
+            passed.raised = raised
+            if is_preserving():
+                return
+            if passed.grad:
+                passed.traceable = self._follow(passed, output)
+            self._passes.append(passed)
+            if not raised:
+                self._collect("called", passed, args, kwargs, output)
 
     def step(self, number: int) -> list[Finding]:
         """An optimizer step ends. Return what was found since the last one."""
-        now = self._now()
-        step = Step(
-            number=number,
-            passes=self._passes,
-            updates=_grown(self._versions, now),
-            modes={path: bool(norm.training) for path, norm, _ in self._norms},
-            optimizer_steps=self._optimizer_steps,
-            rates=_rates(self.watched.optimizer),
-        )
-        self._passes, self._versions, self._optimizer_steps = [], now, 0
-        self._open.clear()
-        self.watched.steps = number
-        self._collect("step", step)
+        with self._noting():
+            self._step(number)
         return self.deliver()
 
     def numbers(self, step: int, scalars: Mapping[str, float]) -> None:
         """The scalars of a step are known; called by the thread that writes the record."""
-        self._collect("numbers", step, scalars)
+        with self._noting():
+            if "loss" in scalars:
+                self.watched.course.add_loss(step, scalars["loss"])
+            self._collect("numbers", step, scalars)
 
     def frame(self, frame: Recorded) -> None:
         """A frame was measured; called by the thread that writes the record."""
-        self._collect("frame", frame)
+        with self._noting():
+            self.watched.course.add_frame(frame)
+            self._collect("frame", frame)
 
     def close(self) -> list[Finding]:
-        """The run ends: remove the hook. Return the last findings."""
-        self._handle.remove()
-        self._collect("end")
+        """The run ends: remove the hooks. Return the last findings."""
+        self._gone()
+        with self._noting():
+            self._entries.remove()
+            self.watched.pending = self._passes
+            self._scan(fresh=False)
+            loop = [*self._loop.take(self._passes, self._tally), *self._loop.finish()]
+            self.watched.spares = loop
+            self._collect("end")
         return self.deliver()
+
+    def silence(self) -> None:
+        """Keep only the rules that compare processes, and tell nobody."""
+        self._gone()
+        self._entries.remove()
+        self._on_finding = None
+        self._rules = [(rule, each) for rule, each in self._rules if each.compares_processes]
+
+    def copied(self) -> None:
+        """The model is being copied; the copy is looked for at the end of the step."""
+        self._copied = True
+
+    def _scan(self, *, fresh: bool) -> None:
+        """Look for copies of the model, if a rule is interested."""
+        self._copied = False
+        if self._scans < _SCANS and any(rule.code in ("GB308", "GB309") for rule, _ in self._rules):
+            self._scans += 1
+            self.watched.copies.scan(self.watched.steps, fresh=fresh)
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            note = f"the clinic failed: {type(error).__name__}: {error}"
+            if note not in self.notes:
+                self.notes.append(note)
+
+    # Calls
+
+    def _called(self, path: str, model: nn.Module, args: Any, kwargs: Any) -> Passed:
+        again = torch._C._current_graph_task_id() != -1
+        self._account("recomputed" if again else "outside")
+        x = first_tensor(list(args) + list(kwargs.values()))
+        grad = torch.is_grad_enabled()
+        own, foreign = self._tally[path]
+        weights = self._weigh()
+        swapped = not self._optimizer_steps and weights != self._settled
+        self._weighed = weights
+        return Passed(
+            training=model.training,
+            grad=grad,
+            size=int(x.shape[0]) if x is not None and x.dim() else 0,
+            norms_training=sum(norm.training for _, norm in self._norms),
+            weights=weights,
+            stepped=self._optimizer_steps,
+            path=path,
+            number=self.watched.steps + 1,
+            own=own,
+            foreign=foreign,
+            recomputed=again,
+            source=None if x is None else _source(x),
+            collecting=not grad and (swapped or self._momenta != self._now_momenta()),
+        )
+
+    def _weigh(self) -> int:
+        return sum(p._version for ref in self._weights if (p := ref()) is not None)
+
+    def _now_momenta(self) -> list[Any]:
+        return [getattr(norm, "momentum", None) for _, norm in self._norms]
+
+    def _follow(self, passed: Passed, output: Any) -> bool:
+        """Note which backward passes reach the output; return whether that can be known."""
+        found = False
+        for y in tensors_of(output):
+            if y.requires_grad and y.grad_fn is not None:
+                y.register_hook(_Reached(passed, self))  # type: ignore[no-untyped-call]
+                found = True
+        return found
+
+    def _account(self, kind: str) -> None:
+        """Say where the updates since the last time came from."""
+        grown = self._counters.grown()
+        if not grown:
+            return
+        if kind == "outside":
+            loaded = self._weigh() != self._weighed and not self._optimizer_steps
+            if loaded or not counted(grown.values()) or is_preserving():
+                return
+        added(self._updates, grown)
+        added(self._outside if kind == "outside" else self._recomputed, grown)
+
+    def _backward_begins(self, task: int) -> None:
+        if task == self._task:
+            return
+        self._task = task
+        self._account("outside")
+        engine = torch.autograd.Variable._execution_engine
+        engine.queue_callback(_Ended(self))
+
+    def _backward_ends(self) -> None:
+        self._task = -1
+        self._account("recomputed")
+
+    # Steps
+
+    def _begin_step(self) -> None:
+        self._passes: list[Passed] = []
+        self._optimizer_steps = self._own_steps = 0
+        self._updates: dict[str, int] = {}
+        self._outside: dict[str, int] = {}
+        self._recomputed: dict[str, int] = {}
+        self._without_gradient: set[str] = set()
+
+    def _step(self, number: int) -> None:
+        self._account("outside")
+        self._stepping = self._stepping or self._own_steps > 0
+        if not self._stepping:  # an optimizer that is none of torch's: this is its step
+            for tally in self._tally.values():
+                tally[0] += 1
+        step = Step(
+            number=number,
+            passes=self._passes,
+            updates=self._updates,
+            modes={path: bool(norm.training) for path, norm in self._norms},
+            optimizer_steps=self._optimizer_steps,
+            rates=_rates(self.watched.optimizer),
+            own_steps=self._own_steps,
+            outside=self._outside,
+            recomputed=self._recomputed,
+            without_gradient=frozenset(self._without_gradient),
+        )
+        self._begin_step()
+        self._weighed = self._settled = self._weigh()
+        self._open.clear()
+        self.watched.steps = number
+        self.watched.spares = self._loop.take(step.passes, self._tally)
+        if self._copied:
+            self._scan(fresh=True)
+        self._collect("step", step)
+        self.watched.own_steps = 0
+        if step.outside or not step.passes:
+            for path in self._entries.deeper():
+                self._tally[path] = list(self._tally[""])
+            self._owns.clear()
+
+    def _stepped(self, optimizer: Any) -> None:
+        """An optimizer, of this model or of another one, has stepped."""
+        with self._noting():
+            self._optimizer_steps += 1
+            owners = self._owners(optimizer)
+            self._own_steps += "" in owners
+            self.watched.own_steps = self._own_steps
+            for path, tally in self._tally.items():
+                tally[path not in owners] += 1
+            if "" not in owners:
+                return
+            for path, norm in self._norms:
+                gamma = getattr(norm, "weight", None)
+                if path not in self._updates or not isinstance(gamma, nn.Parameter):
+                    continue
+                if gamma.requires_grad and gamma.grad is None:
+                    self._without_gradient.add(path)
+
+    def _owners(self, optimizer: Any) -> frozenset[str]:
+        groups = optimizer.param_groups
+        size = sum(len(group["params"]) for group in groups)
+        known = self._owns.get(optimizer)
+        if known is None or known[0] != size:
+            mine = {id(p) for group in groups for p in group["params"]}
+            known = (
+                size,
+                frozenset(
+                    path
+                    for path, module in self._entries.modules.items()
+                    if any(id(p) in mine for p in module.parameters())
+                ),
+            )
+            self._owns[optimizer] = known
+        return known[1]
 
     # Findings
 
@@ -260,7 +429,8 @@ class Clinic:
                 try:
                     self._on_finding(finding)
                 except Exception as error:  # a callback must not end a training
-                    warnings.warn(f"on_finding raised {error!r}", RuntimeWarning, stacklevel=4)
+                    with contextlib.suppress(Warning):
+                        warnings.warn(f"on_finding raised {error!r}", RuntimeWarning, stacklevel=4)
         return told
 
     def _collect(self, method: str, *args: Any) -> None:
@@ -278,54 +448,74 @@ class Clinic:
     def _add(self, rule: Rule, finding: Finding) -> None:
         with self._lock:
             key = (rule.code, finding.layer)
-            if key in self._said or is_intended(rule.code, self.watched.model, finding.layer):
+            if key in self._said:
                 return
             self._said.add(key)
         step = self.watched.steps if finding.step is None else finding.step
-        self._arrived.append(replace(finding, code=rule.code, name=rule.name, step=step))
-        if finding.severity == "error":
+        finding = replace(finding, code=rule.code, name=rule.name, step=step)
+        unknown, meant = apart([finding], self.watched.model)
+        self.intended += meant
+        self._arrived.extend(unknown)
+        if unknown and finding.severity == "error":
             self.should_stop = True
 
     def _failed(self, rule: Rule, error: Exception) -> None:
         self.notes.append(f"{rule.code} ({rule.name}) failed: {type(error).__name__}: {error}")
 
-    # Counters
 
-    def _now(self) -> dict[str, int]:
-        return {path: version() for path, _, version in self._norms}
+class _Weakly:
+    """The hook of all optimizers: it keeps nothing alive."""
 
-    def _stepped(self, *_: Any) -> None:
-        self._optimizer_steps += 1
+    def __init__(self, clinic: Clinic) -> None:
+        self._clinic = weakref.ref(clinic)
+
+    def __call__(self, optimizer: Any, *_: Any) -> None:
+        clinic = self._clinic()
+        if clinic is not None:
+            clinic._stepped(optimizer)
 
 
 class _Reached:
-    """A hook on an output that counts the gradients that reach it."""
+    """A hook on an output that notes the backward passes that reach it."""
 
-    def __init__(self, passed: Passed) -> None:
+    __torch_unserializable__ = True  # a saved output leaves it out, without a warning
+
+    def __init__(self, passed: Passed, clinic: Clinic) -> None:
         self._passed = passed
+        self._clinic = weakref.ref(clinic)
 
     def __call__(self, gradient: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return
+        task = torch._C._current_graph_task_id()
+        if task in self._passed.tasks:
+            return
+        self._passed.tasks.append(task)
         self._passed.backward += 1
+        clinic = self._clinic()
+        if clinic is not None:
+            with clinic._noting():
+                clinic._backward_begins(task)
 
 
-def _counter(norm: Norm) -> Callable[[], int]:
-    """Return a function that counts the updates of the running statistics of ``norm``."""
-    module = norm.module
-    name = (
-        "num_batches_tracked"
-        if norm.running and norm.running.tracked is not None
-        else ("running_mean")
-    )
+class _Ended:
+    """Called when a backward pass has ended."""
 
-    def version() -> int:
-        buffer = module._buffers.get(name)
-        return 0 if buffer is None or buffer.is_inference() else int(buffer._version)
+    def __init__(self, clinic: Clinic) -> None:
+        self._clinic = weakref.ref(clinic)
 
-    return version
+    def __call__(self) -> None:
+        clinic = self._clinic()
+        if clinic is not None:
+            with clinic._noting():
+                clinic._backward_ends()
 
 
-def _grown(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
-    return {path: count - before.get(path, 0) for path, count in now.items()}
+def _source(x: Tensor) -> tuple[object, ...] | None:
+    try:
+        return (x.data_ptr(), tuple(x.shape), x._version)
+    except RuntimeError:  # a tensor without memory of its own
+        return None
 
 
 def _rates(optimizer: torch.optim.Optimizer | None) -> tuple[float, ...]:

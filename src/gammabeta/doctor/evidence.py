@@ -5,20 +5,25 @@ Every pass leaves the model as it was: buffers, modes, hooks and random states a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from gammabeta.doctor.observe import Call, Functional, Output, observing
+from gammabeta.doctor.examplewise import Trace
+from gammabeta.doctor.hidden import hidden_norms
+from gammabeta.doctor.observe import Broken, Call, Functional, Look, Output, observing
 from gammabeta.doctor.subject import Subject
+from gammabeta.statistics.contents import Contents
 from gammabeta.statistics.feed import Feed
 from gammabeta.statistics.preserve import preserved
 from gammabeta.statistics.targets import select
+from gammabeta.statistics.undo import undo_all
 
 PASSES = 20
 """Most forward passes of one examination."""
@@ -30,6 +35,10 @@ EVALUATED = 4
 
 class SpentError(RuntimeError):
     """A rule asked for a forward pass, but the examination has run all it may."""
+
+
+class LossError(ValueError):
+    """The loss function raised an error, or returned no scalar."""
 
 
 @dataclass
@@ -45,6 +54,12 @@ class Pass:
         unregistered: norm modules that were called but are not part of the model: path of the
             module that was at work → the norm.
         outputs: what each module without parts returned, summed up by feature; in order.
+        dropouts: functional dropouts, those of modules included: path of the module that called
+            it, p, and whether it was on.
+        broken: the first module that made non-finite values, or None.
+        traces: calls of all modules, example by example, inner ones first; only for the first
+            batch in mode ``"eval"`` and for batches made from it.
+        random: whether a random number was drawn on the CPU or on the first GPU.
         output: what the model returned.
         loss: the loss, or None if there is no loss function or no target.
         accuracy: share of correct predictions, or None if the batch is no classification.
@@ -56,6 +71,10 @@ class Pass:
     functional: list[Functional] = field(default_factory=list)
     unregistered: list[tuple[str, nn.Module]] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
+    dropouts: list[tuple[str, float, bool]] = field(default_factory=list)
+    broken: Broken | None = None
+    traces: list[Trace] = field(default_factory=list)
+    random: bool = False
     output: Any = None
     loss: float | None = None
     accuracy: float | None = None
@@ -79,6 +98,8 @@ class Evidence:
         source: the iterable that was given, such as a DataLoader.
         complete: whether ``batches`` is everything there is.
         spent: number of forward passes so far.
+        refused: index of a batch that cannot be run in training mode, such as one with one value
+            per channel → what the model said.
     """
 
     def __init__(
@@ -93,6 +114,7 @@ class Evidence:
         self.complete = len(taken) <= TRAINED
         self.batches = taken[:TRAINED]
         self.spent = 0
+        self.refused: dict[int, str] = {}
         self._forward = forward or Feed(subject.model)
         self._done = done
 
@@ -116,14 +138,32 @@ class Evidence:
 
     @cached_property
     def trained(self) -> list[Pass]:
-        """A pass in mode ``"train"`` for each batch."""
-        return [self.run(batch, "train", index) for index, batch in enumerate(self.batches)]
+        """A pass in mode ``"train"`` for each batch that the model accepts; see `refused`."""
+        passes = []
+        for index, batch in enumerate(self.batches):
+            try:
+                passes.append(self.run(batch, "train", index))
+            except ValueError as error:  # one value per channel
+                self.refused[index] = str(error)
+        return passes
 
     @cached_property
     def evaluated(self) -> list[Pass]:
         """A pass in mode ``"eval"`` for the first batches."""
         few = self.batches[:EVALUATED]
         return [self.run(batch, "eval", index) for index, batch in enumerate(few)]
+
+    @cached_property
+    def with_dropout(self) -> Pass | None:
+        """The largest of the first batches in mode ``"train"`` with dropout on.
+
+        None if batch norms keep no statistics, if the model has no dropout, or if no pass is left.
+        """
+        ran = [p for p in self.trained if p.batch < EVALUATED] if self.targets else []
+        if not ran or not has_dropout(self.subject.model, ran) or self.spent >= PASSES:
+            return None
+        index = max(ran, key=lambda p: self.sizes[p.batch]).batch
+        return self.run(self.batches[index], "train", index, dropout=True)
 
     @cached_property
     def calibrated(self) -> list[Pass]:
@@ -163,7 +203,15 @@ class Evidence:
         except (TypeError, ValueError):
             return {}
 
-    def run(self, batch: Any, mode: str, index: int = -1, *, dropout: bool = False) -> Pass:
+    def run(
+        self,
+        batch: Any,
+        mode: str,
+        index: int = -1,
+        *,
+        dropout: bool = False,
+        look: Look | None = None,
+    ) -> Pass:
         """Run the model on ``batch`` and restore it; counts as one pass.
 
         Args:
@@ -171,6 +219,7 @@ class Evidence:
             mode: see `Pass`.
             index: index of the batch, if it is one of them.
             dropout: with ``"train"``, whether everything is in training mode, not only norms.
+            look: called with each call of a norm and the norm's input.
 
         Raises:
             SpentError: `PASSES` passes were run.
@@ -180,22 +229,38 @@ class Evidence:
         self._done()
         self.spent += 1
         model, result = self.subject.model, Pass(index, mode)
-        with preserved(model), torch.no_grad():
+        with preserved(model), preserved(self._hidden), intact(batch), self._without_gradients():
             self._set_mode(mode, dropout)
-            with observing(self.subject, result):
+            drawn, traced = _random_states(), mode == "eval" and index <= 0
+            with observing(self.subject, result, look, traced=traced):
                 result.output = self._forward(batch)
+            result.random = any(
+                not torch.equal(a, b) for a, b in zip(drawn, _random_states(), strict=False)
+            )
         result.loss = loss_of(self.subject.loss, result.output, target_of(batch))
         result.accuracy = accuracy_of(result.output, target_of(batch))
         return result
 
+    @cached_property
+    def _hidden(self) -> nn.Module:
+        """Norms that the model calls but does not contain: a pass must not change them either."""
+        return nn.ModuleList([each.norm for each in hidden_norms(self.subject)])
+
+    def _without_gradients(self) -> AbstractContextManager[Any]:
+        """Return the context of a pass: tensors of the inference mode are only written in it."""
+        if any(buffer.is_inference() for buffer in self.subject.model.buffers()):
+            return torch.inference_mode()
+        return torch.no_grad()
+
     def _set_mode(self, mode: str, dropout: bool) -> None:
         model = self.subject.model
         held = {m for n in self.subject.batch_norms if _is_held(n.module) for m in [n.module]}
-        model.train(mode == "train" and dropout)
+        flipped = [n.module for n in self.subject.batch_norms if _no_longer_tracks(n.module, model)]
+        _switch(model, mode == "train" and dropout)
         if mode == "train":
             targets = list(self.targets.values())
             untracked = [n.module for n in self.subject.batch_norms if n.module not in held]
-            for norm in {*targets, *(m for m in untracked if _by_batch_always(m))}:
+            for norm in {*targets, *flipped, *(m for m in untracked if _by_batch_always(m))}:
                 norm.train()
         if mode == "calibrated":
             for path, (mean, var) in self.statistics.items():
@@ -204,12 +269,67 @@ class Evidence:
                 layer.running_var.copy_(var)
 
 
+def _switch(model: nn.Module, training: bool) -> None:
+    """Set the mode of ``model``; modules of `torch.export` refuse ``train()``."""
+    try:
+        model.train(training)
+    except NotImplementedError:
+        for module in model.modules():
+            if not _is_held(module) or isinstance(module, fx.GraphModule):
+                module.training = training
+
+
+def _random_states() -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    return states
+
+
+def has_dropout(model: nn.Module, passes: list[Pass]) -> bool:
+    """Whether a model sets values to 0 at random while it trains, as far as can be seen."""
+    if any(p > 0 for each in passes for _, p, _ in each.dropouts):
+        return True
+    return any(
+        "Drop" in type(module).__name__
+        and any(
+            isinstance(p := getattr(module, name, None), (int, float)) and p > 0
+            for name in ("p", "drop_prob", "drop_p", "drop_rate", "prob", "rate")
+        )
+        for module in model.modules()
+    )
+
+
 def _is_held(norm: nn.Module) -> bool:
     return "train" in norm.__dict__  # `gammabeta.freeze` replaces it
 
 
+def _no_longer_tracks(norm: Any, model: nn.Module) -> bool:
+    """Whether training normalizes by the batch, though there are buffers: see GB102."""
+    off = getattr(norm, "track_running_stats", True) is False
+    return off and (bool(norm.training) or not model.training)
+
+
 def _by_batch_always(norm: Any) -> bool:
     return getattr(norm, "running_mean", None) is None
+
+
+@contextmanager
+def intact(batch: Any) -> Iterator[None]:
+    """Restore the tensors of ``batch`` on leaving: a model may write to its input."""
+    kept = [Contents(tensor) for tensor in _tensors(batch) if tensor.device.type != "meta"]
+    try:
+        yield
+    finally:
+        undo_all(each.restore for each in kept)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list, Mapping)):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(each)
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -242,7 +362,7 @@ def loss_of(loss: Callable[..., Any] | None, output: Any, target: Any) -> float 
     """Return the loss as a number; None if there is no function for it.
 
     Raises:
-        ValueError: the loss is no scalar.
+        LossError: the function raises, or returns no scalar.
     """
     if loss is None:
         value = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
@@ -250,15 +370,22 @@ def loss_of(loss: Callable[..., Any] | None, output: Any, target: Any) -> float 
     device = getattr(first_tensor(output), "device", None)
     if isinstance(target, Tensor) and device is not None:
         target = target.to(device)
-    with torch.no_grad():
-        value = loss(output) if target is None else loss(output, target)
+    try:
+        with torch.no_grad():
+            value = loss(output) if target is None else loss(output, target)
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise LossError(
+            f"loss raised {type(error).__name__}: {said}; it is called with the model's output"
+            f"{' ' if target is None else ' and the last item of a batch '}and must return a scalar"
+        ) from error
     if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(
+        raise LossError(
             f"loss returned a tensor of shape {tuple(value.shape)}; it must return a scalar, "
             "for example with reduction='mean'"
         )
     if not isinstance(value, (Tensor, int, float)):
-        raise ValueError(f"loss returned a {type(value).__name__}; it must return a scalar")
+        raise LossError(f"loss returned a {type(value).__name__}; it must return a scalar")
     return float(value)
 
 

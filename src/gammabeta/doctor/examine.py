@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from functools import partial
@@ -10,14 +11,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from gammabeta.doctor.evidence import PASSES, Evidence, SpentError
+from gammabeta.doctor.evidence import PASSES, Evidence, LossError, SpentError
 from gammabeta.doctor.finding import Finding, merged
-from gammabeta.doctor.intent import is_intended
+from gammabeta.doctor.intent import apart
 from gammabeta.doctor.report import Report
 from gammabeta.doctor.rule import RULES, Rule
 from gammabeta.doctor.subject import Subject
-from gammabeta.statistics.preserve import preserved
+from gammabeta.doctor.untouched import untouched
 from gammabeta.statistics.progress import track
 
 
@@ -59,8 +61,9 @@ def examine(
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: no batch; a code that is not known; a model on the ``meta`` device; a loss that
-            is no scalar; a batch that the model does not accept.
+        ValueError: no batch; a code that is not known, or none that can run; a model on the
+            ``meta`` device; a loss that raises or is no scalar; a batch that the model does not
+            accept; with batches, a lazy layer that has seen none.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU())
@@ -69,20 +72,21 @@ def examine(
     """
     exported = None if isinstance(model, nn.Module) else _program(model)
     _check(loss, optimizer, forward)
-    network: nn.Module = exported.graph_module if exported is not None else model
+    network: nn.Module = model
+    if exported is not None:
+        network = exported.graph_module if batches is None else exported.module()
     subject = Subject(network, optimizer, loss, exported)
-    rules = [rule for rule in RULES.chosen(select, ignore) if rule.kind != "training"]
-    if batches is None:
-        rules = [rule for rule in rules if rule.kind != "batches"]
-    else:
-        _refuse_meta(network)
-    with preserved(network):
+    rules = _rules(select, ignore, batches is not None)
+    _refuse_meta(network)
+    if batches is not None:
+        _refuse_lazy(network)
+    with untouched(network, batches):
         found = _examined(subject, rules, batches, forward, progress)
     notes = [f"rules of {name} could not be loaded: {why}" for name, why in RULES.failed.items()]
-    meant = [f for f in found.findings if _is_meant(f, network)]
+    open_, meant = apart(found.findings, network)
     return Report(
-        findings=merged(f for f in found.findings if f not in meant),
-        notes=[*notes, *dict.fromkeys(subject.notes)],
+        findings=merged(open_),
+        notes=[*notes, *_joined(subject.notes)],
         intended=merged(meant),
         checked=tuple(rule.code for rule in rules),
         model=type(model).__name__,
@@ -110,11 +114,13 @@ def _examined(
             found.findings += findings_of(rule, subject, subject)
         return found
     with closing(track(range(PASSES), "examining", PASSES, show=progress)) as bar:
-        evidence = Evidence(subject, batches, forward, partial(_advance, bar))
+        evidence = _evidence(subject, batches, forward, partial(_advance, bar))
+        subject.evidence = evidence
         if not evidence.batches:
             raise ValueError("batches is empty; give at least one batch, or None")
         _first_pass(evidence)
-        for rule in rules:
+        # what a model alone shows comes first: it may explain what happens on batches
+        for rule in sorted(rules, key=lambda rule: rule.kind == "batches"):
             args = (subject, evidence) if rule.kind == "batches" else (subject,)
             found.findings += findings_of(rule, subject, *args)
         found.passes = evidence.spent
@@ -127,41 +133,83 @@ def findings_of(rule: Rule, subject: Subject, *args: Any) -> list[Finding]:
     try:
         for each in rule.check(*args) or ():
             found.append(dataclasses.replace(each, code=rule.code, name=rule.name))
+            subject.findings.append(found[-1])
     except SpentError:
-        subject.notes.append(f"{rule.code} ({rule.name}) was left out: no forward pass was left")
+        subject.notes.append(f"{rule.code} ({rule.name}) not run: no forward pass was left")
     except Exception as error:
         subject.notes.append(f"{rule.code} ({rule.name}) failed: {_line(error)}")
     return found
 
 
+_FAILED = re.compile(r"(\w+ \([\w-]+\)) ((?:failed: |not run: ).*)", re.S)
+
+
+def _joined(notes: Iterable[str]) -> list[str]:
+    """Return ``notes`` with those of several rules that failed for the same reason made one."""
+    found: dict[str, list[str]] = {}
+    for note in dict.fromkeys(notes):
+        parts = _FAILED.fullmatch(note)
+        reason, rule = (parts[2], parts[1]) if parts else (note, "")
+        found.setdefault(reason, []).append(rule)
+    return [f"{', '.join(rules)} {reason}".strip() for reason, rules in found.items()]
+
+
+def _evidence(
+    subject: Subject,
+    batches: Iterable[Any],
+    forward: Callable[[Any], Any] | None,
+    done: Callable[[], None],
+) -> Evidence:
+    """Take the first batches.
+
+    Raises:
+        TypeError: they are no iterable.
+        ValueError: the iteration raises.
+    """
+    if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+        raise TypeError(
+            f"batches is a {type(batches).__name__}; give an iterable of batches, such as a "
+            "DataLoader"
+        )
+    try:
+        return Evidence(subject, batches, forward, done)
+    except Exception as error:
+        raise ValueError(
+            f"batches raised {_line(error)}; check that the data loader works by itself"
+        ) from error
+
+
 def _first_pass(evidence: Evidence) -> None:
-    """Run the first batch in evaluation, so that bad input is an error and not a note a rule."""
+    """Run the first batches in evaluation, so that bad input is an error and not many notes."""
+    for index in range(len(evidence.batches)):
+        x = evidence.input(index)
+        if x is not None and not x.numel():
+            raise ValueError(
+                f"batches: batch {index} (counted from 0) is empty, of shape {tuple(x.shape)}; "
+                "omit empty batches"
+            )
     try:
         _ = evidence.evaluated
-    except ValueError as error:
-        if str(error).startswith("loss returned"):
-            raise
-        raise _refused(evidence, error) from error
+    except LossError:
+        raise
     except Exception as error:
         raise _refused(evidence, error) from error
 
 
 def _refused(evidence: Evidence, error: Exception) -> ValueError:
-    shape = getattr(evidence.input(0), "shape", None)
+    index = max(0, min(evidence.spent, len(evidence.batches)) - 1)
+    shape = getattr(evidence.input(index), "shape", None)
     about = f"of shape {tuple(shape)}" if shape is not None else "without a tensor"
+    which = f"batch {index} (counted from 0)" if index else "the first batch"
     return ValueError(
-        f"batches: the model does not accept the first batch ({about}): {_line(error)}; give "
-        "batches as the model is called with, or forward="
+        f"batches: the model does not accept {which} ({about}): {_line(error)}; give batches as "
+        "the model is called with, or forward="
     )
 
 
 def _line(error: BaseException) -> str:
     said = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
-def _is_meant(finding: Finding, model: nn.Module) -> bool:
-    return is_intended(finding.code, model, finding.layer)
 
 
 def _program(model: Any) -> Any:
@@ -189,9 +237,38 @@ def _refuse_meta(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.device.type == "meta":
             raise ValueError(
-                f"{name!r} of the model is on the meta device and has no values; load the weights "
-                "first, or examine without batches"
+                f"model: {name!r} is on the meta device and has no values; load a checkpoint with "
+                "load_state_dict(state, assign=True), or make the model on a device"
             )
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"model: {name!r} is a lazy parameter without a shape; run the model once, on one "
+                "batch, before it is examined on batches"
+            )
+
+
+def _rules(select: Any, ignore: Any, batches: bool) -> list[Rule]:
+    """Return the rules to run.
+
+    Raises:
+        ValueError: ``select`` and ``ignore`` leave none.
+    """
+    chosen = RULES.chosen(select, ignore)
+    rules = [r for r in chosen if r.kind != "training" and (batches or r.kind != "batches")]
+    if rules:
+        return rules
+    asked = f"select={select!r}" if select is not None else f"ignore={ignore!r}"
+    if any(r.kind == "batches" for r in chosen):
+        raise ValueError(f"{asked} leaves only rules that need batches; give batches")
+    if chosen:
+        raise ValueError(
+            f"{asked} leaves only rules about trainings; run them with gammabeta.watch(doctor=True)"
+        )
+    raise ValueError(f"{asked} leaves no rule; choose others")
 
 
 def _advance(bar: Generator[int, None, None]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from gammabeta.doctor.repair import joined
+
 SEVERITIES = ("info", "warning", "error")
 """From the mildest to the worst."""
 
@@ -89,22 +91,12 @@ def merged(findings: Iterable[Finding]) -> list[Finding]:
         >>> merged(same)[0].layers
         ('a', 'b')
     """
-    groups: dict[tuple[object, ...], Finding] = {}
+    groups: dict[tuple[object, ...], list[Finding]] = {}
     for each in findings:
-        key = (each.code, each.severity, each.cause, each.step)
-        first = groups.get(key)
-        if first is None:
-            groups[key] = each
-        else:
-            layers = tuple(dict.fromkeys((*first.layers, *each.layers)))
-            repairs = [f.repair for f in (first, each) if f.repair is not None]
-            both = _both(repairs) if len(repairs) == 2 else first.repair
-            groups[key] = dataclasses.replace(first, layers=layers, repair=both)
-    return sorted(groups.values(), key=lambda f: (rank(f), f.code))
-
-
-def _both(repairs: list[Callable[[nn.Module], str]]) -> Callable[[nn.Module], str]:
-    def repair(model: nn.Module) -> str:
-        return "\n".join(done for each in repairs if (done := each(model)))
-
-    return repair
+        groups.setdefault((each.code, each.severity, each.cause, each.step), []).append(each)
+    found = []
+    for group in groups.values():
+        layers = tuple(dict.fromkeys(layer for each in group for layer in each.layers))
+        repair = joined(each.repair for each in group)
+        found.append(dataclasses.replace(group[0], layers=layers, repair=repair))
+    return sorted(found, key=lambda f: (rank(f), f.code))

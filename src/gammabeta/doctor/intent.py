@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
+
 from torch import nn
 
+from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import RULES
 
 ATTRIBUTE = "_gammabeta_intended"
@@ -50,3 +54,31 @@ def is_intended(code: str, model: nn.Module, path: str) -> bool:
         if code in getattr(module, ATTRIBUTE, ()):
             return True
     return False
+
+
+def apart(findings: Iterable[Finding], model: nn.Module) -> tuple[list[Finding], list[Finding]]:
+    """Return the findings that nobody declared, and those that are intended.
+
+    A finding of several layers, some of which are declared, is taken apart.
+
+    Args:
+        findings: of ``model``, with their codes.
+        model: the examined model.
+    """
+    unknown, meant = [], []
+    for each in findings:
+        declared = [layer for layer in each.layers if is_intended(each.code, model, layer)]
+        rest = [layer for layer in each.layers if layer not in declared]
+        if declared:
+            meant.append(_of(each, declared))
+        if rest:
+            unknown.append(_of(each, rest))
+    return unknown, meant
+
+
+def _of(finding: Finding, layers: list[str]) -> Finding:
+    """Return ``finding`` of these layers only."""
+    if len(layers) == len(finding.layers):
+        return finding
+    layer = finding.layer if finding.layer in layers else layers[0]
+    return dataclasses.replace(finding, layer=layer, layers=tuple(layers), repair=None)

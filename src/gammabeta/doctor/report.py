@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from gammabeta.doctor.finding import SEVERITIES, Finding, rank
+from gammabeta.doctor.printed import paragraph, wrapped
+from gammabeta.doctor.repair import Change, repaired
 from gammabeta.names import known
 
 SCHEMA = 1
 """Version of the JSON that `Report.as_dict` returns."""
-
-_WIDTH = 80
-_MOST_LAYERS = 3
 
 
 class UnhealthyError(AssertionError):
@@ -34,6 +34,7 @@ class Report:
         model: name of the model's class.
         norms: number of normalization layers.
         passes: number of forward passes that were run.
+        fixed: what `fix` has changed.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Report:
     model: str = ""
     norms: int = 0
     passes: int = 0
+    fixed: list[Change] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -69,6 +71,36 @@ class Report:
             raise UnhealthyError(f"\n{self}")
         return self
 
+    def fix(self, model: nn.Module) -> list[Change]:
+        """Apply the safe fixes of the findings to ``model`` in place.
+
+        A fix is safe if it changes nothing that training has learned. The report keeps describing
+        the model as it was: examine it again afterwards. A fix that fails becomes a note.
+
+        Args:
+            model: the examined model, or one like it.
+
+        Returns:
+            What changed; ``change.stored`` says whether a checkpoint holds the change.
+
+        Raises:
+            TypeError: ``model`` is not a module.
+
+        Example:
+            >>> from gammabeta.doctor import examine
+            >>> model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, momentum=0.99))
+            >>> for change in examine(model).fix(model):
+            ...     print(change)
+            GB103 1.momentum: 0.99 → 0.01
+        """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+        repairs = [(f.code, f.repair) for f in self.findings if f.repair is not None]
+        changes, notes = repaired(repairs, model)
+        self.fixed += changes
+        self.notes += notes
+        return changes
+
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON can represent it; ``schema`` is the version of its form."""
         return {
@@ -80,25 +112,37 @@ class Report:
             "checked": list(self.checked),
             "findings": [f.as_dict() for f in self.findings],
             "intended": [f.as_dict() for f in self.intended],
+            "fixed": [change.as_dict() for change in self.fixed],
             "notes": list(self.notes),
         }
 
+    def to_sarif(self, file: str = "", line: int = 1) -> dict[str, Any]:
+        """Return the report as a SARIF 2.1.0 log, which code hosts show beside the code.
+
+        Args:
+            file: where the model is made: a path relative to the repository; ``""`` if unknown.
+            line: the line in it.
+        """
+        from gammabeta.doctor.sarif import log
+
+        return log(self, file, line)
+
     def to_json(self, indent: int | None = 2) -> str:
         """Return `as_dict` as text; NaN and infinities are written as strings."""
-        return json.dumps(_plain(self.as_dict()), indent=indent, allow_nan=False)
+        return json.dumps(plain(self.as_dict()), indent=indent, allow_nan=False)
 
     def __str__(self) -> str:
-        lines = [self._headline()]
+        lines = wrapped(self._headline(), "", "    ")
         for each in sorted(self.findings, key=rank):
-            lines += ["", *_paragraph(each)]
-        for note in self.notes:
-            lines += ["", *_wrap(f"note: {note}", "", "      ")]
+            lines += ["", *paragraph(each)]
+        for note in dict.fromkeys(self.notes):
+            lines += ["", *wrapped(f"note: {note}", "", "      ")]
         return "\n".join(lines)
 
     def _headline(self) -> str:
         norms = f"{self.norms} norm{'s' * (self.norms != 1)}"
-        rules = f"{len(self.checked)} rules"
-        passes = f", {self.passes} forward passes" if self.passes else ""
+        rules = f"{len(self.checked)} rule{'s' * (len(self.checked) != 1)}"
+        passes = f", {self.passes} forward pass{'es' * (self.passes != 1)}" if self.passes else ""
         meant = f", {len(self.intended)} intended" if self.intended else ""
         about = f"({norms}, {rules}{passes}{meant})"
         if not self.findings:
@@ -111,47 +155,15 @@ class Report:
         return f"{self.model}: {', '.join(counts)} {about}"
 
 
-def _paragraph(finding: Finding) -> list[str]:
-    step = "" if finding.step is None else f", since step {finding.step}"
-    head = f"{finding.severity} {finding.code} {_places(finding.layers)}{step}"
-    lines = _wrap(head, "", "    ") + _wrap(_sentence(finding.cause), "    ", "    ")
-    if finding.numbers:
-        shown = ", ".join(f"{k} {_shown(v)}" for k, v in finding.numbers.items())
-        lines += _wrap(shown, "    ", "    ")
-    if finding.cost:
-        lines += _wrap(f"cost: {finding.cost}", "    ", "          ")
-    if finding.fix:
-        lines += [f"    fix:  {finding.fix.splitlines()[0]}"]
-        lines += [f"          {line}" for line in finding.fix.splitlines()[1:]]
-    return lines
-
-
-def _places(layers: Sequence[str]) -> str:
-    named = [layer or "the model" for layer in layers[:_MOST_LAYERS]]
-    more = len(layers) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more else "")
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
-
-
-def _shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _wrap(text: str, first: str, rest: str) -> list[str]:
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
-    )
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return ``value`` without what JSON does not know."""
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
+    if callable(getattr(value, "item", None)):  # a number of NumPy or torch
+        with contextlib.suppress(ValueError, RuntimeError):
+            value = value.item()
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

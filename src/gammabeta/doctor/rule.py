@@ -135,7 +135,7 @@ class Registry:
         for entry in metadata.entry_points(group=ENTRY_POINTS):
             try:
                 entry.load()
-            except Exception as error:  # a stranger's package must not end an examination
+            except (Exception, SystemExit) as error:  # a stranger's package must not end it all
                 self.failed[entry.name] = f"{type(error).__name__}: {error}"
 
 

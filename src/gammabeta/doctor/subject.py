@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from gammabeta.conversion.graph.flow import Flow
+from gammabeta.doctor.finding import Finding
 from gammabeta.layers.running import Running, running
 from gammabeta.layers.traits import Traits, lineage, traits
 
@@ -52,6 +53,8 @@ class Subject:
         loss: the loss function, or None.
         exported: the `torch.export.ExportedProgram` that was given, or None.
         notes: what could not be examined, and why; rules may add to it.
+        evidence: the forward passes on batches, for static rules too; None without batches.
+        findings: what the rules before this one found; rules run in the order of their codes.
     """
 
     model: nn.Module
@@ -59,6 +62,8 @@ class Subject:
     loss: Callable[..., Any] | None = None
     exported: Any = None
     notes: list[str] = field(default_factory=list)
+    evidence: Any = None
+    findings: list[Finding] = field(default_factory=list)
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
@@ -76,8 +81,10 @@ class Subject:
         found = []
         for path, module in self.modules.items():
             what = traits(module)
-            if what.normalizes or what.stranger or what.lineage:
-                found.append(Norm(path, module, what, running(module)))
+            its = running(module)
+            keeps = its is not None and its.of in ("compiled", "timestep")
+            if what.normalizes or what.stranger or what.lineage or keeps:
+                found.append(Norm(path, module, what, its))
         return tuple(found)
 
     @cached_property
@@ -136,9 +143,17 @@ class Subject:
         `gammabeta.freeze` and ``eval()`` stop it, and ``track_running_stats=False``.
         """
         its, module = norm.running, norm.module
-        if its is None or its.of != "batch" or its.mean is None:
+        if its is None or its.of not in ("batch", "compiled") or its.mean is None:
             return False
         return bool(module.training) and getattr(module, "track_running_stats", True) is not False
+
+    def is_explained(self, layer: str, codes: Iterable[str]) -> bool:
+        """Whether a rule of ``codes`` has found a fault above information at ``layer``."""
+        known = tuple(codes)
+        return any(
+            found.code in known and found.severity != "info" and layer in found.layers
+            for found in self.findings
+        )
 
     def each_parameter(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield path and parameter, each parameter once."""

@@ -75,6 +75,12 @@ class Attendant(Protocol):
     def frame(self, frame: Recorded) -> None:
         """A frame was measured. Called by another thread."""
 
+    def copied(self) -> None:
+        """The model is being copied or pickled."""
+
+    def silence(self) -> None:
+        """Only help the attendants of other processes; this one does not record."""
+
     def close(self) -> Iterable[Found]:
         """The run ends; return what was found."""
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-TABLES = ("meta", "arm", "probe", "scalar", "mark", "frame", "channel", "signal")
+TABLES = ("meta", "arm", "probe", "scalar", "mark", "finding", "frame", "channel", "signal")
 
 _LONGEST = 1 << 28
 """Bytes of one value. 10,000 histograms take 5 MB."""

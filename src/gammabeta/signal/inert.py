@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gammabeta.signal.attending import Attendant
 from gammabeta.signal.record import InertRecord
 from gammabeta.signal.watching import Watch
 
@@ -13,19 +14,25 @@ class InertWatch(Watch):
 
     Args:
         why: why it records nothing.
+        attendant: helps those of other processes; or None.
     """
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, attendant: Attendant | None = None) -> None:
         self.steps = 0
         self.record = InertRecord("inert")
         self._why = why
         self._handles = []
         self.findings = []
         self._attendant = None
+        self._helps = attendant
+        if attendant is not None:
+            attendant.silence()
 
     def step(self, loss: Any = None, *, scaler: Any = None, **scalars: Any) -> None:
         """Count the step; record nothing."""
         self.steps += 1
+        if self._helps is not None:
+            self._helps.step(self.steps)
 
     def mark(self, text: str) -> None:
         """Do nothing."""
@@ -36,7 +43,10 @@ class InertWatch(Watch):
         return 0.0
 
     def close(self, status: str = "finished") -> None:
-        """Do nothing."""
+        """Stop helping; there is nothing to write."""
+        helps, self._helps = self._helps, None
+        if helps is not None:
+            helps.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return InertWatch, (self._why,)

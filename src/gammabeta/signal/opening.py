@@ -18,7 +18,7 @@ import torch
 from gammabeta.signal import axis, schema
 from gammabeta.signal.paths import RecordError, RecordExistsError
 from gammabeta.signal.run import Run
-from gammabeta.signal.tables import APPLICATION_ID, FORMAT_VERSION, TABLES
+from gammabeta.signal.tables import APPLICATION_ID, FINDINGS, FORMAT_VERSION, TABLES
 
 
 @dataclass
@@ -54,12 +54,13 @@ class Start:
             )
         else:
             connection.execute("BEGIN IMMEDIATE")
+            connection.execute(FINDINGS)
             if self.keep is not None:
                 connection.execute(
                     "DELETE FROM channel WHERE frame IN (SELECT id FROM frame WHERE step > ?)",
                     (self.keep,),
                 )
-                for table in ("frame", "scalar", "mark"):
+                for table in ("frame", "scalar", "mark", "finding"):
                     connection.execute(f"DELETE FROM {table} WHERE step > ?", (self.keep,))
         for key, value in self.meta.items():
             connection.execute(*set_meta(key, value))

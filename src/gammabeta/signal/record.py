@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from gammabeta.signal import opening, schema
 from gammabeta.signal.columns import Columns, checksum, pack
+from gammabeta.signal.found import as_json
 from gammabeta.signal.opening import set_meta
 from gammabeta.signal.paths import RecordError, RecordExistsError, record_path
 from gammabeta.signal.schema import Summary
@@ -230,6 +231,25 @@ class Record:
         with self._lock:
             row = (arm, step, text)
             self._put([("INSERT INTO mark(arm, step, text) VALUES(?, ?, ?)", row)])
+
+    def finding(self, arm: int, step: int, text: str, finding: Mapping[str, Any]) -> None:
+        """Queue a finding of the doctor, and a mark with its severity and its text.
+
+        Args:
+            arm: id of the arm.
+            step: step at which it began.
+            text: one line.
+            finding: more about it, see `gammabeta.signal.found`; it has a ``severity``.
+        """
+        row = (arm, step, as_json({**finding, "text": text}))
+        with self._lock:
+            mark = (arm, step, f"{finding['severity']} {text}")
+            self._put(
+                [
+                    ("INSERT INTO mark(arm, step, text) VALUES(?, ?, ?)", mark),
+                    ("INSERT INTO finding(arm, step, finding) VALUES(?, ?, ?)", row),
+                ]
+            )
 
     def flush(self) -> None:
         """Wait until the file holds everything that was written so far."""

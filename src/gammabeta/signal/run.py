@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import sqlite3
 import zlib
 from collections.abc import Iterator
 from dataclasses import fields
@@ -17,18 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gammabeta.signal import guarded, schema
+from gammabeta.signal import schema
 from gammabeta.signal.columns import (
     Columns,
     DamagedError,
     checksum,
     unpack_values,
 )
+from gammabeta.signal.file import RecordFile
+from gammabeta.signal.found import RecordedFinding, from_row
 from gammabeta.signal.merging import merge
-from gammabeta.signal.paths import RecordError, file_path
+from gammabeta.signal.paths import RecordError
 from gammabeta.signal.recorded import Frame, Mark, Moment, Probe, Scalar
 from gammabeta.signal.schema import Field, Summary
-from gammabeta.signal.tables import APPLICATION_ID, FORMAT_VERSION, NUMBER, SignalTable
+from gammabeta.signal.tables import NUMBER, SignalTable
 from gammabeta.signal.tabular import save, tabulate
 
 # Python types of the columns; SQLite itself does not enforce them.
@@ -41,7 +42,7 @@ _MARK = (int, int, int, str)
 _MOST_CHANNELS = 256
 
 
-class Run:
+class Run(RecordFile):
     """The record of a run, open for reading. Close it, or use it as a context manager.
 
     Args:
@@ -58,16 +59,9 @@ class Run:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = file_path("path", path)
-        if self.path.is_dir():
-            raise RecordError(f"{self.path} is a folder; give the .sqlite file of a run")
-        if not os.path.exists(self.path):
-            raise RecordError(f"{self.path} does not exist; give the .sqlite file of a run")
-        if not self.path.is_file():  # opening a FIFO would block
-            raise RecordError(f"{self.path} is not a regular file; give the .sqlite file of a run")
+        super().__init__(path)
         self._ranks: list[Run] = []
         self._probe_count = 0
-        self._connection = self._open()
         try:
             self._check()
             self.meta: dict[str, Any] = self._read_meta()
@@ -77,91 +71,6 @@ class Run:
         except BaseException:
             self.close()
             raise
-
-    def _open(self) -> sqlite3.Connection:
-        try:
-            with self.path.open("rb") as file:
-                head = file.read(16)
-        except OSError as e:
-            raise RecordError(f"{self.path} cannot be read: {e.strerror or e}") from e
-        if not head:
-            raise RecordError(f"{self.path} is empty; the run was stopped before it began")
-        if head != b"SQLite format 3\0":
-            raise RecordError(f"{self.path} is not a run recorded by gammabeta")
-        uri = self.path.absolute().as_uri()
-        # Try read-only first. In a folder that is not writable, a record in WAL mode without a -wal
-        # file opens only as immutable. That is safe: nobody can write it there.
-        for mode in ("mode=ro", "mode=ro&immutable=1"):
-            try:
-                return self._connect(f"{uri}?{mode}")
-            except (sqlite3.Error, UnicodeDecodeError) as e:
-                if "unable to open" in str(e) and mode == "mode=ro":
-                    continue
-                raise self._readable(e) from e
-        raise RecordError(f"{self.path} cannot be opened")
-
-    def _connect(self, uri: str) -> sqlite3.Connection:
-        """Open the database and read from it, because SQLite looks at the file only then."""
-        connection = sqlite3.connect(uri, uri=True, timeout=2, check_same_thread=False)
-        try:
-            guarded.restrict(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _readable(self, error: Exception) -> RecordError:
-        text = str(error)
-        if "locked" in text:
-            return RecordError(f"{self.path} is locked by another process; close that one first")
-        damage = ("malformed", "disk image", "not a database", "UTF-8", "utf-8")
-        if any(word in text for word in damage):
-            return RecordError(f"{self.path} is damaged or cut short ({text}); use a copy of it")
-        return RecordError(f"{self.path} cannot be read: {text}")
-
-    def _check(self) -> None:
-        application = self._one("PRAGMA application_id")
-        version: int = self._one("PRAGMA user_version")
-        if application != APPLICATION_ID:
-            raise RecordError(f"{self.path} is an SQLite file, but no run recorded by gammabeta")
-        if version > FORMAT_VERSION:
-            raise RecordError(
-                f"{self.path} has format {version}, newer than the {FORMAT_VERSION} this gammabeta "
-                "reads; upgrade gammabeta"
-            )
-        self.version = version
-        # If the last page is cut short, SQLite reads zeros for the rest. If there is a log, the
-        # missing part may be in the log.
-        log = Path(f"{self.path}-wal")
-        try:
-            size = self.path.stat().st_size
-        except OSError as e:  # deleted since it was opened
-            raise RecordError(f"{self.path} cannot be read: {e.strerror or e}") from e
-        if size % self._one("PRAGMA page_size") and not log.exists():
-            raise RecordError(f"{self.path} is cut short; use a copy of it")
-
-    def _one(self, sql: str) -> Any:
-        return self._rows(sql)[0][0]
-
-    def _rows(self, sql: str, *values: Any) -> list[Any]:
-        try:
-            return guarded.rows(self._connection, self.path, sql, values)
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as e:
-            raise self._readable(e) from e
-
-    def _table(self, kinds: tuple[Any, ...], sql: str, *values: Any) -> list[Any]:
-        rows = self._rows(sql, *values)
-        for row in rows:
-            if not all(map(isinstance, row, kinds)):
-                raise RecordError(f"{self.path} is damaged: it holds a value of the wrong type")
-        return rows
-
-    def _ordered(self, kinds: tuple[Any, ...], sql: str, *values: Any) -> list[Any]:
-        """Return rows that are selected in the order of their key, the first column."""
-        rows = self._table(kinds, sql, *values)
-        if not guarded.ascending(rows):
-            raise RecordError(f"{self.path} is damaged: its rows are in the wrong order")
-        return rows
 
     def _text(self, key: str, default: str = "") -> str:
         found = self.meta.get(key, default)
@@ -260,6 +169,17 @@ class Run:
             return []
         sql = "SELECT id, arm, step, text FROM mark WHERE id > ? ORDER BY id"
         return [Mark(*row) for row in self._ordered(_MARK, sql, after)]
+
+    def findings(self, after: int = 0) -> list[RecordedFinding]:
+        """Return what the doctor found, with an id above ``after``, oldest first."""
+        if not self._rows("SELECT name FROM sqlite_master WHERE name = 'finding'"):
+            return []  # an older gammabeta began the file
+        sql = "SELECT id, arm, step, finding FROM finding WHERE id > ? ORDER BY id"
+        rows = self._ordered(_MARK, sql, after)
+        try:
+            return [from_row(*row) for row in rows]
+        except ValueError as e:
+            raise RecordError(f"{self.path} is damaged: {e}") from e
 
     def index(self, after: int = 0, most: int = -1) -> list[Moment]:
         """Return when the frames with an id above ``after`` were recorded, oldest first.
@@ -389,7 +309,7 @@ class Run:
         ``pandas.DataFrame``, ``polars.DataFrame`` and ``pyarrow.table`` take the result as it is.
 
         Args:
-            kind: ``"signals"``, ``"scalars"`` or ``"marks"``.
+            kind: ``"signals"``, ``"scalars"``, ``"marks"`` or ``"findings"``.
 
         Raises:
             ValueError: ``kind`` is unknown.

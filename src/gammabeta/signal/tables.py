@@ -23,7 +23,14 @@ FORMAT_VERSION = 3
 """Format 1 had a fixed set of signal columns, format 2 described them in ``meta``, format 3 has one
 row a frame, marks, and values by channel."""
 
-TABLES = """
+FINDINGS = """
+CREATE TABLE IF NOT EXISTS finding(
+  id INTEGER PRIMARY KEY, arm INTEGER NOT NULL REFERENCES arm(id), step INTEGER NOT NULL,
+  finding TEXT NOT NULL)
+"""
+"""Files of format 3 that were begun by an older gammabeta do not have this table."""
+
+TABLES = f"""
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE arm(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE probe(
@@ -36,6 +43,7 @@ CREATE TABLE scalar(
 CREATE TABLE mark(
   id INTEGER PRIMARY KEY, arm INTEGER NOT NULL REFERENCES arm(id), step INTEGER NOT NULL,
   text TEXT NOT NULL);
+{FINDINGS.strip()};
 CREATE TABLE frame(
   id INTEGER PRIMARY KEY, arm INTEGER NOT NULL REFERENCES arm(id), step INTEGER NOT NULL,
   seconds REAL NOT NULL, probes INTEGER NOT NULL, signals BLOB NOT NULL,

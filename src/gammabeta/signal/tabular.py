@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Table = dict[str, NDArray[Any]]
 
-KINDS = ("signals", "scalars", "marks")
+KINDS = ("signals", "scalars", "marks", "findings")
 
 
 def tabulate(run: Run, kind: str) -> Table:
@@ -32,6 +32,13 @@ def tabulate(run: Run, kind: str) -> Table:
     if kind == "scalars":
         rows = [(arms.get(s.arm, ""), s.step, s.name, s.value) for s in run.scalars()]
         return _columns(("arm", "step", "name", "value"), (str, int, str, float), rows)
+    if kind == "findings":
+        names = ("code", "severity", "layer", "cause", "fix", "cost")
+        rows = [
+            (arms.get(f.arm, ""), f.step, *(getattr(f, name) for name in names))
+            for f in run.findings()
+        ]
+        return _columns(("arm", "step", *names), (str, int, *[str] * len(names)), rows)
     rows = [(arms.get(m.arm, ""), m.step, m.text) for m in run.marks()]
     return _columns(("arm", "step", "text"), (str, int, str), rows)
 

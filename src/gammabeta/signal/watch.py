@@ -136,7 +136,7 @@ def watch(
     if not isinstance(record, Record):
         path = record_path(record)
         if rank and ranks == "zero":
-            return InertWatch(f"rank {rank} does not record; rank 0 does")
+            return InertWatch(f"rank {rank} does not record; rank 0 does", looks)
         record = Record(
             processes.path_of(path, rank),
             title or type(model).__name__,

@@ -275,7 +275,8 @@ class Watch:
     def _tell(self, found: Iterable[Found]) -> None:
         for each in found:
             self.findings.append(each)
-            self.record.mark(self._arm, each.step or self.steps, f"{each.severity} {each.text}")
+            step = self.steps if each.step is None else each.step
+            self.record.finding(self._arm, step, each.text, each.as_dict())
 
     def _measured(self, draft: Draft, step: int) -> Measured:
         measured = draft.measure()
@@ -318,9 +319,6 @@ class Watch:
     def _end(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        if self._attendant is not None:
-            failed = output is None and sys.exc_info()[1] is not None
-            self._guarded(self._attendant.after, model, args, kwargs, output, failed)
         passing = self._passing
         raised = sys.exc_info()[1] is not self._outer
         if passing is not None and not raised:
@@ -329,6 +327,9 @@ class Watch:
             if self._inventory is not None and self._parameters is not None:
                 self._guarded(self._inventory.passed, self._parameters)
         self._stop()
+        if self._attendant is not None:  # last: it may run the model's modules
+            failed = output is None and sys.exc_info()[1] is not None
+            self._guarded(self._attendant.after, model, args, kwargs, output, failed)
 
     def _stop(self) -> None:
         """End the current pass, if there is one."""
@@ -442,4 +443,7 @@ class _Hook:
             self._do(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        attendant = getattr(getattr(self._do, "__self__", None), "_attendant", None)
+        if attendant is not None:
+            attendant.copied()
         return _Hook, ()

@@ -20,6 +20,7 @@ from gammabeta.statistics.undo import undo_all
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _Step = Callable[[], object]
+_PRESERVED: list[nn.Module] = []
 
 
 @contextmanager
@@ -53,10 +54,17 @@ def preserved(model: nn.Module) -> Iterator[None]:
     """
     _refuse_unknown(model)
     steps = [*_module_steps(model), *_content_steps(model), *_random_steps()]
+    _PRESERVED.append(model)
     try:
         yield
     finally:
+        _PRESERVED.pop()
         undo_all(steps)
+
+
+def is_preserving() -> bool:
+    """Whether some model is being looked at and will be restored, see `preserved`."""
+    return bool(_PRESERVED)
 
 
 def _refuse_unknown(model: nn.Module) -> None:

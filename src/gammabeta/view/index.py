@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gammabeta.signal.axis import BINS
+from gammabeta.signal.found import RecordedFinding
 from gammabeta.signal.paths import RecordError
 from gammabeta.signal.recorded import Mark, Probe
 from gammabeta.view.points import Points
@@ -46,6 +47,7 @@ class Size:
     scalars: int = 0
     marks: int = 0
     probes: int = 0
+    findings: int = 0
 
 
 class Index:
@@ -65,6 +67,7 @@ class Index:
         curves: (arm, name) of each scalar's curve.
         scalars: the points of the curves.
         marks: (arm, step, text) of each mark.
+        findings: what the doctor found, with the number of the arm.
     """
 
     def __init__(self, paths: Sequence[Path], salt: str = "") -> None:
@@ -80,6 +83,7 @@ class Index:
         self.scalars = Points()
         self._curves: list[list[int]] = [[] for _ in paths]  # of each run's curves, the numbers
         self.marks: list[tuple[int, int, str]] = []
+        self.findings: list[RecordedFinding] = []
         self._arm_of: dict[tuple[int, int], int] = {}
         self._in_file: list[tuple[int, int]] = []
         self._probe_of: list[dict[int, int]] = [{} for _ in paths]
@@ -97,7 +101,13 @@ class Index:
     @property
     def size(self) -> Size:
         """How much there is now."""
-        return Size(len(self.where), len(self.scalars), len(self.marks), len(self.probes))
+        return Size(
+            len(self.where),
+            len(self.scalars),
+            len(self.marks),
+            len(self.probes),
+            len(self.findings),
+        )
 
     @property
     def status(self) -> str:
@@ -184,6 +194,8 @@ class Index:
         mark: Mark
         for mark in news.marks:
             self.marks.append((self._number_of(run, mark.arm), mark.step, mark.text))
+        for each in news.findings:
+            self.findings.append(dataclasses.replace(each, arm=self._number_of(run, each.arm)))
 
     def _number_of(self, run: int, arm: int) -> int:
         number = self._arm_of.get((run, arm))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gammabeta.signal import schema
+from gammabeta.signal.found import RecordedFinding
 from gammabeta.signal.summary import SATURATION
 from gammabeta.view.index import Index, Size
 from gammabeta.view.points import thinned
@@ -116,13 +117,34 @@ def increment(index: Index, after: Size, now: Size) -> Json:
             {"arm": arm, "step": step, "text": plain(text)}
             for arm, step, text in index.marks[after.marks : now.marks]
         ],
+        "findings": [_finding(each) for each in index.findings[after.findings : now.findings]],
         "cursor": cursor(index, now),
     }
 
 
+_MOST_LAYERS = 64  # of a finding, that are named
+
+
+def _finding(found: RecordedFinding) -> Json:
+    texts = ("severity", "code", "name", "layer", "cause", "fix", "cost")
+    return {
+        "arm": found.arm,
+        "step": found.step,
+        **{key: plain(getattr(found, key)) for key in texts},
+        "layers": [plain(each) for each in found.layers[:_MOST_LAYERS]],
+        "numbers": [[plain(key), _shown(value)] for key, value in found.numbers.items()],
+    }
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.4g}"
+    return str(plain(value if isinstance(value, str) else str(value)))
+
+
 def cursor(index: Index, size: Size) -> str:
     """Return a text that stands for ``size``."""
-    counts = (size.frames, size.scalars, size.marks, size.probes)
+    counts = (size.frames, size.scalars, size.marks, size.probes, size.findings)
     return ".".join([index.epoch, *map(str, counts)])
 
 
@@ -133,7 +155,7 @@ def read_cursor(text: str) -> tuple[str, Size]:
         ValueError: it is none.
     """
     parts = text.split(".")
-    if len(parts) != 5 or not all(part.isascii() and part.isdigit() for part in parts[1:]):
+    if len(parts) != 6 or not all(part.isascii() and part.isdigit() for part in parts[1:]):
         raise ValueError(text)
     if any(len(part) > 15 for part in parts):
         raise ValueError(text)

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from gammabeta.signal import axis, schema
 from gammabeta.signal.columns import numeric
+from gammabeta.signal.found import RecordedFinding
 from gammabeta.signal.paths import RecordError
 from gammabeta.signal.recorded import Frame, Mark, Moment, Probe, Scalar
 from gammabeta.signal.run import Run
 from gammabeta.view.points import Points
 
-Row = TypeVar("Row", Moment, Scalar, Mark)
+Row = TypeVar("Row", Moment, Scalar, Mark, RecordedFinding)
 
 _SETTLED_NS = 100_000_000  # file systems keep times in ticks; a younger file may change unseen
 _SCALARS = 50_000  # that are read at a time
@@ -41,13 +42,14 @@ class News:
     """What was recorded since the last look: rows of the file with its own ids.
 
     Attributes:
-        frames, marks: the rows.
+        frames, marks, findings: the rows; a finding's mark is left out.
         points: number of points that there were before.
     """
 
     frames: list[Moment] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     points: int = 0
+    findings: list[RecordedFinding] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ class Reading:
         self._identity: Any = None
         self._last: tuple[Moment | None, Mark | None] = (None, None)
         self._last_scalar: Scalar | None = None
+        self._last_finding: RecordedFinding | None = None
         self._seen: Any = None
+        self._told: set[tuple[int, int, str]] = set()  # the marks of findings
 
     @property
     def created(self) -> str:
@@ -143,9 +147,10 @@ class Reading:
             self._read_scalars(run)
             frame, mark = self._last
             frames, marks = self._after(frame, run.index), self._after(mark, run.marks)
+            findings = self._after(self._last_finding, run.findings)
             if run.meta.get("ranks") == "all" and self.status == "running":
                 frames = frames[:-1]  # of the newest, other ranks may not have written their part
-            if self._identity is None or frames or marks or len(self.points) > before:
+            if self._identity is None or frames or marks or findings or len(self.points) > before:
                 self.arms = run.arms()
                 self.probes += run.probes(after=self.probes[-1].id if self.probes else -1)
             self.settings, self.meta = run.settings, run.meta
@@ -154,8 +159,12 @@ class Reading:
         self._identity = identity
         self.frames.extend(moment.id for moment in frames)
         self._last = frames[-1] if frames else frame, marks[-1] if marks else mark
+        self._last_finding = findings[-1] if findings else self._last_finding
         self._seen = stamp
-        return News(frames, marks, before)
+        # A finding and its mark are one transaction, and marks were read first.
+        self._told.update((each.arm, each.step, each.mark) for each in findings)
+        others = [each for each in marks if tuple(each[1:]) not in self._told]
+        return News(frames, others, before, findings)
 
     def _read_scalars(self, run: Run) -> None:
         """Add what is new to the points, some at a time."""

@@ -150,7 +150,7 @@ def _beyond(sent: Size, size: Size) -> bool:
 
 
 def _counts(size: Size) -> tuple[int, ...]:
-    return size.frames, size.scalars, size.marks, size.probes
+    return size.frames, size.scalars, size.marks, size.probes, size.findings
 
 
 def _step(sent: Size, size: Size) -> Size:
@@ -160,4 +160,5 @@ def _step(sent: Size, size: Size) -> Size:
         min(size.scalars, sent.scalars + _MOST_SCALARS),
         size.marks,
         size.probes,
+        size.findings,
     )

@@ -8,13 +8,26 @@ under the present weights, every layer after them sees a signal that it was not 
 ## Why it matters
 
 It is the classic way in which training looks good and evaluation bad: too few steps, weights
-averaged without statistics, another domain, statistics that were never loaded.
+averaged without statistics, another domain or another preprocessing, a small momentum, statistics
+of another checkpoint.
 
 ## How it is detected
 
 The first batches are run with batch norms in training mode and their inputs' statistics are pooled.
-The model is evaluated with its own statistics and with these: the difference of the losses is the
-damage, given in the finding. Without a loss, the distance of the statistics decides.
+Two things are asked. The running statistics are far: by more than 0.35 σ, or 20 % of the variance
+(1 σ or 50 % if there is no loss), beyond three standard errors of the pooled statistics and of an
+exponential average of batches. Healthy trainings at a large learning rate reach 0.25 σ, since the
+average lags behind the weights. And evaluation suffers: the model is evaluated with its own statistics and with the pooled ones, on the
+same batches. With a loss, one that is 10 % lower with the pooled statistics is a warning, 50 % an
+error, and so is an accuracy that is 2 or 10 points higher, if the outputs change by a tenth of
+their spread, and 5 % of what the model has learned is lost, so that losses near 0 do not count.
+Without a loss, outputs that change by 30 % of their spread are a warning, and by more
+than their spread an error.
+
+Nothing is said of some norms at their initial statistics (see GB106), of a model whose loss is not
+below that of its own mean output, for it has learned nothing (clearly below, and with an accuracy
+that is 10 points too low, if all statistics are initial, as in a new model), of norms that
+``train()`` leaves in evaluation, and of batches that are not random (see GB207).
 
 ## Fix
 
@@ -24,55 +37,177 @@ gb.calibrate(model, batches)
 
 ## Source
 
-Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 2; Wu & Johnson 2021, arXiv:2105.07576.
+Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 2; Izmailov et al. 2018, arXiv:1803.05407
+(``update_bn`` after averaging); Wu & Johnson 2021, arXiv:2105.07576.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from gammabeta.doctor.evidence import Evidence, Pass
-from gammabeta.doctor.finding import Finding
+from torch import Tensor
+
+from gammabeta.doctor.composition import dependence
+from gammabeta.doctor.dropout import explains
+from gammabeta.doctor.evidence import Evidence, LossError, Pass, loss_of
+from gammabeta.doctor.finding import Finding, Number
+from gammabeta.doctor.initial import is_initial
+from gammabeta.doctor.part import distance as apart
+from gammabeta.doctor.part import found_in_model, outputs
 from gammabeta.doctor.rule import on_batches
+from gammabeta.doctor.staleness import distances
 from gammabeta.doctor.subject import Subject
+from gammabeta.statistics.preserve import preserved
 
-_WORSE = 1.1
-"""A loss this much higher than after the calibration is reported."""
+_WITH_LOSS, _WITHOUT = (0.35, 0.2), (1.0, 0.4)
+"""Shift of the means in σ and logarithm of the variances' ratio that a running average does not
+reach by following a training, also a fast one; if there is a loss, and if there is none."""
+_ELSEWHERE = ("GB101", "GB102", "GB103", "GB104", "GB105", "GB106", "GB107")
+_LOSS = {"error": 1.5, "warning": 1.1}
+"""Factor by which the loss is higher with the running statistics."""
+_ACCURACY = {"error": 0.1, "warning": 0.02}
+"""Accuracy that they cost."""
+_OUTPUTS = {"error": 1.0, "warning": 0.3}
+"""Change of the outputs in units of their spread, if there is no loss."""
+_VISIBLE = 0.1
+"""Least change of the outputs, if there is a loss."""
+_MOVED = 0.05
+"""Layers this far beyond chance are named, too, if others are surely stale."""
+_LEARNED = 0.97
+"""A model that has learned has a loss below this much of that of its mean output."""
+_SURELY = 0.7
+"""The same, if all statistics are at their initial values, as those of a new model are."""
+_SHARE = 0.05
+"""Least share of what was learned that is lost: losses near 0 have ratios of any size."""
 
 
 @on_batches("GB201", "stale-statistics", "running statistics are far from those of the batches")
 def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
     """Yield one finding for the model, named after the layer that is furthest away."""
-    if not evidence.statistics:
+    norms = {norm.path: norm for norm in subject.batch_norms}
+    initial = {path for path, norm in norms.items() if is_initial(norm)}
+    untouched = all(path in initial for path in evidence.targets)
+    if found_in_model(subject) or (untouched and subject.loss is None):
         return
-    furthest, distance = "", 0.0
-    for path, (mean, var) in evidence.statistics.items():
-        layer = evidence.targets[path]
-        scale = (layer.running_var.double() + layer.eps).sqrt()
-        shift = float(((layer.running_mean.double() - mean) / scale).square().mean().sqrt())
-        ratio = float(
-            ((var + layer.eps) / (layer.running_var.double() + layer.eps)).log().abs().mean()
-        )
-        if not distance or max(shift, ratio) > distance:
-            furthest, distance = path, max(shift, ratio)
-    before, after = _loss(evidence.evaluated), _loss(evidence.calibrated)
-    if before is None or after is None or not before > _WORSE * after:
+    if any(call.by_batch for p in evidence.evaluated for call in p.calls):
+        return  # evaluation does not use them: GB202, GB203
+    still = _still(subject)
+    every = {
+        path: each
+        for path, each in distances(evidence).items()
+        if path in norms and path not in still and (untouched or path not in initial)
+    }
+    limits = _WITH_LOSS if evidence.evaluated[0].loss is not None else _WITHOUT
+    far = {path: each for path, each in every.items() if each.exceeds(*limits)}
+    if not far or any(subject.is_explained(path, _ELSEWHERE) for path in evidence.statistics):
         return
+    damage = _damage(subject, evidence, _SURELY if untouched else _LEARNED)
+    if damage is None or dependence(subject, evidence) is not None or explains(evidence):
+        return  # the last one is GB209
+    worst = max(far, key=lambda path: far[path].largest)
+    moved = [path for path, each in every.items() if each.largest > _MOVED]
     yield Finding(
-        severity="error" if before > 1.5 * after else "warning",
-        layer=furthest,
-        layers=tuple(evidence.statistics),
+        severity=damage.severity,
+        layer=worst,
+        layers=tuple(dict.fromkeys((worst, *far, *moved))),
         cause="the running statistics are not those of these batches under the present weights",
-        numbers={"largest distance in σ": distance},
-        cost=f"evaluation loss {before:.3g} instead of {after:.3g}",
+        numbers={
+            "largest distance of means in σ": far[worst].shift,
+            "expected by chance": far[worst].noise,
+            "largest ratio of variances": math.exp(far[worst].ratio),
+            "layers": len(far),
+            **damage.numbers,
+        },
+        cost=damage.text,
         fix="gb.calibrate(model, batches)",
     )
 
 
-def _loss(passes: list[Pass]) -> float | None:
-    losses = [p.loss for p in passes]
-    if not losses or any(loss is None for loss in losses):
+@dataclass(frozen=True)
+class _Damage:
+    severity: str
+    text: str
+    numbers: dict[str, Number]
+
+
+def _damage(subject: Subject, evidence: Evidence, learned: float = _LEARNED) -> _Damage | None:
+    """Return what evaluation loses, compared with the statistics of the batches."""
+    both = list(zip(evidence.evaluated, evidence.calibrated, strict=False))
+    changes = [_change(a, b) for a, b in both]
+    if not changes:
         return None
-    mean = sum(loss for loss in losses if loss is not None) / len(losses)
-    return mean if math.isfinite(mean) else math.inf
+    change = sum(changes) / len(changes)
+    if any(a.loss is None or b.loss is None for a, b in both):
+        severity = _level(change, _OUTPUTS)
+        text = f"the outputs change by {change:.0%} of their spread after calibration"
+        return _Damage(severity, text, {"change of outputs": change}) if severity else None
+    before, after = (_mean([p.loss for p in each]) for each in zip(*both, strict=True))
+    accuracies = [_mean([p.accuracy for p in each]) for each in zip(*both, strict=True)]
+    lower = accuracies[1] - accuracies[0]
+    severity = None
+    if not math.isnan(lower):
+        severity = _level(lower, _ACCURACY)
+    by_loss = before > after + 1e-6 and _level((before - after) / abs(after or 1e-9) + 1, _LOSS)
+    better = sum(float(a.loss or 0) > float(b.loss or 0) for a, b in both)
+    if math.isinf(before) and math.isfinite(after):
+        by_loss = "error"
+    if math.isnan(lower):
+        severity = by_loss or None
+    elif by_loss and lower >= 0:
+        severity = severity if by_loss == "warning" and severity else by_loss
+    if not severity or change < _VISIBLE or 2 * better <= len(both):
+        return None
+    chance = _constant_loss(subject, evidence)
+    if learned < _LEARNED and (chance is None or math.isnan(lower) or lower < _ACCURACY["error"]):
+        return None
+    if chance is not None and after > learned * chance:
+        return None
+    by_accuracy = not math.isnan(lower) and lower >= _ACCURACY["warning"]
+    if chance is not None and not by_accuracy and before - after < _SHARE * (chance - after):
+        return None
+    numbers: dict[str, Number] = {"loss before": before, "loss after calibration": after}
+    text = f"evaluation loss {before:.3g} instead of {after:.3g}"
+    if not math.isnan(lower):
+        numbers |= {"accuracy before": accuracies[0], "accuracy after calibration": accuracies[1]}
+        text += f", accuracy {accuracies[0]:.1%} instead of {accuracies[1]:.1%}"
+    return _Damage(severity, text, numbers)
+
+
+def _level(value: float, limits: dict[str, float]) -> str | None:
+    return next((name for name, least in limits.items() if value >= least), None)
+
+
+def _change(before: Pass, after: Pass) -> float:
+    pairs = zip(outputs(after.output), outputs(before.output), strict=False)
+    found = [apart(a, b) for a, b in pairs if a.shape == b.shape]
+    return max((x if math.isfinite(x) else math.inf for x in found), default=0.0)
+
+
+def _constant_loss(subject: Subject, evidence: Evidence) -> float | None:
+    """Return the loss of the mean output, which knows nothing of the input; None if unknown."""
+    found = []
+    for each in evidence.calibrated:
+        y, target = each.output, evidence.target(each.batch)
+        if not isinstance(y, Tensor) or subject.loss is None or target is None or y.dim() < 2:
+            return None
+        try:
+            found.append(loss_of(subject.loss, y.mean(0, keepdim=True).expand_as(y), target))
+        except LossError:
+            return None
+    return _mean(found)
+
+
+def _still(subject: Subject) -> set[str]:
+    """Return the paths of the norms that ``train()`` leaves in evaluation: they are frozen."""
+    with preserved(subject.model):
+        left = {n.path for n in subject.batch_norms if subject.model.training ^ n.module.training}
+        subject.model.train()
+        return {n.path for n in subject.batch_norms if not n.module.training} | left
+
+
+def _mean(values: list[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    mean = sum(known) / len(known) if known and len(known) == len(values) else math.nan
+    return mean if not math.isnan(mean) or len(known) < len(values) else math.inf

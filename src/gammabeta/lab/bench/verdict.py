@@ -65,4 +65,4 @@ def verdicts_table(verdicts: Iterable[Verdict]) -> str:
 
 
 def _text(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if 0.01 <= abs(value) < 1000 else f"{value:.1e}"
+    return f"{value:.{digits}f}" if not value or 0.01 <= abs(value) < 1000 else f"{value:.1e}"

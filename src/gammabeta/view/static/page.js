@@ -14,6 +14,8 @@ import { Profile } from "gammabeta/profile.js";
 import { Strips } from "gammabeta/strips.js";
 import { Hues, palette } from "gammabeta/theme.js";
 import { Transport } from "gammabeta/transport.js";
+import { VerdictList } from "gammabeta/verdictlist.js";
+import { rank, rowOf } from "gammabeta/verdicts.js";
 import { caption } from "gammabeta/caption.js";
 
 /** @typedef {import("gammabeta/run.js").Run} Run */
@@ -45,7 +47,8 @@ export class Page {
     const seek = (tick) => this.player.seek(tick);
     /** @param {Row} row */
     const open = (row) => this.open(row);
-    this.strips = new Strips(run, this.clock, { seek, pick: (row) => this.pick(row), changed: () => this.chosen() });
+    this.strips = new Strips(run, this.clock, { seek, pick: (row) => this.pick(row), changed: () => this.chosen(), verdicts: (some) => this.judge(some) });
+    this.verdicts = new VerdictList(run, (verdict) => this.judge([verdict]));
     this.detail = new Detail(run, this.strips.time, { close: () => this.open(null), move: (by) => void this.move(by), seek });
     this.grid = new Grid(run, open);
     this.layers = new Layers(run, this.strips, { open, seek, changed: () => this.draw(), measured: () => this.measure() });
@@ -82,13 +85,14 @@ export class Page {
       this.arranged = arranged;
       this.main.classList.toggle("many", !this.few);
       strips.measure = measure(this.few ? "enters" : "std");
-      const { detail, grid, layers, legend, curves, transport, empty } = this;
-      const rows = this.few ? [grid.element, detail.element, legend.element, strips.element, curves.element] : [legend.element, strips.element, layers.element, detail.element, curves.element];
+      const { detail, grid, layers, legend, curves, transport, verdicts, empty } = this;
+      const rows = this.few ? [grid.element, detail.element, legend.element, strips.element, verdicts.element, curves.element] : [legend.element, strips.element, verdicts.element, layers.element, detail.element, curves.element];
       const note = run.note ? [element("p", { class: "note" }, run.note)] : [];
       this.main.replaceChildren(...note, empty, ...rows, transport.element);
     }
     strips.build(this.few);
     this.curves.build();
+    this.verdicts.build();
     if (!this.few && run.rows.all.filter((row) => row.kind === "residual").length > 1) {
       if (!this.profile.element.isConnected) this.curves.element.prepend(this.profile.element);
       this.curves.element.hidden = false;
@@ -210,6 +214,21 @@ export class Page {
     if (this.detail.row || this.few) {
       if (open || this.detail.row) this.open(row);
     } else this.layers.reveal(row, open);
+  }
+
+  /**
+   * Go to the step and the layer of the worst of some verdicts, and point it out in the list.
+   * @param {import("gammabeta/run.js").Verdict[]} verdicts
+   */
+  judge(verdicts) {
+    const worst = verdicts.reduce((a, b) => (rank(b) < rank(a) ? b : a));
+    const tick = this.clock.tickOfStep(worst.step, worst.arm);
+    if (worst.arm !== this.strips.front && this.run.shown.some((arm) => arm.id === worst.arm)) this.bring(worst.arm);
+    this.player.seek(Math.round(tick));
+    this.verdicts.point(worst);
+    const row = rowOf(this.run, worst);
+    if (row && this.few) this.open(row);
+    else if (row) this.pick(row);
   }
 
   /** Bring an arm to the front. @param {number} arm */

@@ -3,7 +3,7 @@
 import { heat, colours, picture, shade } from "gammabeta/heat.js";
 import { axes, BOLD, clipped, line, marks, PLAIN, ticks } from "gammabeta/lines.js";
 import { number } from "gammabeta/format.js";
-import { FOOT, TOP } from "gammabeta/timeline.js";
+import { FOOT } from "gammabeta/timeline.js";
 
 /** @typedef {import("gammabeta/timeline.js").Timeline} Timeline */
 /** @typedef {import("gammabeta/timeline.js").Plot} Plot */
@@ -38,7 +38,8 @@ export function paint(context, scene, view) {
   const x = (tick) => time.x(tick);
   const last = time.plots[time.plots.length - 1];
   const bottom = last ? last.top + last.height : time.height - FOOT;
-  marks(context, scene, { left: time.left, right: time.end, top: TOP, height: bottom - TOP }, x, true);
+  marks(context, scene, { left: time.left, right: time.end, top: time.top, height: bottom - time.top }, x, true);
+  lines(context, scene, time, bottom);
   /** @type {{y: number, text: string, colour: string}[]} */
   const ends = [];
   for (const [i, band] of time.bands.entries()) {
@@ -62,6 +63,29 @@ export function paint(context, scene, view) {
     context.fillText(view.measure.label, time.left, time.mapTop - 8);
   }
   ticks(context, scene, time.height - FOOT + 9, x);
+}
+
+/**
+ * A line at each of the doctor's verdicts.
+ * @param {CanvasRenderingContext2D} context
+ * @param {Scene} scene
+ * @param {Timeline} time
+ * @param {number} bottom
+ */
+function lines(context, { run, clock, palette }, time, bottom) {
+  context.lineWidth = 1;
+  context.globalAlpha = 0.6;
+  for (const { step, arm, severity } of run.verdicts) {
+    const x = Math.min(time.end, Math.max(time.left, time.x(clock.tickOfStep(step, arm))));
+    context.strokeStyle = severity === "error" ? palette.bad : severity === "warning" ? palette.warn : palette.muted;
+    context.setLineDash(severity === "error" ? [] : severity === "warning" ? [5, 3] : [1, 3]);
+    context.beginPath();
+    context.moveTo(x, 16);
+    context.lineTo(x, bottom);
+    context.stroke();
+  }
+  context.setLineDash([]);
+  context.globalAlpha = 1;
 }
 
 /**

@@ -1,7 +1,7 @@
 // The playhead in the strips: its line, a dot on each curve, and the row that is chosen.
 
 import { lastAtOrBefore } from "gammabeta/run.js";
-import { FOOT, TOP } from "gammabeta/timeline.js";
+import { FOOT } from "gammabeta/timeline.js";
 
 /** @typedef {import("gammabeta/cell.js").Scene} Scene */
 /** @typedef {import("gammabeta/run.js").Series} Series */
@@ -28,9 +28,9 @@ export function playhead(context, scene, { time, marked, rowsOf }, x) {
     }
   }
   context.fillStyle = palette.ink;
-  context.fillRect(x - 0.75, TOP, 1.5, time.height - FOOT - TOP);
+  context.fillRect(x - 0.75, time.top, 1.5, time.height - FOOT - time.top);
   context.beginPath();
-  context.arc(x, TOP, 4, 0, 7);
+  context.arc(x, time.top, 4, 0, 7);
   context.fill();
   for (const arm of run.arms) {
     const step = clock.step(moment.frame, arm.id);

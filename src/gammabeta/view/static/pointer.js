@@ -25,6 +25,7 @@ export function pointer(page, tip) {
       const tick = player.moment.frame;
       words = signalWords(store, cell.row, cell.stage, strips.words(tick).replace(/ of .*/, ""), clock.frame(cell.arm, tick), cell.probe?.id);
     } else if (chart) words = chart.hover(event, scene);
+    else if (strips.verdicts.element.contains(target)) words = strips.verdicts.words(target);
     else if (strips.slider.contains(target)) words = strips.hover(event, scene);
     else if (page.layers.table.tree.contains(target)) words = rowWords(page.layers.table, event, scene);
     if (words) tip.show(words, event);
@@ -38,6 +39,14 @@ export function pointer(page, tip) {
     resting = null;
     tip.hide();
   });
+  page.main.addEventListener("focusin", (event) => {
+    const target = /** @type {HTMLElement} */ (event.target);
+    const words = target.matches(":focus-visible") ? strips.verdicts.words(target) : null;
+    if (!words) return;
+    const box = target.getBoundingClientRect();
+    tip.show(words, { clientX: box.left, clientY: box.bottom });
+  });
+  page.main.addEventListener("focusout", () => tip.hide());
   store.listeners.add(() => resting && tell(resting));
   let told = -1;
   player.listeners.add(() => {

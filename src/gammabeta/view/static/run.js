@@ -9,6 +9,7 @@ import { Rows } from "gammabeta/rows.js";
 /** @typedef {{arm: number[], step: number[], seconds: (number | null)[]}} Frames */
 /** @typedef {{steps: number[], values: (number | null)[]}} Series */
 /** @typedef {{arm: number, step: number, text: string}} Mark */
+/** @typedef {{arm: number, step: number, severity: "error" | "warning" | "info", code: string, name: string, layer: string, layers: string[], cause: string, numbers: [string, string][], fix: string, cost: string}} Verdict */
 /**
  * How the page lists a value of a signal, see gammabeta/signal/schema.py. An optional value is omitted
  * if it was not measured.
@@ -21,7 +22,7 @@ import { Rows } from "gammabeta/rows.js";
  * @property {boolean} optional
  */
 /** @typedef {{name: string, title: string, status: string, created: string, settings: Record<string, unknown>}} Part */
-/** @typedef {{arms: Arm[], probes: Probe[], frames: Frames, scalars: ({arm: number, name: string} & Series)[], marks?: Mark[], cursor: string}} Increment */
+/** @typedef {{arms: Arm[], probes: Probe[], frames: Frames, scalars: ({arm: number, name: string} & Series)[], marks?: Mark[], findings?: Verdict[], cursor: string}} Increment */
 /** @typedef {{title: string, note: string, status: string, created: string, settings: Record<string, unknown>, axis: import("gammabeta/axis.js").AxisSpec, fields: Field[], saturation: Record<string, [number | null, number | null]>, runs?: Part[]}} Header */
 /** @typedef {Header & Increment} Snapshot */
 
@@ -49,6 +50,8 @@ export class Run {
     this.scalars = new Map();
     /** @type {Mark[]} */
     this.marks = [];
+    /** What the doctor found. @type {Verdict[]} */
+    this.verdicts = [];
     this.rows = new Rows([], []);
     this.add(snapshot);
   }
@@ -84,6 +87,7 @@ export class Run {
       } else curves.set(name, { steps: [...steps], values: [...values] });
     }
     this.marks.push(...(news.marks ?? []));
+    this.verdicts.push(...(news.findings ?? []));
     if (this.probes.length !== probes || this.arms.length !== arms) this.rows = new Rows(this.arms, this.probes);
   }
 

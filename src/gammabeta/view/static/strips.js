@@ -9,11 +9,12 @@ import { pictures } from "gammabeta/pictures.js";
 import { playhead } from "gammabeta/playhead.js";
 import { words } from "gammabeta/rowpaint.js";
 import { Timeline } from "gammabeta/timeline.js";
+import { VerdictMarks } from "gammabeta/verdictmarks.js";
 
 /** @typedef {import("gammabeta/run.js").Run} Run */
 /** @typedef {import("gammabeta/rows.js").Row} Row */
 /** @typedef {import("gammabeta/cell.js").Scene} Scene */
-/** @typedef {{seek: (tick: number) => void, pick: (row: Row) => void, changed: () => void}} Hands */
+/** @typedef {{seek: (tick: number) => void, pick: (row: Row) => void, changed: () => void, verdicts: (verdicts: import("gammabeta/run.js").Verdict[]) => void}} Hands */
 
 export class Strips {
   /**
@@ -31,7 +32,8 @@ export class Strips {
     this.compare = element("select", { class: "measure", "aria-label": "Compare the arms" });
     this.head = element("div", { class: "maphead" }, this.select, this.compare);
     this.menu = pictures("curves and map", () => this.picture());
-    this.track = element("div", { class: "track" }, this.slider, this.head, this.menu);
+    this.verdicts = new VerdictMarks(run, hands.verdicts);
+    this.track = element("div", { class: "track" }, this.slider, this.verdicts.element, this.head, this.menu);
     this.element = element("section", { class: "time", "aria-label": "Curves and statistics over time" }, this.track);
     /** What does not move with the playhead. */
     this.backdrop = document.createElement("canvas");
@@ -155,12 +157,13 @@ export class Strips {
     this.scene = scene;
     if (time.width < 2 || (clock.length === 0 && time.bands.length === 0)) return;
     const columns = [this.measure.field, "nonfinite", "count"].map((field) => store.columns.get(field)?.frames);
-    const key = [clock.length, clock.mode, time.width, time.height, palette.paper, this.run.probes.length, this.run.marks.length, this.measure.key, this.base, this.front, ...columns].join();
+    const key = [clock.length, clock.mode, time.width, time.height, palette.paper, this.run.probes.length, this.run.marks.length, this.run.verdicts.length, this.measure.key, this.base, this.front, ...columns].join();
     if (key !== this.key) {
       this.key = key;
       this.canvas.style.height = `${time.height}px`;
       paint(fit(this.backdrop, time.width, time.height), scene, this.view);
       this.playhead = null;
+      this.verdicts.draw(scene, time);
     }
     this.drawPlayhead(scene, time.x(moment.frame + moment.blend));
     this.slider.setAttribute("aria-valuemin", "0");

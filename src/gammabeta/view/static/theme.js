@@ -8,11 +8,12 @@
  * @property {string} zone
  * @property {string} paper
  * @property {string} bad
+ * @property {string} warn
  * @property {Record<Hue, string>} hues
  */
 /** @typedef {"warm" | "cool" | "plum" | "olive" | "indigo" | "rose" | "brown" | "slate"} Hue */
 
-const NAMES = /** @type {const} */ (["ink", "muted", "line", "zone", "paper", "bad"]);
+const NAMES = /** @type {const} */ (["ink", "muted", "line", "zone", "paper", "bad", "warn"]);
 const HUES = /** @type {Hue[]} */ (["warm", "cool", "plum", "olive", "indigo", "rose", "brown", "slate"]);
 
 /** A second carrier of which arm a curve is. @type {Record<Hue, number[]>} */

@@ -9,7 +9,9 @@ import { Scale } from "gammabeta/scale.js";
 
 const GAP = 17; // space for the name of the strip below
 export const FOOT = 18;
-export const TOP = 14;
+const TOP = 14;
+/** Height of the lane of the doctor's verdicts. */
+const LANE = 18;
 /** Curves that share the axis of the map; the others are small multiples. */
 export const STACKED = 2;
 /** Height of the maps together, if the run has many rows. */
@@ -35,6 +37,8 @@ export class Timeline {
     /** @type {Plot[]} */
     this.plots = [];
     this.mapTop = 0;
+    /** Where the curves begin. */
+    this.top = TOP;
     this.height = 0;
     this.rowHeight = 9;
   }
@@ -47,7 +51,8 @@ export class Timeline {
     this.left = narrow ? (this.few ? 34 : 64) : this.few ? 56 : 104;
     this.right = narrow ? 12 : this.few ? 118 : 170;
     const sizes = this.few ? [74, 54] : [52, 40];
-    let y = TOP;
+    this.top = TOP + (run.verdicts.length ? LANE : 0);
+    let y = this.top;
     this.bands = run.scalarNames.slice(0, STACKED).map((name, i) => {
       const band = { name, scale: new Scale(run, name), top: y, height: sizes[i] ?? 40 };
       y += band.height + GAP;

@@ -5,7 +5,7 @@ import { number, percent, STAGE_NAMES } from "gammabeta/format.js";
 
 /** @typedef {import("gammabeta/store.js").Store} Store */
 /** @typedef {import("gammabeta/run.js").Field} Field */
-/** @typedef {{title: string, rows: [name: string, value: string, meaning?: string][]}} Words */
+/** @typedef {{title: string, rows: [name: string, value: string, meaning?: string][], prose?: boolean}} Words */
 
 export class Tip {
   constructor() {
@@ -20,6 +20,7 @@ export class Tip {
   show(words, at) {
     const list = element("dl");
     for (const [name, value] of words.rows) list.append(element("dt", {}, name), element("dd", {}, value));
+    this.element.classList.toggle("prose", words.prose === true);
     this.element.replaceChildren(element("b", {}, words.title), list);
     this.element.hidden = false;
     const box = this.element.getBoundingClientRect();

@@ -1,0 +1,119 @@
+"""A batch with NaN or infinite values reached the model.
+
+## What it is
+
+An input of the model has a NaN or an infinity: a broken file, a division by zero in preprocessing,
+an overflow in half precision.
+
+## Why it matters
+
+One such batch in training mode makes the running statistics NaN, and they stay NaN: an exponential
+average never forgets. Every later evaluation is NaN, while training, which does not use them, goes
+on.
+
+## How it is detected
+
+The sum of each floating-point input is taken when the model is called, and looked at by the thread
+that writes the record, so that training does not wait. It is an error if running statistics are not
+finite afterwards; a warning if they are, because evaluation mode or a guard (`gammabeta`'s layers
+skip such a batch) kept it out.
+
+## Fix
+
+```python
+if not torch.isfinite(x).all():
+    continue  # and norm.reset_running_stats(), then gb.calibrate(model, batches)
+```
+
+## Source
+
+Documentation of `torch.nn.BatchNorm2d` (the moving average) and of `torch.isfinite`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gammabeta.doctor.clinic import Passed, TrainingRule, Watched
+from gammabeta.doctor.finding import Finding
+from gammabeta.doctor.passes import tensors_of
+from gammabeta.doctor.rule import while_training
+
+_MOST = 256
+
+
+@while_training("GB311", "non-finite-batch", "a batch with NaN or infinite values")
+class Rule(TrainingRule):
+    """Looks at the sums of the inputs."""
+
+    def __init__(self, watched: Watched) -> None:
+        super().__init__(watched)
+        self._sums: deque[tuple[Passed, Tensor]] = deque(maxlen=_MOST)
+
+    def called(self, passed: Passed, args: Any, kwargs: Any, output: Any) -> None:
+        """Take the sums of the inputs."""
+        if passed.recomputed or passed.path:
+            return
+        total = _sum(tensors_of([*args, *kwargs.values()], 4))
+        if total is not None and self.watched.bad_step is None:
+            self._sums.append((passed, total))
+        if passed.training and passed.grad:
+            result = _sum(tensors_of(output, 2))
+            passed.total = result if total is None or result is None else total + result
+
+    def numbers(self, step: int, scalars: Mapping[str, float]) -> Iterator[Finding]:
+        """Look at the sums so far."""
+        if self.watched.bad_step is None:
+            yield from self._look(step)
+
+    def end(self) -> Iterator[Finding]:
+        """Look at the last sums."""
+        if self.watched.bad_step is None:
+            yield from self._look(None)
+
+    def _look(self, step: int | None) -> Iterator[Finding]:
+        while self._sums and (step is None or self._sums[0][0].number <= step):
+            passed, total = self._sums.popleft()
+            if bool(torch.isfinite(total)):
+                continue
+            self.watched.bad_step = passed.number
+            self._sums.clear()
+            spoiled = [
+                n.path
+                for n in self.watched.batch_norms
+                if not bool(torch.isfinite(n.module.running_mean).all())
+            ]
+            seen = (
+                "the running statistics are not finite since"
+                if spoiled
+                else ("the running statistics are still finite")
+            )
+            yield Finding(
+                severity="error" if spoiled else "warning",
+                layer="",
+                layers=("", *spoiled),
+                cause=f"a batch with NaN or infinite values reached it; {seen}",
+                numbers={"examples": passed.size, "in training mode": passed.training},
+                fix="if not torch.isfinite(x).all():\n    continue"
+                + (
+                    "  # and reset_running_stats(), then gb.calibrate(model, batches)"
+                    if spoiled
+                    else ""
+                ),
+                step=passed.number,
+            )
+
+
+def _sum(tensors: list[Tensor]) -> Tensor | None:
+    total: Tensor | None = None
+    for x in tensors:
+        if x.is_floating_point() and type(x) is Tensor and x.numel():
+            low = x.dtype in (torch.float16, torch.bfloat16)
+            mine = x.detach().sum(dtype=torch.float32 if low else None)
+            total = mine if total is None or total.device != mine.device else total + mine
+    return total
