@@ -201,7 +201,7 @@ def test_increments_make_the_snapshot(recorded: Path, most: int) -> None:
 
 
 def _counts(size: Size) -> tuple[int, ...]:
-    return size.frames, size.scalars, size.marks, size.probes
+    return size.frames, size.scalars, size.marks, size.probes, size.findings
 
 
 def test_the_fields_that_a_page_lists(recorded: Path) -> None:
@@ -250,8 +250,9 @@ def test_a_file_of_version_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "x", "1", "0:0", "a.1.2.3", "a.1.2.3.4.5", "a.1.2.3.x", "a.-1.0.0.0", "a.1.5.0.0.0"),
-        *("a.²⁷.0.0.0", "a.1.0.0.", f"a.{10**30}.0.0.0", "a" * 99 + ".1.0.0.0", "a.+1.0.0.0"),
+        *("", "x", "1", "0:0", "a.1.2.3.4", "a.1.2.3.4.5.6", "a.1.2.3.4.x", "a.-1.0.0.0.0"),
+        *("a.²⁷.0.0.0.0", "a.1.0.0.0.", f"a.{10**30}.0.0.0.0", "a" * 99 + ".1.0.0.0"),
+        "a.+1.0.0.0.0",
     ],
 )
 def test_what_is_no_cursor(text: str) -> None:

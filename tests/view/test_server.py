@@ -408,7 +408,7 @@ def test_a_bad_cursor(site: str, after: str, way: str) -> None:
     assert answer.json() == {"error": f"after={after!r} is not a cursor of run.json"}
 
 
-@pytest.mark.parametrize("counts", ["80.80.0.99", "81.0.0.0"])
+@pytest.mark.parametrize("counts", ["80.80.0.99.0", "81.0.0.0.0", "80.80.0.0.9"])
 def test_a_cursor_of_another_run(site: str, recorded: Path, counts: str) -> None:
     own = told(recorded)["cursor"].split(".")[0]
     for epoch in ("000000000000", own):

@@ -40,7 +40,7 @@ class Passed:
         collecting: whether the momentum of batch norms was another one than at the start, as it is
             while somebody measures population statistics, or weights were exchanged, as for an
             evaluation of averaged ones.
-        source: where the data of its first tensor is, to recognize the same input; or None.
+        source: what is equal if two calls in a row had the same first tensor; or None.
         total: sum of its inputs and outputs, to see whether they are finite; or None.
     """
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch import nn
 from gammabeta.lab.bench import doctor, doctor_nets, doctor_report, doctor_speed
 from gammabeta.lab.bench.doctor import Plan, measure
 from gammabeta.lab.bench.doctor_case import Case, judge
+from gammabeta.lab.bench.doctor_limit import limited
 from gammabeta.lab.bench.doctor_rivals import RIVALS
 from gammabeta.lab.bench.doctor_set import Script, load, scripts
 from gammabeta.lab.bench.doctor_speed import large, measure_speed
@@ -241,6 +244,7 @@ def test_torchtest2_gets_the_loss_that_the_loop_calls(
         calls.append(
             {
                 "inputs": inputs,
+                "skip": options["skip"],
                 "targets": targets,
                 "loss": options["loss_fn"](model(inputs), targets),
             }
@@ -253,6 +257,7 @@ def test_torchtest2_gets_the_loss_that_the_loop_calls(
     assert calls[0]["inputs"].shape == (16, 4)
     assert calls[0]["targets"].tolist() == [0, 1] * 8
     assert calls[1]["loss"].shape == ()
+    assert [call["skip"] for call in calls] == [(), ("initial_loss",)]
 
 
 def test_a_static_fault_has_no_batch_for_torchtest2(write: Write) -> None:
@@ -272,6 +277,29 @@ def test_a_tool_that_is_not_installed(
     case = doctor._of_script(write(BUILDS), tool)
     assert case.note.startswith("Absent: not installed")
     assert not case.found
+
+
+def test_a_tool_that_waits_for_ever_is_ended(write: Write) -> None:
+    def wait(script: Script, faulty: bool) -> Seen:
+        time.sleep(60 * faulty)
+        return seen(complaint("a"))
+
+    look = limited(wait, 0.5)
+    began = time.monotonic()
+    assert look(write(BUILDS), True).notes == ["did not end within 0.5 s"]
+    assert time.monotonic() - began < 30
+    assert limited(wait, 30)(write(BUILDS), False).complaints == [complaint("a")]
+
+
+def test_a_tool_that_ends_its_process_or_raises(write: Write) -> None:
+    def end(script: Script, faulty: bool) -> Seen:
+        if faulty:
+            os._exit(1)
+        raise Absent("not installed: pip install it")
+
+    assert limited(end)(write(BUILDS), True).notes == ["its process ended"]
+    with pytest.raises(Absent, match="pip install it"):
+        limited(end)(write(BUILDS), False)
 
 
 # The whole.

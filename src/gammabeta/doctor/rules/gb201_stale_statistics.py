@@ -17,12 +17,12 @@ The first batches are run with batch norms in training mode and their inputs' st
 Two things are asked. The running statistics are far: by more than 0.35 σ, or 20 % of the variance
 (1 σ or 50 % if there is no loss), beyond three standard errors of the pooled statistics and of an
 exponential average of batches. Healthy trainings at a large learning rate reach 0.25 σ, since the
-average lags behind the weights. And evaluation suffers: the model is evaluated with its own statistics and with the pooled ones, on the
-same batches. With a loss, one that is 10 % lower with the pooled statistics is a warning, 50 % an
-error, and so is an accuracy that is 2 or 10 points higher, if the outputs change by a tenth of
-their spread, and 5 % of what the model has learned is lost, so that losses near 0 do not count.
-Without a loss, outputs that change by 30 % of their spread are a warning, and by more
-than their spread an error.
+average lags behind the weights. And evaluation suffers: the model is evaluated with its own
+statistics and with the pooled ones, on the same batches. With a loss, one that is 10 % lower with
+the pooled statistics is a warning, 50 % an error, and so is an accuracy that is 2 or 10 points
+higher, if the outputs change by a tenth of their spread, and 5 % of what the model has learned is
+lost, so that losses near 0 do not count. Without a loss, outputs that change by 30 % of their
+spread are a warning, and by more than their spread an error.
 
 Nothing is said of some norms at their initial statistics (see GB106), of a model whose loss is not
 below that of its own mean output, for it has learned nothing (clearly below, and with an accuracy

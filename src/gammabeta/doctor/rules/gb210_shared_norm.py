@@ -20,9 +20,10 @@ Calls of a norm are matched by their order, over all batches in training mode. F
 means and variances of the calls are compared with those of the mixture, less what differs from
 batch to batch anyway: a distance of 0.3 σ between a call and the mixture, or a variance 1.6 times
 apart, is information. It is an error or a warning if the loss in evaluation, also after a
-calibration, is 1.5 or 1.1 times that with each call's own statistics. A discriminator (by its name)
-is not evaluated, and its calls on real and generated examples are right: information. Two views of
-one distribution do not differ, whatever they are, and are silent.
+calibration, is 1.5 or 1.1 times that with each call's own statistics, and the outputs differ by a
+tenth of their spread. A discriminator (by its name) is not evaluated, and its calls on real and
+generated examples are right: information. Two views of one distribution do not differ, whatever
+they are, and are silent.
 
 The halves of a batch are compared likewise, at a model's first norm with such a difference. They
 are a warning where the targets say that each half has a label of its own and the norm's input
@@ -44,6 +45,7 @@ normalization, arXiv:1906.03950; ganhacks (GitHub, soumith/ganhacks), item 4.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,11 +57,14 @@ from gammabeta.doctor.damage import Damage
 from gammabeta.doctor.evidence import Evidence, Pass
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.observe import Call
+from gammabeta.doctor.part import distance, outputs
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 
 _SHIFT, _SCALE = 0.3, 1.6
 _STRONG = 0.7
+_VISIBLE = 0.1
+"""Least change of the outputs, in units of their spread, that is damage."""
 _OTHERS = ("GB102", "GB103", "GB105", "GB106", "GB107", "GB201", "GB206", "GB208", "GB209")
 
 _JUDGE = re.compile(r"discriminator|critic|^net_?d$|^d$", re.IGNORECASE)
@@ -146,10 +151,20 @@ def _damage(evidence: Evidence) -> Damage | None:
     stored = {p.batch: p.loss for p in evidence.evaluated if p.loss is not None}
     mixed = {p.batch: p.loss for p in evidence.calibrated if p.loss is not None}
     both = sorted(set(own) & set(stored) & set(mixed))
-    if not both:
+    if not both or max(_change(evidence, i) for i in both) < _VISIBLE:
         return None
     best = min(sum(stored[i] for i in both), sum(mixed[i] for i in both))
     return Damage(best / len(both), sum(own[i] for i in both) / len(both))
+
+
+def _change(evidence: Evidence, batch: int) -> float:
+    """Change of the outputs from each call's own statistics to the mixture, by their spread."""
+    first, second = (
+        next(p for p in passes if p.batch == batch)
+        for passes in (evidence.trained, evidence.calibrated)
+    )
+    pairs = zip(outputs(first.output), outputs(second.output), strict=False)
+    return max((distance(a, b) for a, b in pairs if a.shape == b.shape), default=math.inf)
 
 
 # Distances

@@ -44,6 +44,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from statistics import median
 
 from gammabeta.doctor.clinic import TrainingRule, Watched
@@ -102,7 +103,9 @@ class Rule(TrainingRule):
 
     def _is_beyond(self, loss: float) -> bool:
         """Whether ``loss`` is so high that it says enough where no update was measured."""
-        return self.watched.course.rose(loss, 1e3) and self.watched.course.count >= 3
+        last = self.watched.course.last(5)
+        growing = len(last) == 5 and all(b > 1.2 * a for a, b in pairwise(last))
+        return self._broke is None and growing and self.watched.course.rose(loss, 1e3)
 
     def _plateau(self) -> Iterator[Finding]:
         course = self.watched.course

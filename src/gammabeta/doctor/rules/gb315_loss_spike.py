@@ -160,6 +160,8 @@ class Rule(TrainingRule):
     def _finding(self, spike: _Spike, *, recovered: bool) -> Finding:
         self._spike = None
         self._window.clear()
+        if not recovered:
+            self.watched.course.blamed.add("GB315")
         raised = spike.rate > 1.5 * spike.rate_before
         numbers: dict[str, float] = {
             "loss": spike.loss,

@@ -14,11 +14,12 @@ no other way to the loss. The network predicts a constant, or goes around the la
 
 In a recorded frame, all sampled outputs of a rectifying activation are exactly zero, or at least
 95% of its units have been off in 32 sampled values in a row and 90% of its outputs are zero; or 95%
-of the units of a sigmoid or tanh have been saturated for as long. In two frames in a row, two
-steps or more apart; at the end of a run that has only one, from the first one on. A layer whose activation gets exactly zeros, such as a branch with a norm whose
-γ was initialized to zero, is silent; so is the network's last activation, which may well saturate.
-After updates that replace the weights the learning rate is the cause (GB314), and the verdict waits
-for it. The first dead layer in the order of the network is named first.
+of the units of a sigmoid or tanh have been saturated for as long. In two frames in a row, two steps
+or more apart; at the end of a run that has only one, from the first one on. A layer whose
+activation gets exactly zeros, such as a branch with a norm whose γ was initialized to zero, is
+silent; so is the network's last activation, which may well saturate. After updates that replace the
+weights the learning rate is the cause (GB314), and the verdict waits for it. The first dead layer
+in the order of the network is named first.
 
 ## Fix
 

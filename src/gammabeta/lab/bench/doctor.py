@@ -18,6 +18,7 @@ from gammabeta.lab.bench.doctor_case import (
     fill,
     judge,
 )
+from gammabeta.lab.bench.doctor_limit import limited
 from gammabeta.lab.bench.doctor_rivals import RIVALS, version
 from gammabeta.lab.bench.doctor_set import Script, scripts
 from gammabeta.lab.bench.doctor_speed import NAME, measure_speed
@@ -90,7 +91,7 @@ def measure(cases: dict[Key, Callable[[], Case]]) -> Iterator[Case]:
 
 def _of_script(script: Script, tool: str) -> Case:
     """Have a tool look at a script."""
-    look = ours if tool == OURS else RIVALS[tool]
+    look = ours if tool == OURS else limited(RIVALS[tool])
     try:
         case = judge(script, tool, look)
     except Exception as error:  # a script that does not run here is a row, too

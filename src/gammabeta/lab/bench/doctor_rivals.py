@@ -19,6 +19,7 @@ import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +38,9 @@ LOSSES = (
 )
 """Functions that a loop may call as its loss."""
 
+TRAINED = ("initial_loss",)
+"""torchtest2's checks that are meant for a model before training, and skipped after it."""
+
 SPEED_HINTS = "TA2"
 """Beginning of the codes of torch-audit's hints about speed, which count neither way."""
 
@@ -52,12 +56,15 @@ def torchtest2(script: Script, faulty: bool) -> Seen:
     """
     library = _library("torchtest2")
 
-    def check(loop: Loop, seen: Seen) -> None:
+    def check(loop: Loop, seen: Seen, skip: tuple[str, ...] = TRAINED) -> None:
         if loop.inputs is None:
             seen.notes.append("needs a batch")
             return
         report = library.check_model(
-            *(loop.model, loop.inputs, loop.targets), loss_fn=loop.loss, optimizer=loop.optimizer
+            *(loop.model, loop.inputs, loop.targets),
+            loss_fn=loop.loss,
+            optimizer=loop.optimizer,
+            skip=skip,
         )
         severities = {"WARN": "warning", "FAIL": "error"}
         for result in report:
@@ -66,7 +73,7 @@ def torchtest2(script: Script, faulty: bool) -> Seen:
                 text = f"{result.name}: {result.message}"
                 seen.complaints.append(Complaint(result.name, severity, text=text))
 
-    return _run(script, faulty, Looks(step=check, end=check, built=check))
+    return _run(script, faulty, Looks(step=partial(check, skip=()), end=check, built=check))
 
 
 def torch_audit(script: Script, faulty: bool) -> Seen:
