@@ -62,7 +62,8 @@ def shifts(evidence: Evidence) -> list[Shift]:
         if size < SHIFTED:
             continue
         rest = _logs(norm.running_var.double(), first.var, float(norm.eps))[reached].abs()
-        learned = float(rest.median()) <= _CLOSE * ratio and size >= _CLEAR
+        moved = bool(norm.running_mean.any())  # else they are at their initial values
+        learned = moved and float(rest.median()) <= _CLOSE * ratio and size >= _CLEAR
         found.append(Shift(path, size, learned, _dropout_before(on, path)))
     return sorted(found, key=lambda each: -each.ratio)
 

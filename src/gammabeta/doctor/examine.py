@@ -80,7 +80,8 @@ def examine(
     _refuse_meta(network)
     if batches is not None:
         _refuse_lazy(network)
-    with untouched(network, batches):
+    foreign = batches is not None or any(not rule.module.startswith("gammabeta.") for rule in rules)
+    with untouched(network, batches, copies=foreign):
         found = _examined(subject, rules, batches, forward, progress)
     notes = [f"rules of {name} could not be loaded: {why}" for name, why in RULES.failed.items()]
     open_, meant = apart(found.findings, network)

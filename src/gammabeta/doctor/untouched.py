@@ -15,30 +15,28 @@ from gammabeta.statistics.contents import Contents
 from gammabeta.statistics.preserve import preserved
 from gammabeta.statistics.undo import undo_all
 
-_MOST = 1 << 30
-"""Bytes of parameters that are copied where nothing runs the model."""
-
 
 @contextmanager
-def untouched(model: nn.Module, batches: Any = None) -> Iterator[None]:
+def untouched(model: nn.Module, batches: Any = None, *, copies: bool = True) -> Iterator[None]:
     """Restore everything that `preserved` does, and what an examination could touch besides.
 
     These are the values of parameters, their gradients, whether they require one, and the
     generators of a data loader, and the version counters of tensors, which a pending backward pass
     checks. Within the block no parameter has a gradient, so that a forward
-    pass that runs a backward pass adds to none. Parameters are copied: if ``batches`` is None,
-    which means that only rules read the model, those of a very large model are not.
+    pass that runs a backward pass adds to none.
 
     Args:
         model: any module.
         batches: what is fed to it, or None.
+        copies: whether somebody else's code may write to parameters, so that their values must be
+            copied. gammabeta's rules only read them.
     """
     parameters = [p for p in model.parameters() if not is_lazy(p)]
     steps: list[Callable[[], object]] = []
     steps += [partial(_restore, p, p.requires_grad, p.grad) for p in parameters]
     generators = list(_generators(batches))
     steps += [partial(g.set_state, g.get_state()) for g in generators]
-    if batches is not None or sum(p.numel() * p.element_size() for p in parameters) <= _MOST:
+    if copies:
         steps += [Contents(p).restore for p in parameters if p.device.type != "meta"]
     versioned = [t for t in (*parameters, *model.buffers()) if not is_lazy(t)]
     versioned = [t for t in versioned if not t.is_inference()]

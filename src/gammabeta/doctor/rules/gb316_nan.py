@@ -117,7 +117,9 @@ class Rule(TrainingRule):
         if self._found is not None and step >= self._found[0]:
             yield from self._say(self._found[1])
         loss = scalars.get("loss", 0.0)
-        if self._said or self._found is not None or math.isfinite(loss):
+        if self._said or math.isfinite(loss):
+            return
+        if self._found is not None and self._found[0] <= step:  # a later one is a consequence
             return
         if math.isinf(loss) and not self._finite.get(step, True):
             self._look = True
