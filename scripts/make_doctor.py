@@ -1,8 +1,8 @@
 """Put the doctor's results where people read them: python scripts/make_doctor.py
 
 Reads benchmarks/results/doctor.csv, which `gammabeta bench doctor --out benchmarks/results` writes,
-and writes the block between the two markers of docs/doctor-bench.md. A test compares both
-(tests/lab/bench/test_doctor_page.py).
+and writes the blocks between the two markers of docs/doctor-bench.md and of README.md. A test
+compares them (tests/lab/bench/test_doctor_page.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gammabeta.lab.bench.verdict import verdicts_table
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/doctor.csv"
 PAGE = ROOT / "docs/doctor-bench.md"
+README = ROOT / "README.md"
 BEGIN = "<!-- made by scripts/make_doctor.py from benchmarks/results/doctor.csv -->\n"
 END = "<!-- end of what scripts/make_doctor.py made -->\n"
 
@@ -46,6 +47,19 @@ def block(cases: Sequence[Case]) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
+def brief(cases: Sequence[Case]) -> str:
+    """The results in a few lines of Markdown."""
+    networks = [case for case in cases if case.kind == NETWORK and case.tool == OURS]
+    alarmed, real = sum(case.alarms > 0 for case in networks), doctor_report.real(cases)
+    return (
+        "`gammabeta bench doctor` scores it on a [public set of faults](docs/doctor-bench.md) with "
+        "healthy twins, and runs two other tools, which look for other things too, on the same "
+        f"scripts:\n\n{_code(doctor_report.tools_table(cases))}\n\n"
+        f"It has false alarms on {alarmed} of {len(networks)} networks of pytorchcv and "
+        f"transformers as they are built, and finds a real fault in {len(real)}.\n"
+    )
+
+
 def _code(text: str) -> str:
     return f"```\n{text}\n```"
 
@@ -59,9 +73,13 @@ def inserted(page: str, made: str) -> str:
     before, _, rest = page.partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
-        raise SystemExit(f"docs/doctor-bench.md has no lines\n{BEGIN}{END}")
+        raise SystemExit(f"the page has no lines\n{BEGIN}{END}")
     return f"{before}{BEGIN}\n{made}\n{END}{after}"
 
 
+MADE = {PAGE: block, README: brief}
+"""File → what makes its block."""
+
 if __name__ == "__main__":
-    PAGE.write_text(inserted(PAGE.read_text("utf-8"), block(read(RESULTS))), encoding="utf-8")
+    for path, make in MADE.items():
+        path.write_text(inserted(path.read_text("utf-8"), make(read(RESULTS))), encoding="utf-8")
