@@ -1,4 +1,4 @@
-"""The model is called with zeros to print its output shape, before training and in training mode."""
+"""The model is called with zeros to print its output shape, before training, in training mode."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gammabeta as gb
-from gammabeta.doctor.composition import compared
-from gammabeta.doctor.feature_axis import FeatureAxes
-from gammabeta.doctor.observe import TorchFunctionMode
-from gammabeta.doctor.padding import valid_positions
-from gammabeta.doctor.part import distance, examples
+from gammabeta.doctor.evidence.composition import compared
+from gammabeta.doctor.evidence.feature_axis import FeatureAxes
+from gammabeta.doctor.evidence.observe import TorchFunctionMode
+from gammabeta.doctor.evidence.padding import valid_positions
+from gammabeta.doctor.evidence.part import distance, examples
 
 
 def codes(report: gb.Report, above: str = "warning") -> set[str]:
@@ -398,3 +398,87 @@ def test_distance() -> None:
     assert distance(x, x) == 0
     assert distance(x, x + 1) == pytest.approx(1)
     assert distance(torch.zeros(3), torch.zeros(3)) == 0
+
+
+class Pair(nn.Module):
+    """Two inputs, as recommenders, Siamese and graph models have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(6, 1)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.net(first - second)
+
+
+@pytest.mark.parametrize("form", ["flat", "nested", "mapping"])
+def test_models_of_two_inputs(form: str) -> None:
+    torch.manual_seed(0)
+    a, b, y = torch.randn(4, 32, 6), torch.randn(4, 32, 6), torch.rand(4, 32, 1)
+    batches: dict[str, list[Any]] = {
+        "flat": list(zip(a, b, y, strict=True)),
+        "nested": [((p, q), t) for p, q, t in zip(a, b, y, strict=True)],
+        "mapping": [
+            {"first": p, "second": q, "labels": t} for p, q, t in zip(a, b, y, strict=True)
+        ],
+    }
+    report = examine(Pair(), batches[form], loss=F.mse_loss)
+    assert report.healthy
+    assert not report.notes
+    assert report.passes > 4
+
+
+@pytest.mark.parametrize("leaking", [True, False])
+def test_a_list_of_one_query_leaks_its_binary_labels(leaking: bool) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(40, 1, 12) * 3
+    y = (torch.rand(40, 16) < 0.5).float()
+    x = torch.randn(40, 16, 12) + 1.2 * y[..., None] + query
+    if not leaking:  # the lists of different queries are mixed
+        order = torch.randperm(640)
+        x, y = x.flatten(0, 1)[order].view_as(x), y.flatten()[order].view_as(y)
+    model = mlp(12, 1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for step in range(200):
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(model(x[step % 40]).squeeze(1), y[step % 40])
+        loss.backward()
+        optimizer.step()
+    found = codes(
+        examine(
+            model,
+            list(zip(x, y, strict=True)),
+            loss=lambda z, t: F.binary_cross_entropy_with_logits(z.squeeze(1), t),
+        )
+    )
+    assert found == ({"GB208"} if leaking else set())
+
+
+def test_an_average_that_has_just_begun_is_no_bug() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 2))
+    model[0].weight.data.mul_(0.1)  # variances far below the initial 1
+    x = torch.randn(60, 64, 6)
+    for batch in x[:45]:
+        model(batch)
+    assert not codes(examine(model, list(x[:8])))
+    model[1].num_batches_tracked.fill_(1000)
+    model[1].running_var.mul_(4)
+    assert codes(examine(model, list(x[:8]))) == {"GB201"}
+
+
+def test_inputs_that_do_not_index_examples_are_no_failure() -> None:
+    torch.manual_seed(0)
+
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp(6, 3)
+
+        def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+            return self.net(adjacency @ x)
+
+    batches = [(torch.randn(20, 6), torch.eye(20)) for _ in range(4)]
+    report = examine(Graph().eval(), batches)
+    assert not codes(report)
+    assert not report.notes

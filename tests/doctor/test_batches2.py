@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import gammabeta as gb
 from gammabeta.doctor.evidence import PASSES, Evidence
-from gammabeta.doctor.fresh import is_fresh
-from gammabeta.doctor.producers import Producers
+from gammabeta.doctor.evidence.producers import Producers
+from gammabeta.doctor.model.fresh import is_fresh
 from gammabeta.doctor.subject import Subject
 
 
@@ -42,7 +42,7 @@ class TestDropoutBeforeNorm:
         (it,) = found("GB209", mlp(nn.ReLU(), nn.Dropout(0.5)), normal(3, 64, 8))
         assert (it.severity, it.layers) == ("info", ("4", "2"))
         assert it.numbers["variance with dropout / without"] > 1.3
-        assert "model.2.p = 0.0" in it.fix
+        assert "model[2].p = 0.0" in it.fix
 
     @pytest.mark.parametrize(
         "between",
@@ -237,7 +237,7 @@ class TestDeadFeatures:
         nn.init.constant_(model[0].bias, -50.0)
         (it,) = found("GB213", model, normal(2, 32, 8))
         assert (it.severity, it.layers) == ("error", ("0", "1"))
-        assert it.fix.startswith("nn.init.zeros_(model.0.bias)")
+        assert it.fix.startswith("nn.init.zeros_(model[0].bias)")
         with torch.no_grad():
             model[0].bias[:12] = 0
         (it,) = found("GB213", model, normal(2, 32, 8))

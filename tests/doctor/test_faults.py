@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def test_a_fault_is_found(script: Script) -> None:
     layers = [each.layers for each in hits]
     assert any(script.layer in each for each in layers), layers
     assert any(script.fix in each.fix for each in hits), [each.fix for each in hits]
+    for each in seen.complaints:
+        ast.parse(each.fix.replace("…", "..."))  # a person can paste it
     extra = [each.text for each in seen.alarms if each.code != script.code]
     assert (extra, seen.notes) == ([], [])
     assert seen.passes <= 20

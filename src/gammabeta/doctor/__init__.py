@@ -5,12 +5,11 @@
 """
 
 from gammabeta.doctor.clinic import Clinic, TrainingRule, Watched
-from gammabeta.doctor.evidence import Evidence, Pass
+from gammabeta.doctor.evidence import Call, Evidence, Functional, Output, Pass
 from gammabeta.doctor.examine import examine
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.healthy import assert_healthy
 from gammabeta.doctor.intent import intended
-from gammabeta.doctor.observe import Call, Functional, Output
 from gammabeta.doctor.passes import Passed, Step
 from gammabeta.doctor.repair import Change
 from gammabeta.doctor.report import Report, UnhealthyError

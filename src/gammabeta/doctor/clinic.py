@@ -4,36 +4,34 @@
 mode, whether gradients were on, whether a gradient reached it) and which running statistics moved,
 by the version counters of tensors, so that nothing waits for an accelerator. After each optimizer
 step the rules get a `Step`. What a frame measured, and the loss, reach the rules from the thread
-that writes the record.
+that writes the record. Within a budget, `gammabeta.doctor.throttle` chooses the steps.
 """
 
 from __future__ import annotations
 
-import contextlib
-import threading
-import warnings
+import math
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gammabeta.doctor.copies import Copies
-from gammabeta.doctor.counters import Counters, counted
-from gammabeta.doctor.course import Course
 from gammabeta.doctor.entries import Entries
 from gammabeta.doctor.evidence import first_tensor
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.intent import apart
-from gammabeta.doctor.loops import Loop, Spare
-from gammabeta.doctor.passes import Passed, Step, added, tensors_of
-from gammabeta.doctor.rule import RULES, Rule
-from gammabeta.doctor.subject import Norm, Subject
+from gammabeta.doctor.ledger import Ledger
+from gammabeta.doctor.loops import Loop
+from gammabeta.doctor.noting import Measured, Noting
+from gammabeta.doctor.owners import Owners
+from gammabeta.doctor.passes import Passed, Step, rates_of
+from gammabeta.doctor.reached import follow
+from gammabeta.doctor.rule import RULES
+from gammabeta.doctor.subject import Subject
+from gammabeta.doctor.throttle import Throttle
+from gammabeta.doctor.verdicts import Verdicts
+from gammabeta.doctor.watched import TrainingRule, Watched
 from gammabeta.signal.attending import Recorded
 from gammabeta.statistics.preserve import is_preserving
 
@@ -41,84 +39,6 @@ _SCANS = 32
 """Most searches for copies of the model."""
 
 __all__ = ["Clinic", "Passed", "Step", "TrainingRule", "Watched"]
-
-
-class TrainingRule:
-    """Base of the rules that look at a training; one object for each run.
-
-    A rule overrides what it needs. Each method returns or yields findings. A finding is reported
-    once for each layer; a rule may return the same one again.
-
-    Args:
-        watched: the run.
-
-    Attributes:
-        compares_processes: whether the rule needs the other processes of a distributed training, so
-            that it also runs where nothing is recorded.
-    """
-
-    compares_processes = False
-
-    def __init__(self, watched: Watched) -> None:
-        self.watched = watched
-
-    def begin(self) -> Iterable[Finding] | None:
-        """Before the first step."""
-
-    def called(
-        self, passed: Passed, args: Any, kwargs: Any, output: Any
-    ) -> Iterable[Finding] | None:
-        """After each call of the model, before its backward pass. Keep it cheap."""
-
-    def step(self, step: Step) -> Iterable[Finding] | None:
-        """After each optimizer step. Keep it cheap: microseconds."""
-
-    def numbers(self, step: int, scalars: Mapping[str, float]) -> Iterable[Finding] | None:
-        """The loss and other scalars of a step; runs in the thread that writes the record."""
-
-    def frame(self, frame: Recorded) -> Iterable[Finding] | None:
-        """A frame; runs in the thread that writes the record."""
-
-    def end(self) -> Iterable[Finding] | None:
-        """After the last step."""
-
-
-@dataclass(eq=False)
-class Watched:
-    """What training rules know of a run.
-
-    Attributes:
-        model: the watched model.
-        subject: the same, with its norms.
-        optimizer: the watched optimizer, or None.
-        steps: number of steps so far.
-        course: the losses and frames so far.
-        spares: calls in training mode that nothing learned from, as far as they became known with
-            the present step.
-        bad_step: the first step with a call whose input was not finite; None if there was none.
-        own_steps: number of steps of the model's optimizers since the last step ended.
-        pending: calls since the last step ended; known when the training ends.
-    """
-
-    model: nn.Module
-    subject: Subject
-    optimizer: torch.optim.Optimizer | None
-    steps: int = 0
-    course: Course = field(default_factory=Course)
-    spares: list[Spare] = field(default_factory=list)
-    bad_step: int | None = None
-    own_steps: int = 0
-    pending: list[Passed] = field(default_factory=list)
-
-    @cached_property
-    def copies(self) -> Copies:
-        """Other modules of this process with the same class and shapes."""
-        return Copies(self.model)
-
-    @property
-    def batch_norms(self) -> tuple[Norm, ...]:
-        """Batch norms with running statistics."""
-        return tuple(n for n in self.subject.batch_norms if n.running and n.running.there)
 
 
 class Clinic:
@@ -131,10 +51,11 @@ class Clinic:
         on_finding: called with each finding, in the training's thread; or None.
 
     Attributes:
-        findings: what was found so far, the oldest first.
-        should_stop: whether a finding is an error that training does not recover from.
+        watched: what the rules know of the run.
+        verdicts: the rules, and what they found.
+        throttle: the steps that are observed.
+        observed: number of steps that were observed, as a whole or from some call on.
         notes: rules that failed, and why.
-        intended: findings that `gammabeta.intended` declared to be meant; nobody is told.
     """
 
     def __init__(
@@ -144,56 +65,77 @@ class Clinic:
         codes: Iterable[str] | None = None,
         on_finding: Callable[[Finding], object] | None = None,
     ) -> None:
-        self.findings: list[Finding] = []
-        self.should_stop = False
-        self.notes: list[str] = []
-        self.intended: list[Finding] = []
-        self._on_finding = on_finding
-        self._said: set[tuple[str, str]] = set()
-        self._arrived: deque[Finding] = deque()
-        self._lock = threading.Lock()
-        subject = Subject(model, optimizer)
-        self.watched = Watched(model, subject, optimizer)
-        self._rules: list[tuple[Rule, TrainingRule]] = []
-        for rule in RULES.chosen(codes):
-            if rule.kind == "training":
-                self._start(rule)
-        self._weights = [weakref.ref(p) for p in model.parameters()]
-        self._norms = [(n.path, n.module) for n in self.watched.batch_norms]
-        self._momenta = [getattr(norm, "momentum", None) for _, norm in self._norms]
-        self._counters = Counters(self.watched.batch_norms)
+        self.watched = Watched(model, Subject(model, optimizer), optimizer)
+        rules = [rule for rule in RULES.chosen(codes) if rule.kind == "training"]
+        self.verdicts = Verdicts(self.watched, rules, on_finding)
+        self.notes = self.verdicts.notes
+        self.throttle = Throttle()
+        self.observed = 0
+        self._searched = 0.0  # seconds that the searches for copies have taken
+        norms = self.watched.batch_norms
+        self._paths = [n.path for n in norms]
+        self._norms = [n.module for n in norms]
+        self._momenta = self._now_momenta()
+        self._ledger = Ledger(self.watched)
         self._loop = Loop()
         self._entries = Entries(model, self)
-        self._task = -1  # the backward pass that is under way
-        self._weighed = self._settled = self._weigh()
+        self._owners = Owners(self._entries.modules)
         self._open: list[Passed | None] = []
-        self._owns: weakref.WeakKeyDictionary[Any, tuple[int, frozenset[str]]] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._tally: dict[str, list[int]] = {path: [0, 0] for path in self._entries.modules}
+        self._task = -1  # the backward pass that is under way
+        self._modes: list[bool] = []
+        self._by_path: dict[str, bool] = {}
+        self._last_input: weakref.ref[Tensor] | None = None
+        self._inputs = 0
+        self._stepping = self._copied = self._silent = False
+        self._scans = 0
+        # While a step is not observed, its calls are only counted, to notice an unusual one.
+        self._observing = True
+        self._whole = True  # whether the step is observed from its beginning on
+        self._one_more = False
+        self._inside = self._calls = 0
+        self._usual, self._without = 0, False  # calls of the last step; whether some had no grad
         self._begin_step()
         self._handle = register_optimizer_step_post_hook(_Weakly(self))
         self._gone = weakref.finalize(self, self._handle.remove)
         self._gone.atexit = False
-        self._copied, self._scans = False, 0
-        self._last_input: weakref.ref[Tensor] | None = None
-        self._inputs = 0
-        self._stepping = False
         with self._noting():
             self._scan(fresh=True)
-        self._collect("begin")
+        self._searched = 0.0
+        self.verdicts.collect("begin")
 
-    def _start(self, rule: Rule) -> None:
-        try:
-            self._rules.append((rule, rule.check(self.watched)))
-        except Exception as error:
-            self._failed(rule, error)
+    @property
+    def findings(self) -> list[Finding]:
+        """What was found so far, the oldest first."""
+        return self.verdicts.findings
+
+    @property
+    def intended(self) -> list[Finding]:
+        """Findings that `gammabeta.intended` declared to be meant; nobody is told."""
+        return self.verdicts.intended
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a finding is an error that training does not recover from."""
+        return self.verdicts.should_stop
+
+    @property
+    def spent(self) -> float:
+        """Seconds that it has taken of the training so far."""
+        return self.throttle.spent + self._searched
 
     # What the watch calls. A fault in here must not end a training: it becomes a note.
 
+    def limit(self, share: float | None) -> None:
+        """Take at most this share of the run's time; None for no limit."""
+        self.throttle = Throttle(share)
+
     def before(self, model: nn.Module, args: Any, kwargs: Any, path: str = "") -> None:
         """A call of the model begins, or of the part of it at ``path``."""
-        with self._noting():
+        if not self._observing and not self._is_unusual(model, path):
+            return
+        with self._measured():
+            if not self._observing:
+                self._resume(whole=False)
             if path == "":
                 self._open.clear()  # what is left of a call that was interrupted
             self._open.append(None if self._open else self._called(path, model, args, kwargs))
@@ -202,39 +144,52 @@ class Clinic:
         self, model: nn.Module, args: Any, kwargs: Any, output: Any, raised: bool, path: str = ""
     ) -> None:
         """The call ends."""
-        with self._noting():
+        if not self._observing:
+            self._inside -= 1
+            return
+        with self._measured():
             passed = self._open.pop() if self._open else None
             if passed is None:  # inside another call
                 return
-            passed.updates = self._counters.grown()
-            added(self._updates, passed.updates)
+            passed.updates = self._ledger.in_call()
             passed.raised = raised
             if is_preserving():
                 return
             if passed.grad:
-                passed.traceable = self._follow(passed, output)
+                passed.traceable = follow(passed, output, self)
             self._passes.append(passed)
             if not raised:
-                self._collect("called", passed, args, kwargs, output)
+                self.verdicts.collect("called", passed, args, kwargs, output)
 
     def step(self, number: int) -> list[Finding]:
         """An optimizer step ends. Return what was found since the last one."""
-        with self._noting():
-            self._step(number)
-        return self.deliver()
+        if self._observing:
+            with self._measured():
+                self._step(number)
+        else:
+            self._pass_by(number)
+        if self._copied:
+            with self._noting():
+                self._scan(fresh=True)
+        if not self._silent:
+            self._plan()
+        return self.verdicts.deliver()
 
     def numbers(self, step: int, scalars: Mapping[str, float]) -> None:
         """The scalars of a step are known; called by the thread that writes the record."""
         with self._noting():
             if "loss" in scalars:
                 self.watched.course.add_loss(step, scalars["loss"])
-            self._collect("numbers", step, scalars)
+                if self.watched.bad_loss is None and not math.isfinite(scalars["loss"]):
+                    self.watched.bad_loss = step
+                    self._one_more = True  # look at the next step, whatever it costs
+            self.verdicts.collect("numbers", step, scalars)
 
     def frame(self, frame: Recorded) -> None:
         """A frame was measured; called by the thread that writes the record."""
         with self._noting():
             self.watched.course.add_frame(frame)
-            self._collect("frame", frame)
+            self.verdicts.collect("frame", frame)
 
     def close(self) -> list[Finding]:
         """The run ends: remove the hooks. Return the last findings."""
@@ -243,17 +198,17 @@ class Clinic:
             self._entries.remove()
             self.watched.pending = self._passes
             self._scan(fresh=False)
-            loop = [*self._loop.take(self._passes, self._tally), *self._loop.finish()]
+            loop = [*self._loop.take(self._passes, self._owners.tally), *self._loop.finish()]
             self.watched.spares = loop
-            self._collect("end")
-        return self.deliver()
+            self.verdicts.collect("end")
+        return self.verdicts.deliver()
 
     def silence(self) -> None:
         """Keep only the rules that compare processes, and tell nobody."""
         self._gone()
         self._entries.remove()
-        self._on_finding = None
-        self._rules = [(rule, each) for rule, each in self._rules if each.compares_processes]
+        self.verdicts.silence()
+        self._silent, self._observing = True, False
 
     def copied(self) -> None:
         """The model is being copied; the copy is looked for at the end of the step."""
@@ -262,37 +217,35 @@ class Clinic:
     def _scan(self, *, fresh: bool) -> None:
         """Look for copies of the model, if a rule is interested."""
         self._copied = False
-        if self._scans < _SCANS and any(rule.code in ("GB308", "GB309") for rule, _ in self._rules):
+        if self._scans < _SCANS and self.verdicts.codes & {"GB308", "GB309"}:
             self._scans += 1
+            began = self.throttle.work()
             self.watched.copies.scan(self.watched.steps, fresh=fresh)
+            self._searched += self.throttle.work() - began
 
-    @contextlib.contextmanager
-    def _noting(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            note = f"the clinic failed: {type(error).__name__}: {error}"
-            if note not in self.notes:
-                self.notes.append(note)
+    def _noting(self) -> Noting:
+        return Noting(self.notes)
+
+    def _measured(self) -> Measured:
+        return Measured(self.notes, self.throttle)
 
     # Calls
 
     def _called(self, path: str, model: nn.Module, args: Any, kwargs: Any) -> Passed:
         again = torch._C._current_graph_task_id() != -1
-        self._account("recomputed" if again else "outside")
-        x = first_tensor(list(args) + list(kwargs.values()))
+        stepped = self._optimizer_steps
+        self._ledger.account("recomputed" if again else "outside", bool(stepped))
+        x = first_tensor([*args, *kwargs.values()])
         grad = torch.is_grad_enabled()
-        own, foreign = self._tally[path]
-        weights = self._weigh()
-        swapped = not self._optimizer_steps and weights != self._settled
-        self._weighed = weights
+        own, foreign = self._owners.tally[path]
+        weights = self._ledger.weigh()
+        swapped = not stepped and weights != self._ledger.settled
         return Passed(
             training=model.training,
             grad=grad,
             size=int(x.shape[0]) if x is not None and x.dim() else 0,
-            norms_training=sum(norm.training for _, norm in self._norms),
             weights=weights,
-            stepped=self._optimizer_steps,
+            stepped=stepped,
             path=path,
             number=self.watched.steps + 1,
             own=own,
@@ -311,167 +264,125 @@ class Clinic:
             self._inputs += 1
         return (self._inputs,)
 
-    def _weigh(self) -> int:
-        return sum(p._version for ref in self._weights if (p := ref()) is not None)
-
     def _now_momenta(self) -> list[Any]:
-        return [getattr(norm, "momentum", None) for _, norm in self._norms]
+        return [getattr(norm, "momentum", None) for norm in self._norms]
 
-    def _follow(self, passed: Passed, output: Any) -> bool:
-        """Note which backward passes reach the output; return whether that can be known."""
-        found = False
-        for y in tensors_of(output):
-            if y.requires_grad and y.grad_fn is not None:
-                y.register_hook(_Reached(passed, self))  # type: ignore[no-untyped-call]
-                found = True
-        return found
+    def backward_begins(self, task: int) -> bool:
+        """A backward pass reaches an output; return whether to call `backward_ends`."""
+        if task == self._task or not self._observing:
+            return False
+        with self._measured():
+            self._task = task
+            self._ledger.account("outside", bool(self._optimizer_steps))
+        return True
 
-    def _account(self, kind: str) -> None:
-        """Say where the updates since the last time came from."""
-        grown = self._counters.grown()
-        if not grown:
-            return
-        if kind == "outside":
-            loaded = self._weigh() != self._weighed and not self._optimizer_steps
-            if loaded or not counted(grown.values()) or is_preserving():
-                return
-        added(self._updates, grown)
-        added(self._outside if kind == "outside" else self._recomputed, grown)
-
-    def _backward_begins(self, task: int) -> None:
-        if task == self._task:
-            return
-        self._task = task
-        self._account("outside")
-        engine = torch.autograd.Variable._execution_engine
-        engine.queue_callback(_Ended(self))
-
-    def _backward_ends(self) -> None:
+    def backward_ends(self) -> None:
+        """The backward pass has ended."""
         self._task = -1
-        self._account("recomputed")
+        if self._observing:
+            with self._measured():
+                self._ledger.account("recomputed", bool(self._optimizer_steps))
 
     # Steps
 
     def _begin_step(self) -> None:
         self._passes: list[Passed] = []
         self._optimizer_steps = self._own_steps = 0
-        self._updates: dict[str, int] = {}
-        self._outside: dict[str, int] = {}
-        self._recomputed: dict[str, int] = {}
         self._without_gradient: set[str] = set()
 
     def _step(self, number: int) -> None:
-        self._account("outside")
+        ledger, whole = self._ledger, self._whole
+        ledger.account("outside", bool(self._optimizer_steps))
         self._stepping = self._stepping or self._own_steps > 0
         if not self._stepping:  # an optimizer that is none of torch's: this is its step
-            for tally in self._tally.values():
-                tally[0] += 1
+            self._owners.separate()
+        modes = [norm.training for norm in self._norms]
+        if modes != self._modes:
+            self._modes = modes
+            self._by_path = {p: bool(on) for p, on in zip(self._paths, modes, strict=True)}
         step = Step(
             number=number,
             passes=self._passes,
-            updates=self._updates,
-            modes={path: bool(norm.training) for path, norm in self._norms},
+            updates=ledger.updates,
+            modes=self._by_path,
             optimizer_steps=self._optimizer_steps,
-            rates=_rates(self.watched.optimizer),
+            rates=rates_of(self.watched.optimizer),
             own_steps=self._own_steps,
-            outside=self._outside,
-            recomputed=self._recomputed,
+            outside=ledger.outside,
+            recomputed=ledger.recomputed,
             without_gradient=frozenset(self._without_gradient),
         )
+        self.observed += 1
         self._begin_step()
-        self._weighed = self._settled = self._weigh()
+        ledger.begin()
         self._open.clear()
         self.watched.steps = number
-        self.watched.spares = self._loop.take(step.passes, self._tally)
-        if self._copied:
-            self._scan(fresh=True)
-        self._collect("step", step)
+        self.watched.spares = self._loop.take(step.passes, self._owners.tally)
+        self.verdicts.collect("step", step)
         self.watched.own_steps = 0
-        if step.outside or not step.passes:
-            for path in self._entries.deeper():
-                self._tally[path] = list(self._tally[""])
-            self._owns.clear()
+        if whole:
+            calls = [p for p in step.passes if p.training]
+            self._usual, self._without = len(calls), not all(p.grad for p in calls)
+            if step.outside or not step.passes:
+                self._owners.deepen(self._entries.deeper())
 
     def _stepped(self, optimizer: Any) -> None:
         """An optimizer, of this model or of another one, has stepped."""
-        with self._noting():
+        if not self._observing:
+            return
+        with self._measured():
             self._optimizer_steps += 1
-            owners = self._owners(optimizer)
-            self._own_steps += "" in owners
-            self.watched.own_steps = self._own_steps
-            for path, tally in self._tally.items():
-                tally[path not in owners] += 1
-            if "" not in owners:
+            if not self._owners.stepped(optimizer):
                 return
-            for path, norm in self._norms:
-                gamma = getattr(norm, "weight", None)
-                if path not in self._updates or not isinstance(gamma, nn.Parameter):
+            self._own_steps += 1
+            self.watched.own_steps = self._own_steps
+            updated = self._ledger.updates
+            for path, norm in zip(self._paths, self._norms, strict=True):
+                gamma = norm._parameters.get("weight")
+                if gamma is None or gamma.grad is not None or not gamma.requires_grad:
                     continue
-                if gamma.requires_grad and gamma.grad is None:
+                if path in updated:
                     self._without_gradient.add(path)
 
-    def _owners(self, optimizer: Any) -> frozenset[str]:
-        groups = optimizer.param_groups
-        size = sum(len(group["params"]) for group in groups)
-        known = self._owns.get(optimizer)
-        if known is None or known[0] != size:
-            mine = {id(p) for group in groups for p in group["params"]}
-            known = (
-                size,
-                frozenset(
-                    path
-                    for path, module in self._entries.modules.items()
-                    if any(id(p) in mine for p in module.parameters())
-                ),
-            )
-            self._owns[optimizer] = known
-        return known[1]
+    # Steps that are not observed
 
-    # Findings
+    def _pass_by(self, number: int) -> None:
+        self.watched.steps = number
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            with self._noting():
+                self.verdicts.collect("step", Step(number, [], {}, {}, 0), comparing=True)
 
-    def deliver(self) -> list[Finding]:
-        """Tell of the findings that have arrived, and return them."""
-        told = []
-        while self._arrived:
-            finding = self._arrived.popleft()
-            told.append(finding)
-            self.findings.append(finding)
-            if self._on_finding is not None:
-                try:
-                    self._on_finding(finding)
-                except Exception as error:  # a callback must not end a training
-                    with contextlib.suppress(Warning):
-                        warnings.warn(f"on_finding raised {error!r}", RuntimeWarning, stacklevel=4)
-        return told
+    def _plan(self) -> None:
+        """Decide whether the next step is observed."""
+        observed, self._calls, self._inside = self._observing, 0, 0
+        due = self.throttle.ends(observed) or self._one_more
+        self._one_more = False
+        if due and not observed:
+            with self._measured():
+                self._resume(whole=True)
+        self._observing = self._whole = due
 
-    def _collect(self, method: str, *args: Any) -> None:
-        for rule, checker in list(self._rules):
-            if getattr(type(checker), method) is getattr(TrainingRule, method):
-                continue
-            try:
-                for finding in getattr(checker, method)(*args) or ():
-                    self._add(rule, finding)
-            except Exception as error:
-                self._failed(rule, error)
-                with contextlib.suppress(ValueError):
-                    self._rules.remove((rule, checker))
+    def _resume(self, *, whole: bool) -> None:
+        """Observe again, after steps that were not."""
+        if not self._observing:
+            self._owners.separate()
+        self._observing, self._whole, self._one_more = True, whole, not whole
+        self._begin_step()
+        self._open.clear()
+        self._task = -1
+        self._ledger.resume()
+        self.verdicts.collect("resume", whole)
 
-    def _add(self, rule: Rule, finding: Finding) -> None:
-        with self._lock:
-            key = (rule.code, finding.layer)
-            if key in self._said:
-                return
-            self._said.add(key)
-        step = self.watched.steps if finding.step is None else finding.step
-        finding = replace(finding, code=rule.code, name=rule.name, step=step)
-        unknown, meant = apart([finding], self.watched.model)
-        self.intended += meant
-        self._arrived.extend(unknown)
-        if unknown and finding.severity == "error":
-            self.should_stop = True
-
-    def _failed(self, rule: Rule, error: Exception) -> None:
-        self.notes.append(f"{rule.code} ({rule.name}) failed: {type(error).__name__}: {error}")
+    def _is_unusual(self, model: nn.Module, path: str) -> bool:
+        """Whether a call in a step that is not observed should be: an evaluation, for example."""
+        if path == "":
+            self._inside = 0
+        self._inside += 1
+        if self._silent or self._inside > 1 or not model.training:
+            return False
+        self._calls += 1
+        usual = self._calls <= self._usual and (self._without or torch.is_grad_enabled())
+        return not (usual or self._loop.knows(path)) and self.throttle.affords_unusual()
 
 
 class _Weakly:
@@ -484,45 +395,3 @@ class _Weakly:
         clinic = self._clinic()
         if clinic is not None:
             clinic._stepped(optimizer)
-
-
-class _Reached:
-    """A hook on an output that notes the backward passes that reach it."""
-
-    __torch_unserializable__ = True  # a saved output leaves it out, without a warning
-
-    def __init__(self, passed: Passed, clinic: Clinic) -> None:
-        self._passed = passed
-        self._clinic = weakref.ref(clinic)
-
-    def __call__(self, gradient: Tensor) -> None:
-        if torch.compiler.is_compiling():
-            return
-        task = torch._C._current_graph_task_id()
-        if task in self._passed.tasks:
-            return
-        self._passed.tasks.append(task)
-        self._passed.backward += 1
-        clinic = self._clinic()
-        if clinic is not None:
-            with clinic._noting():
-                clinic._backward_begins(task)
-
-
-class _Ended:
-    """Called when a backward pass has ended."""
-
-    def __init__(self, clinic: Clinic) -> None:
-        self._clinic = weakref.ref(clinic)
-
-    def __call__(self) -> None:
-        clinic = self._clinic()
-        if clinic is not None:
-            with clinic._noting():
-                clinic._backward_ends()
-
-
-def _rates(optimizer: torch.optim.Optimizer | None) -> tuple[float, ...]:
-    if optimizer is None:
-        return ()
-    return tuple(float(group["lr"]) for group in optimizer.param_groups if "lr" in group)

@@ -72,11 +72,11 @@ class Copies:
         if not shapes or not _norms(inner):
             return
         own = {id(m) for m in self.model.modules()}
-        objects = gc.get_objects()
+        wanted = {cls, AveragedModel}
+        objects = [o for o in gc.get_referrers(*wanted) if type(o) in wanted]  # of their classes
         modules = [o for o in objects if type(o) is cls and id(o) not in own]
-        wrappers = [o for o in objects if type(o) is AveragedModel] if modules else []
+        around = {id(o.module): o for o in objects if type(o) is AveragedModel}
         del objects
-        around = {id(w.module): w for w in wrappers}
         self.found = {key: c for key, c in self.found.items() if c.module() is not None}
         for module in modules:
             if id(module) in self.found or "_parameters" not in vars(module):

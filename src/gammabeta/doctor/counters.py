@@ -27,7 +27,7 @@ class Counters:
 
     def __init__(self, norms: Sequence[Norm]) -> None:
         self.paths = [norm.path for norm in norms]
-        self._norms = {norm.path: norm.module for norm in norms}
+        self._norms = [norm.module for norm in norms]
         self._buffers = [norm.module._buffers for norm in norms]
         self._names = [_name(buffers) for buffers in self._buffers]
         self._tensors: list[Any] = [None] * len(norms)
@@ -46,8 +46,10 @@ class Counters:
             return {}
         found = {
             path: after - before
-            for path, before, after in zip(self.paths, self._last, now, strict=True)
-            if after > before and getattr(self._norms[path], "momentum", None) != 0
+            for path, norm, before, after in zip(
+                self.paths, self._norms, self._last, now, strict=True
+            )
+            if after > before and norm.__dict__.get("momentum") != 0
         }
         self._last = now
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -100,3 +101,17 @@ def merged(findings: Iterable[Finding]) -> list[Finding]:
         repair = joined(each.repair for each in group)
         found.append(dataclasses.replace(group[0], layers=layers, repair=repair))
     return sorted(found, key=lambda f: (rank(f), f.code))
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` without what JSON does not know."""
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if callable(getattr(value, "item", None)):  # a number of NumPy or torch
+        with contextlib.suppress(ValueError, RuntimeError):
+            value = value.item()
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

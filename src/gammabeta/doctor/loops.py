@@ -61,6 +61,10 @@ class Loop:
             self._of.setdefault(passed.path, _Calls()).pending.append(passed)
         return [s for path, calls in self._of.items() for s in calls.settle(*tally[path])]
 
+    def knows(self, path: str) -> bool:
+        """Whether the module at ``path`` is known to be evaluated in training mode."""
+        return path in self._of and "evaluation" in self._of[path].said
+
     def finish(self) -> list[Spare]:
         """Return what is known when the training ends."""
         return [s for calls in self._of.values() for s in calls.finish()]
@@ -146,7 +150,8 @@ class _Calls:
             self.late = self.late or after
             if self.lates > 1:
                 found += self._say("after", self.late)
-        if not self.fed and len(self.marks) >= _LASTS and _shares([passes[i] for i in learned]):
+        several = len(learned) > 1 and not self.fed and len(self.marks) >= _LASTS
+        if several and _shares([passes[i] for i in learned]):
             found += self._say("twice", [passes[i] for i in learned])
         if not learned and not self.learned:  # nothing has been trained yet
             self.early += first

@@ -22,8 +22,7 @@ class Passed:
         training: the mode of the module that was called.
         grad: whether gradients were on.
         size: number of examples: the first dim of its first tensor; 0 if unknown.
-        norms_training: number of batch norms in training mode.
-        weights: sum of the version counters of all parameters: it grows if they change.
+        weights: sum of the version counters of parameters: it grows if they change.
         stepped: number of optimizer steps (of any optimizer) since the last step ended.
         updates: path of a batch norm → how often its running statistics were updated in the call;
             without those that were not.
@@ -47,7 +46,6 @@ class Passed:
     training: bool
     grad: bool
     size: int
-    norms_training: int
     weights: int
     stepped: int
     updates: dict[str, int] = field(default_factory=dict)
@@ -105,6 +103,13 @@ def added(total: dict[str, int], more: Mapping[str, int]) -> None:
     """Add ``more`` to ``total``."""
     for path, count in more.items():
         total[path] = total.get(path, 0) + count
+
+
+def rates_of(optimizer: torch.optim.Optimizer | None) -> tuple[float, ...]:
+    """Return the learning rates of the groups; none if there is no optimizer."""
+    if optimizer is None:
+        return ()
+    return tuple([float(group["lr"]) for group in optimizer.param_groups if "lr" in group])
 
 
 def tensors_of(value: Any, most: int = _MOST) -> list[Tensor]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from gammabeta.doctor.finding import SEVERITIES, Finding, rank
+from gammabeta.doctor.finding import SEVERITIES, Finding, plain, rank
 from gammabeta.doctor.printed import paragraph, wrapped
 from gammabeta.doctor.repair import Change, repaired
+from gammabeta.doctor.sarif import log
 from gammabeta.names import known
 
 SCHEMA = 1
@@ -123,9 +123,7 @@ class Report:
             file: where the model is made: a path relative to the repository; ``""`` if unknown.
             line: the line in it.
         """
-        from gammabeta.doctor.sarif import log
-
-        return log(self, file, line)
+        return log(self.findings, self.intended, self.notes, self.checked, file=file, line=line)
 
     def to_json(self, indent: int | None = 2) -> str:
         """Return `as_dict` as text; NaN and infinities are written as strings."""
@@ -153,17 +151,3 @@ class Report:
             if (n := sum(f.severity == severity for f in self.findings))
         ]
         return f"{self.model}: {', '.join(counts)} {about}"
-
-
-def plain(value: Any) -> Any:
-    """Return ``value`` without what JSON does not know."""
-    if isinstance(value, dict):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
-    if callable(getattr(value, "item", None)):  # a number of NumPy or torch
-        with contextlib.suppress(ValueError, RuntimeError):
-            value = value.item()
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return str(value)
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -37,7 +37,7 @@ class Rule:
             ``"training"``, while a model trains; ``"graph"``, on an exported or traced graph.
         check: ``check(subject)`` for static and graph rules, ``check(subject, evidence)`` for rules
             on batches; each yields findings. For training rules, a class: see
-            `gammabeta.doctor.clinic.TrainingRule`.
+            `gammabeta.doctor.TrainingRule`.
         module: name of the Python module it is defined in.
     """
 
@@ -162,7 +162,7 @@ def on_batches(code: str, name: str, title: str) -> Callable[[_Check], _Check]:
 
 
 def while_training(code: str, name: str, title: str) -> Callable[[_Check], _Check]:
-    """Decorate a class of `gammabeta.doctor.clinic.TrainingRule`; each run makes one of it."""
+    """Decorate a class of `gammabeta.doctor.TrainingRule`; each run makes one of it."""
     return _decorator("training", code, name, title)
 
 

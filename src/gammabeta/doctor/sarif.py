@@ -6,12 +6,12 @@ Source: OASIS, Static Analysis Results Interchange Format (SARIF) Version 2.1.0.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
-from gammabeta.doctor.finding import Finding
+from gammabeta.doctor.finding import Finding, plain
 from gammabeta.doctor.printed import sentence
-from gammabeta.doctor.report import Report, plain
 from gammabeta.doctor.rule import RULES, Rule
 
 _SCHEMA = (
@@ -20,25 +20,33 @@ _SCHEMA = (
 _LEVELS = {"error": "error", "warning": "warning", "info": "note"}
 
 
-def log(report: Report, file: str = "", line: int = 1) -> dict[str, Any]:
-    """Return ``report`` as a SARIF log with one run.
+def log(
+    findings: Iterable[Finding],
+    intended: Iterable[Finding] = (),
+    notes: Iterable[str] = (),
+    checked: Iterable[str] = (),
+    *,
+    file: str = "",
+    line: int = 1,
+) -> dict[str, Any]:
+    """Return a report as a SARIF log with one run.
 
     Intended findings are results that are suppressed in the source; notes are notifications.
 
     Args:
-        report: what was found.
+        findings, intended, notes, checked: as those of a `gammabeta.doctor.Report`.
         file: where the model is made: a path relative to the repository; ``""`` if unknown.
         line: the line in it.
     """
     import gammabeta
 
-    rules = [RULES[code] for code in report.checked]
+    rules = [RULES[code] for code in checked]
     index = {rule.code: number for number, rule in enumerate(rules)}
-    results = [_result(each, index, file, line) for each in report.findings]
-    for each in report.intended:
+    results = [_result(each, index, file, line) for each in findings]
+    for each in intended:
         silenced = {"suppressions": [{"kind": "inSource"}]}
         results.append(_result(each, index, file, line) | silenced)
-    notes = [{"level": "warning", "message": {"text": note}} for note in report.notes]
+    told = [{"level": "warning", "message": {"text": note}} for note in notes]
     return {
         "$schema": _SCHEMA,
         "version": "2.1.0",
@@ -52,7 +60,7 @@ def log(report: Report, file: str = "", line: int = 1) -> dict[str, Any]:
                         "rules": [_rule(rule) for rule in rules],
                     }
                 },
-                "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": notes}],
+                "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": told}],
                 "results": results,
                 "columnKind": "unicodeCodePoints",
             }

@@ -131,7 +131,9 @@ class Subject:
         for path, module in self.modules.items():
             if isinstance(module, fx.GraphModule):
                 found.append((path, module.graph))
-            elif isinstance(module, torch.jit.ScriptModule) and not _inside(path, found):
+            elif isinstance(module, torch.jit.ScriptModule) and not any(
+                is_within(path, other) for other, _ in found
+            ):
                 graph = getattr(module, "inlined_graph", None)
                 if graph is not None:
                     found.append((path, graph))
@@ -160,5 +162,11 @@ class Subject:
         yield from self.model.named_parameters()
 
 
-def _inside(path: str, found: Iterable[tuple[str, Any]]) -> bool:
-    return any(path.startswith(f"{other}.") or not other for other, _ in found)
+def is_within(path: str, outer: str) -> bool:
+    """Whether the module at ``path`` is the one at ``outer`` or a part of it.
+
+    Example:
+        >>> is_within("layer1.0", "layer1"), is_within("layer10", "layer1"), is_within("head", "")
+        (True, False, True)
+    """
+    return not outer or path == outer or path.startswith(f"{outer}.")

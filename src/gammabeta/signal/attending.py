@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gammabeta.signal.record import Measured
+from gammabeta.signal.scalars import Numbers
 
 
 class Found(Protocol):
@@ -58,7 +59,16 @@ class Recorded:
 class Attendant(Protocol):
     """What a watch tells of a training. See `gammabeta.doctor.clinic.Clinic`."""
 
-    should_stop: bool
+    @property
+    def should_stop(self) -> bool:
+        """Whether it has found an error that spoils the run."""
+
+    @property
+    def spent(self) -> float:
+        """Seconds that it has taken of the training so far."""
+
+    def limit(self, share: float | None) -> None:
+        """Say which share of the run's time it may take; None for no limit."""
 
     def before(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         """A call of the model begins."""
@@ -83,6 +93,16 @@ class Attendant(Protocol):
 
     def close(self) -> Iterable[Found]:
         """The run ends; return what was found."""
+
+
+def scalars_of(
+    extra: Mapping[str, float], numbers: Numbers, step: int, attendant: Attendant | None
+) -> dict[str, float]:
+    """Return the scalars of a step, and tell the attendant."""
+    values = {**extra, **numbers.values()}
+    if attendant is not None:
+        attendant.numbers(step, values)
+    return values
 
 
 Make = Callable[..., Attendant]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gammabeta.signal.attending import Attendant
-from gammabeta.signal.record import InertRecord
+from gammabeta.signal.inert_record import InertRecord
 from gammabeta.signal.watching import Watch
 
 

@@ -37,6 +37,8 @@ class Pace:
 
     Attributes:
         spent: seconds that the frames have taken so far.
+        others: seconds that others have taken, such as the doctor; half of the budget is kept for
+            frames.
         last: seconds that a frame takes, smoothed over the last ones.
         sample: maximum number of values to look at, of one signal.
         dear: whether the last frame has taken a large share of a step.
@@ -46,6 +48,7 @@ class Pace:
     budget: float | None
     fixed: bool = False
     spent: float = 0.0
+    others: float = 0.0
     last: float = 0.0
     sample: int = SAMPLE // 2
     dear: bool = False
@@ -73,7 +76,8 @@ class Pace:
         self._owed = self._owed or wanted
         first = self._steps <= FIRST and self.spent + self.last <= FREE_SECONDS
         early = wanted and (first or self._steps == 1 or step == self.cadence.last)
-        affordable = early or self.spent + self.last <= self._allowed(seconds)
+        allowed = self._allowed(seconds)
+        affordable = early or self.spent + self.last + min(self.others, allowed / 2) <= allowed
         if held_up or not self._owed or not affordable:
             return False
         self._owed = False

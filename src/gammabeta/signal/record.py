@@ -334,6 +334,8 @@ class Record:
         self._start.undo(self.path)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        from gammabeta.signal.inert_record import InertRecord  # which is a Record
+
         return InertRecord, (str(self.path),)
 
     def __enter__(self) -> Record:
@@ -346,37 +348,6 @@ class Record:
         trace: TracebackType | None,
     ) -> None:
         self.close(status_after(kind))
-
-
-class InertRecord(Record):
-    """What a copied or pickled record becomes: it records nothing, and says so.
-
-    Args:
-        path: where the original recorded.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = record_path(path)
-        self.error = self.lost = None
-        self.busy = 0.0
-        self._arms, self._probes, self._rows, self._steps = {}, {}, {}, {}
-        self._frames = self._waiting = 0
-        self._lock = threading.Lock()
-
-    def _put(self, rows: Rows | Callable[[], Rows]) -> None:
-        pass
-
-    def write(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing."""
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def close(self, status: str = "finished", meta: Mapping[str, Any] | None = None) -> None:
-        """Do nothing."""
-
-    def __repr__(self) -> str:
-        return f"<a copy of the record {self.path}: it records nothing>"
 
 
 def status_after(error: type[BaseException] | None) -> str:

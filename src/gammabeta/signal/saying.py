@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 
 from gammabeta.signal.capture import Capture
+from gammabeta.signal.regions import Regions
 
 MOST = 3
 """Maximum number of warnings of one watch."""
@@ -85,3 +86,12 @@ def not_inside(passed: Capture | None, compiled: list[str]) -> str:
 
 def _named(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"{name or 'the model'}: {why}" for name, why in reasons.items())
+
+
+def unseen(passed: Capture | None, found: Regions) -> list[str]:
+    """Say what is not measured; ``found`` are the regions of the model."""
+    messages = (
+        not_norms(passed) if passed is not None else "",
+        not_inside(passed, list(found.compiled.values())),
+    )
+    return [message for message in messages if message]

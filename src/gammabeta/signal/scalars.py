@@ -66,6 +66,26 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     return {f"lr {i}": rate for i, rate in enumerate(floats)}
 
 
+class LossScale:
+    """The scale of the loss, which a `torch.amp.GradScaler` changes at the end of a step."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+
+    def of(self, scaler: Any, needed: bool) -> float:
+        """Return the scale of this step's backward pass: that of the end of the step before.
+
+        Args:
+            scaler: the scaler, or None.
+            needed: whether the scale of now is worth waiting for.
+        """
+        if scaler is None:
+            return 1.0
+        now = float(scaler.get_scale()) if needed or self._last is None else self._last
+        scale, self._last = now if self._last is None else self._last, now
+        return scale
+
+
 def _checked(name: str, value: Any) -> float | Tensor:
     """Return ``value`` as a float, or as a tensor of one element on an accelerator."""
     if isinstance(value, (Tensor, np.ndarray)):

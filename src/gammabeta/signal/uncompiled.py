@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode, _push_mode
 
 _BEGINS, _SETS = "_callback_from_stance", "_maybe_set_eval_frame"
@@ -114,3 +115,23 @@ def enter(mode: TorchFunctionMode) -> Callable[[], None]:
         return release
     gate.add(mode)
     return lambda: gate.remove(mode)
+
+
+def choose(model: nn.Module, measured: Callable[[], bool]) -> Callable[[], None]:
+    """Let a model that compiles its own calls run those that are measured uncompiled.
+
+    Args:
+        model: the model, in place.
+        measured: whether the next call in training mode is measured.
+
+    Returns:
+        A function that undoes it.
+    """
+    compiled = vars(model)["_compiled_call_impl"]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        how: Any = model._call_impl if model.training and measured() else compiled
+        return how(*args, **kwargs)
+
+    vars(model)["_compiled_call_impl"] = call
+    return lambda: vars(model).__setitem__("_compiled_call_impl", compiled)

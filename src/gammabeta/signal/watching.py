@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gammabeta.signal import uncompiled
-from gammabeta.signal.attending import Attendant, Found, Recorded
+from gammabeta.signal.attending import Attendant, Found, Recorded, scalars_of
 from gammabeta.signal.capture import Capture
 from gammabeta.signal.frame import Draft
+from gammabeta.signal.hook import Hook
 from gammabeta.signal.modules import Known
 from gammabeta.signal.pace import Pace
 from gammabeta.signal.parameters import Inventory, Parameters
 from gammabeta.signal.record import Measured, Record, status_after
 from gammabeta.signal.regions import is_compiled, regions, row_of, title
 from gammabeta.signal.sampling import PHASES
-from gammabeta.signal.saying import Warnings, not_inside, not_norms, why_nothing
-from gammabeta.signal.scalars import Numbers, learning_rates
+from gammabeta.signal.saying import Warnings, unseen, why_nothing
+from gammabeta.signal.scalars import LossScale, Numbers, learning_rates
 from gammabeta.signal.wanted import Wanted
 
 _PARAMETERS_EVERY = 4
@@ -65,6 +66,8 @@ class Watch:
         self.record = record
         self.findings = []
         self._attendant = attendant
+        if attendant is not None:
+            attendant.limit(None if pace.budget is None else pace.budget / 2)
         self._rows: dict[int, tuple[str, str]] = {}
         self.steps = record.last_step(arm)
         self._arm = record.arm(arm)
@@ -75,7 +78,7 @@ class Watch:
         self._optimizer = optimizer
         self._look_inside = look_inside
         self._began = time.monotonic()
-        self._scale: float | None = None
+        self._scale = LossScale()
         self._units: dict[int, NDArray[Any]] = {}
         self._busy = record.busy
         self._frames = 0
@@ -91,11 +94,11 @@ class Watch:
         self._undo: list[Callable[[], None]] = []
         # These two hooks stay; those that measure exist only while a pass is being captured.
         self._handles = [
-            model.register_forward_pre_hook(_Hook(self._begin), with_kwargs=True),
-            model.register_forward_hook(_Hook(self._end), with_kwargs=True, always_call=True),
+            model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True),
+            model.register_forward_hook(Hook(self._end), with_kwargs=True, always_call=True),
         ]
         if look_inside and vars(model).get("_compiled_call_impl") is not None:
-            self._choose_how_to_call(model)
+            self._undo.append(uncompiled.choose(model, self._is_measured))
         self._collects = False  # whether to turn the garbage collector on after the pass
         self._due = False
         self._plan()
@@ -129,7 +132,7 @@ class Watch:
         if self._optimizer is not None:
             with contextlib.suppress(Exception):  # an optimizer of a kind of its own
                 extra = learning_rates(self._optimizer)
-        scale = self._loss_scale(scaler)
+        scale = self._scale.of(scaler, self._due)
         draft = self._draft(scale) if self._due and not self._failed else None
         if draft is not None and scaler is not None:
             extra["loss scale"] = scale
@@ -137,17 +140,16 @@ class Watch:
             self._warnings.say(why_nothing(self._passed, self._model.training))
         self._passed = self._parameters = None
         seconds = time.monotonic() - self._began
+        if self._attendant is not None:  # before it gets the numbers of this step
+            self._tell(self._attendant.step(self.steps))
+            self._pace.others = self._attendant.spent
         self.record.write(
             self._arm,
             self.steps,
-            partial(_scalars, extra, numbers, self.steps, self._attendant),
+            partial(scalars_of, extra, numbers, self.steps, self._attendant),
             None if draft is None else partial(self._measured, draft, self.steps),
             seconds,
         )
-        if self._attendant is not None:
-            asked = time.perf_counter()
-            self._tell(self._attendant.step(self.steps))
-            self._pace.charge(time.perf_counter() - asked)
         if self.record.error is not None:
             self._warnings.say(
                 f"recording stopped, training continues: {self.record.path}: {self.record.error}"
@@ -178,7 +180,8 @@ class Watch:
     @property
     def overhead(self) -> float:
         """Share of the run's time that recording has taken so far, as the watch measures it."""
-        return self._pace.spent / max(1e-9, time.monotonic() - self._began)
+        spent = self._pace.spent + self._pace.others
+        return spent / max(1e-9, time.monotonic() - self._began)
 
     def close(self, status: str = "finished") -> None:
         """Remove the hooks from the model, and close the record if this watch created it."""
@@ -232,7 +235,8 @@ class Watch:
         if passed is not None and not passed.rows:
             passed.unseen["the model"] = "no function with weights was seen; is it compiled?"
         if self._frames == 0:
-            self._name_unseen(passed)
+            for message in unseen(passed, regions(self._model, self._look_inside)):
+                self._warnings.say(message)
         return draft
 
     def _fill(self, draft: Draft, passed: Capture | None) -> None:
@@ -261,14 +265,6 @@ class Watch:
         number = self.record.probe(self._arm, layer, name, stage, activation)
         self._rows[number] = (name, stage)
         return number
-
-    def _loss_scale(self, scaler: Any) -> float:
-        """Return the scale of this step's backward pass: that of the end of the step before."""
-        if scaler is None:
-            return 1.0
-        now = float(scaler.get_scale()) if self._due or self._scale is None else self._scale
-        scale, self._scale = now if self._scale is None else self._scale, now
-        return scale
 
     # The doctor.
 
@@ -348,17 +344,8 @@ class Watch:
         self._collects = gc.isenabled()
         gc.disable()
 
-    def _choose_how_to_call(self, model: nn.Module) -> None:
-        """Let a model that compiles its own calls run its recorded passes uncompiled."""
-        compiled = vars(model)["_compiled_call_impl"]
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            measured = self._due and self._passed is None and model.training
-            how: Any = model._call_impl if measured else compiled
-            return how(*args, **kwargs)
-
-        vars(model)["_compiled_call_impl"] = call
-        self._undo.append(lambda: vars(model).__setitem__("_compiled_call_impl", compiled))
+    def _is_measured(self) -> bool:
+        return self._due and self._passed is None
 
     # What can go wrong.
 
@@ -391,16 +378,6 @@ class Watch:
             self._undo.clear()
             self._passed = self._parameters = None
 
-    def _name_unseen(self, passed: Capture | None) -> None:
-        """Name, once, what is not measured."""
-        found = regions(self._model, self._look_inside)
-        for message in (
-            not_norms(passed) if passed is not None else "",
-            not_inside(passed, list(found.compiled.values())),
-        ):
-            if message:
-                self._warnings.say(message)
-
     # Copies.
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -420,30 +397,3 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         self.close(status_after(kind))
-
-
-def _scalars(
-    extra: dict[str, float], numbers: Numbers, step: int, attendant: Attendant | None
-) -> dict[str, float]:
-    values = {**extra, **numbers.values()}
-    if attendant is not None:
-        attendant.numbers(step, values)
-    return values
-
-
-class _Hook:
-    """A hook on a model. In a copy of the model it does nothing."""
-
-    def __init__(self, do: Callable[..., None] | None = None) -> None:
-        self._do = do
-        self.__name__ = "watch"  # torch.jit asks for it
-
-    def __call__(self, *args: Any) -> None:
-        if self._do is not None:
-            self._do(*args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        attendant = getattr(getattr(self._do, "__self__", None), "_attendant", None)
-        if attendant is not None:
-            attendant.copied()
-        return _Hook, ()

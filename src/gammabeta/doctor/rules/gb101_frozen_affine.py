@@ -8,10 +8,9 @@ not frozen.
 
 ## Why it matters
 
-The frozen layers were trained with other statistics: their features change from batch to batch, and
-with every step, while the weights that could follow stand still. With small batches it is noise;
-with new data the pretrained features are lost. A linear probe measures something else than the
-backbone it names.
+The frozen weights were trained with other statistics, and they cannot adapt: their features now
+change from batch to batch and from step to step. Small batches add noise; new data replace the
+statistics of pretraining. A linear probe then measures another backbone than the one it reports.
 
 ## How it is detected
 
@@ -50,12 +49,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from gammabeta.doctor.access import access
-from gammabeta.doctor.damage import MUCH_WORSE, of_batch_statistics
+from gammabeta.doctor.evidence.damage import MUCH_WORSE, of_batch_statistics
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.initial import has_values, is_all, is_initial
+from gammabeta.doctor.model.access import access
+from gammabeta.doctor.model.initial import has_values, is_all, is_initial
+from gammabeta.doctor.model.share import moves
 from gammabeta.doctor.rule import static
-from gammabeta.doctor.share import moves
 from gammabeta.doctor.subject import Norm, Subject
 from gammabeta.statistics.freeze import freeze
 

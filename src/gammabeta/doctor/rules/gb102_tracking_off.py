@@ -43,10 +43,10 @@ from collections.abc import Callable, Iterator
 from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from gammabeta.doctor.access import access
-from gammabeta.doctor.damage import Damage, of_batch_statistics
+from gammabeta.doctor.evidence.damage import Damage, of_batch_statistics
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.initial import is_initial
+from gammabeta.doctor.model.access import access
+from gammabeta.doctor.model.initial import is_initial
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject
 from gammabeta.statistics.freeze import is_frozen

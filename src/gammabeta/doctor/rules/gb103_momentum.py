@@ -9,8 +9,8 @@ never leave their initial values. ``None`` is fine: a cumulative average.
 
 ## Why it matters
 
-Evaluation normalizes by running statistics. With momentum 0.99 they are as noisy as one batch; with
-0 they are those of no data, or of the data before this training.
+Evaluation normalizes by running statistics. With momentum 0.99 they are as noisy as those of one
+batch. With 0 they never change: they are the initial ones, or those of an earlier training.
 
 ## How it is detected
 
@@ -43,13 +43,13 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from gammabeta.doctor.access import access
-from gammabeta.doctor.damage import of_statistics
+from gammabeta.doctor.evidence.damage import of_statistics
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.initial import is_initial
-from gammabeta.doctor.published import is_published
+from gammabeta.doctor.model.access import access
+from gammabeta.doctor.model.initial import is_initial
+from gammabeta.doctor.model.published import is_published
+from gammabeta.doctor.model.share import moves, share
 from gammabeta.doctor.rule import static
-from gammabeta.doctor.share import moves, share
 from gammabeta.doctor.subject import Norm, Subject
 from gammabeta.statistics.freeze import is_frozen
 

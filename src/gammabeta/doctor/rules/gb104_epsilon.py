@@ -52,11 +52,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gammabeta.doctor.access import access
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.fresh import is_fresh
-from gammabeta.doctor.initial import has_values, is_initial
-from gammabeta.doctor.published import is_published
+from gammabeta.doctor.model.access import access
+from gammabeta.doctor.model.fresh import is_fresh
+from gammabeta.doctor.model.initial import has_values, is_initial
+from gammabeta.doctor.model.published import is_published
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject
 from gammabeta.layers.probe import apart, reason_untried

@@ -46,12 +46,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta.doctor.access import access
-from gammabeta.doctor.damage import of_statistics
+from gammabeta.doctor.evidence.damage import of_statistics
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.initial import has_values
+from gammabeta.doctor.model.access import access
+from gammabeta.doctor.model.initial import has_values
+from gammabeta.doctor.model.share import moves, share
 from gammabeta.doctor.rule import static
-from gammabeta.doctor.share import moves, share
 from gammabeta.doctor.subject import Norm, Subject
 
 _NARROW = 1e-4
@@ -118,7 +118,7 @@ def _counter(norm: Norm, counter: Tensor) -> Finding:
     return Finding(
         severity="error" if cumulative else "info",
         layer=norm.path,
-        cause="num_batches_tracked cannot count on in its type"
+        cause="the type of num_batches_tracked is too narrow to keep counting"
         + (", and the cumulative average is divided by it" if cumulative else ""),
         numbers={"dtype": _name(counter.dtype), "counts to": _largest(counter)},
         fix=f"{access(norm.path)}.num_batches_tracked = torch.tensor({_count(counter)})",

@@ -16,11 +16,11 @@ its norms in ``eval()``.
 
 The statistics are exactly 0 and 1, and one of these holds: ``num_batches_tracked`` is above 0; the
 optimizer has a state for γ or β; β is no longer a constant (models begin with β = 0, and with any
-γ: ones, zeros, or drawn at random; γ and β drawn alike are no training). One half at its initial
-values, mean or variance, counts like both where the other half moved. A model just built has none
-of them and is silent. A warning; with batches and a loss, the losses before and after a calibration
-decide: where they agree, as in a model that was trained this way, it is information. Layers whose
-momentum is 0 or whose tracking was turned off have findings of their own.
+γ: ones, zeros, or drawn at random; γ and β drawn alike are no training). If only the mean or only
+the variance is at its initial values while the other has moved, that is reported, too. A model just
+built shows none of these signs and is silent. A warning; with batches and a loss, the losses before
+and after a calibration decide: where they agree, as in a model that was trained this way, it is
+information. Layers whose momentum is 0 or whose tracking was turned off have findings of their own.
 
 ## Fix
 
@@ -38,9 +38,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gammabeta.doctor.damage import of_statistics
+from gammabeta.doctor.evidence.damage import of_statistics
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.initial import batches_seen, beta_moved, initial_parts, optimizer_steps
+from gammabeta.doctor.model.initial import batches_seen, beta_moved, initial_parts, optimizer_steps
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject
 

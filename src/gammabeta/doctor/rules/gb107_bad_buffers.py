@@ -39,9 +39,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.damage import of_statistics
+from gammabeta.doctor.evidence.damage import of_statistics
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.initial import has_values
+from gammabeta.doctor.model.initial import has_values
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject
 

@@ -41,7 +41,7 @@ from torch import nn
 
 from gammabeta.conversion.graph.reach import names_in_code
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.hidden import Hidden, has_state, hidden_norms, is_library
+from gammabeta.doctor.model.hidden import Hidden, has_state, hidden_norms, is_library
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Subject
 from gammabeta.layers.traits import lineage

@@ -42,8 +42,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from gammabeta.doctor.finding import Finding
+from gammabeta.doctor.model.source import CallSite, forward_calls
 from gammabeta.doctor.rule import static
-from gammabeta.doctor.source import CallSite, forward_calls
 from gammabeta.doctor.subject import Subject
 from gammabeta.layers.traits import NORMS, lineage
 

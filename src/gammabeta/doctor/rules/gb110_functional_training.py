@@ -40,8 +40,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from gammabeta.doctor.finding import Finding
+from gammabeta.doctor.model.source import CallSite, forward_calls
 from gammabeta.doctor.rule import static
-from gammabeta.doctor.source import CallSite, forward_calls
 from gammabeta.doctor.subject import Subject
 
 _BY_BATCH = "a functional batch norm normalizes by the batch, whatever the model's mode"

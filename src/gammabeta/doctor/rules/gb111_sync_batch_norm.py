@@ -44,9 +44,9 @@ from collections.abc import Iterator
 from torch import distributed, nn
 
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.parallel import data_parallel, group_size, logged, wrapped_by
+from gammabeta.doctor.model.parallel import data_parallel, group_size, logged, wrapped_by
 from gammabeta.doctor.rule import static
-from gammabeta.doctor.subject import Norm, Subject
+from gammabeta.doctor.subject import Norm, Subject, is_within
 from gammabeta.layers.running import synchronizes
 
 _CONVERT = "model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # all of it, before DDP"
@@ -65,7 +65,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             continue
         size = group_size(norm.module.process_group)
         device = next((t.device.type for t in norm.module.state_dict().values()), "meta")
-        if any(_is_in(norm.path, path) for path in replicated):
+        if any(is_within(norm.path, path) for path in replicated):
             yield Finding(
                 severity="warning",
                 layer=norm.path,
@@ -100,8 +100,8 @@ def check(subject: Subject) -> Iterator[Finding]:
                 severity="warning",
                 layer=late[0].path,
                 layers=tuple(norm.path for norm in late),
-                cause="it was made a SyncBatchNorm after DDP was made, which has checked and "
-                "recorded the layers before",
+                cause="it was converted to SyncBatchNorm after the model was wrapped in DDP, which "
+                "has recorded the earlier layers",
                 numbers={"ranks": wrapper.size},
                 fix=_CONVERT,
             )
@@ -125,7 +125,3 @@ def _processes() -> int:
     if not (distributed.is_available() and distributed.is_initialized()):
         return 1
     return distributed.get_world_size()
-
-
-def _is_in(path: str, outer: str) -> bool:
-    return not outer or path == outer or path.startswith(f"{outer}.")

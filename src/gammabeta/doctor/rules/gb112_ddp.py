@@ -17,7 +17,7 @@ all: its γ and β drift apart.
 
 The wrapper is read: its ``broadcast_buffers``, the parameters and buffers that it ignores, its
 mixed precision, and the parameters it holds against those of the model. With batches, a local batch
-below 8 examples is information: batch norms do not see more than that.
+below 8 examples is information, because each local batch norm sees no more than that.
 
 ## Fix
 
@@ -37,7 +37,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.parallel import LOW, Wrapper, data_parallel, innermost, logged
+from gammabeta.doctor.model.parallel import LOW, Wrapper, data_parallel, innermost, logged
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject
 from gammabeta.layers.running import synchronizes
@@ -74,7 +74,11 @@ def _inside(subject: Subject, norm: Norm, wrapper: Wrapper) -> Finding | None:
             severity="error",
             layer=norm.path,
             cause="DDP does not average the gradients of its parameters: "
-            + ("they are among those it ignores" if skipped else "they came after it was made"),
+            + (
+                "they are among those it ignores"
+                if skipped
+                else "they were added after the model was wrapped"
+            ),
             numbers={"parameters": len(mine), "ranks": wrapper.size},
             fix="model = DistributedDataParallel(model)  # after the last change of its parameters",
         )

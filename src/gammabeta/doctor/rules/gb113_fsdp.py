@@ -35,7 +35,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.parallel import LOW, Wrapper, innermost, sharded
+from gammabeta.doctor.model.parallel import LOW, Wrapper, innermost, sharded
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject
 from gammabeta.layers.running import synchronizes

@@ -39,9 +39,9 @@ from typing import Any
 
 from gammabeta.conversion.graph.reach import names_in_code
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.hidden import is_library
+from gammabeta.doctor.model.hidden import is_library
 from gammabeta.doctor.rule import static
-from gammabeta.doctor.subject import Norm, Subject
+from gammabeta.doctor.subject import Norm, Subject, is_within
 
 _WRAPPER = re.compile(r"GradSample|Per(Sample|Example)Grad|DPDDP|DifferentiallyPrivate")
 _OPTIMIZER = re.compile(r"DPOptimizer|^DP_?(SGD|Adam|RMSprop)|Private|PerSample")
@@ -60,7 +60,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         return
     sources = dict(_sources(subject))
     for norm in mixing:
-        why = next((why for path, why in sources.items() if _is_in(norm.path, path)), None)
+        why = next((why for path, why in sources.items() if is_within(norm.path, path)), None)
         if why is None:
             continue
         yield Finding(
@@ -145,7 +145,3 @@ def _is_filled(cell: Any) -> bool:
 def _name(hook: Any) -> str:
     hook = getattr(hook, "func", hook)
     return str(getattr(hook, "__qualname__", type(hook).__name__))
-
-
-def _is_in(path: str, outer: str) -> bool:
-    return not outer or path == outer or path.startswith(f"{outer}.")

@@ -13,21 +13,30 @@ of another checkpoint.
 
 ## How it is detected
 
-The first batches are run with batch norms in training mode and their inputs' statistics are pooled.
-Two things are asked. The running statistics are far: by more than 0.35 σ, or 20 % of the variance
-(1 σ or 50 % if there is no loss), beyond three standard errors of the pooled statistics and of an
-exponential average of batches. Healthy trainings at a large learning rate reach 0.25 σ, since the
-average lags behind the weights. And evaluation suffers: the model is evaluated with its own
-statistics and with the pooled ones, on the same batches. With a loss, one that is 10 % lower with
-the pooled statistics is a warning, 50 % an error, and so is an accuracy that is 2 or 10 points
-higher, if the outputs change by a tenth of their spread, and 5 % of what the model has learned is
-lost, so that losses near 0 do not count. Without a loss, outputs that change by 30 % of their
-spread are a warning, and by more than their spread an error.
+The first batches are run with batch norms in training mode, and the statistics of their inputs are
+pooled. Both of these must hold:
 
-Nothing is said of some norms at their initial statistics (see GB106), of a model whose loss is not
-below that of its own mean output, for it has learned nothing (clearly below, and with an accuracy
-that is 10 points too low, if all statistics are initial, as in a new model), of norms that
-``train()`` leaves in evaluation, and of batches that are not random (see GB207).
+- *The running statistics are far from the pooled ones*: by more than 0.35 σ, or 20 % of the
+  variance (1 σ or 50 % if there is no loss), beyond three standard errors of the pooled statistics
+  and of an exponential average of batches. Healthy trainings at a large learning rate reach 0.25 σ,
+  because the average lags behind the weights.
+- *Evaluation suffers*: the model is evaluated on the same batches with its own statistics and with
+  the pooled ones. If the pooled ones lower the loss by 10 % or raise the accuracy by 2 points, it
+  is a warning; by 50 % or 10 points, an error. The outputs must also change by a tenth of their
+  spread, and 5 % of what the model has learned must be lost, so that noise in losses near 0 does
+  not count. Without a loss, outputs that change by 30 % of their spread are a warning, and by more
+  than their spread an error.
+
+Silent cases:
+
+- norms at their initial statistics, in the cases that GB106 reports;
+- a model that has learned nothing, because its loss is not below that of its own mean output (if
+  all statistics are initial, as in a new model, it must be clearly below, and the accuracy 10
+  points too low);
+- norms that ``train()`` leaves in evaluation, and batches that are not random (see GB207);
+- without a loss, distances that what is left of the initial values explains, while their weight in
+  the average is below 5 %: after a few dozen steps this happens if variances are small, and a few
+  more steps mend it.
 
 ## Fix
 
@@ -44,20 +53,20 @@ Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 2; Izmailov et al. 2018, arXiv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from gammabeta.doctor.composition import dependence
-from gammabeta.doctor.dropout import explains
 from gammabeta.doctor.evidence import Evidence, LossError, Pass, loss_of
+from gammabeta.doctor.evidence.composition import dependence
+from gammabeta.doctor.evidence.dropout import explains
+from gammabeta.doctor.evidence.part import distance as apart
+from gammabeta.doctor.evidence.part import found_in_model, outputs
+from gammabeta.doctor.evidence.staleness import distances
 from gammabeta.doctor.finding import Finding, Number
-from gammabeta.doctor.initial import is_initial
-from gammabeta.doctor.part import distance as apart
-from gammabeta.doctor.part import found_in_model, outputs
+from gammabeta.doctor.model.initial import is_initial
 from gammabeta.doctor.rule import on_batches
-from gammabeta.doctor.staleness import distances
 from gammabeta.doctor.subject import Subject
 from gammabeta.statistics.preserve import preserved
 
@@ -101,6 +110,8 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
     }
     limits = _WITH_LOSS if evidence.evaluated[0].loss is not None else _WITHOUT
     far = {path: each for path, each in every.items() if each.exceeds(*limits)}
+    if limits is _WITHOUT and far and _warming_up(evidence, far):
+        return
     if not far or any(subject.is_explained(path, _ELSEWHERE) for path in evidence.statistics):
         return
     damage = _damage(subject, evidence, _SURELY if untouched else _LEARNED)
@@ -123,6 +134,12 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
         cost=damage.text,
         fix="gb.calibrate(model, batches)",
     )
+
+
+def _warming_up(evidence: Evidence, far: Iterable[str]) -> bool:
+    """Whether the layers are far because the average has just begun: a few steps later no more."""
+    warm = distances(evidence, warm=True)
+    return not any(warm[path].exceeds(*_WITHOUT) for path in far)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ def train(self, mode=True):
     super().train(mode)  # passes the mode on to all parts
     return self
 
-x = F.dropout(x, 0.5, training=self.training)
+
+def forward(self, x):
+    return F.dropout(x, 0.5, training=self.training)
 ```
 
 ## Source
@@ -45,8 +47,8 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from gammabeta.doctor.evidence import Evidence
+from gammabeta.doctor.evidence.part import found_in_model
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.part import found_in_model
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 from gammabeta.statistics.preserve import preserved

@@ -8,8 +8,9 @@ with ``batch_first`` left out, a division by the batch's maximum.
 
 ## Why it matters
 
-Results change with the batch size, with the order of the test set and with who else asks. A test
-score is not reproducible, and a single example may get another answer than in a batch.
+Results change with the batch size, with the order of the test set, and with the other requests that
+are served in the same batch. A test score is not reproducible, and an example may get one answer
+alone and another one in a batch.
 
 ## How it is detected
 
@@ -43,9 +44,8 @@ from typing import Any
 import torch
 
 from gammabeta.doctor.evidence import Evidence, Pass
-from gammabeta.doctor.examplewise import culprit
-from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.part import (
+from gammabeta.doctor.evidence.examplewise import culprit
+from gammabeta.doctor.evidence.part import (
     distance,
     examples,
     found_in_model,
@@ -53,6 +53,8 @@ from gammabeta.doctor.part import (
     outputs,
     rounding,
 )
+from gammabeta.doctor.finding import Finding
+from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 
@@ -81,7 +83,7 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
         return
     alone, few = _alone(evidence, batch, size)
     if alone is None:
-        if layers:
+        if layers and few:
             yield _finding(layers, "error", {}, "one example alone is refused")
         return
     if (whole.random or alone.random) and not layers:
@@ -136,7 +138,7 @@ def _alone(evidence: Evidence, batch: Any, size: int) -> tuple[Pass | None, int]
     except (ValueError, IndexError, RuntimeError) as error:
         if "more than 1 value" in str(error) or "more than 1 spatial" in str(error):
             return None, few
-        raise
+        return None, 0  # parts of the input do not index examples, such as a graph's edges
 
 
 def _change(whole: Pass, alone: Pass, size: int, few: int) -> float:
@@ -169,7 +171,7 @@ def _stored(module: Any) -> bool:
 
 
 def _advice(module: Any, layer: str) -> str:
-    name = f"model.{layer}" if layer else "the model"
+    name = access(layer)
     parts = [module, *module.modules()] if module is not None else []
     if any(getattr(each, "batch_first", True) is False for each in parts):
         return (

@@ -32,7 +32,7 @@ x = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # LayerNorm on (N, C, H, W)
 ## Source
 
 Shapes in the documentation of `torch.nn.BatchNorm1d`, `torch.nn.LayerNorm`, `torch.nn.GroupNorm`;
-discuss.pytorch.org, "BatchNorm1d on 3D input (N, L, C)".
+discuss.pytorch.org, topic 183235 (LayerNorm on N, C, H, W).
 """
 
 from __future__ import annotations
@@ -43,9 +43,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.evidence import Evidence
+from gammabeta.doctor.evidence import Call, Evidence
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.observe import Call
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 

@@ -30,8 +30,9 @@ x[mask] = norm(x[mask])  # or on the positions of data alone, (positions, channe
 
 ## Source
 
-Documentation of `torch.nn.BatchNorm1d`; discuss.pytorch.org, "Batch norm for sequences with
-padding"; Shen et al. 2020 (PowerNorm), arXiv:2003.07845, on batch statistics of text.
+pytorch/pytorch#70529 (padded values are part of the statistics); discuss.pytorch.org, topic 57813
+(masked batch normalization); Shen et al. 2020 (PowerNorm), arXiv:2003.07845, on batch statistics of
+text.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.evidence import Evidence
+from gammabeta.doctor.evidence import Call, Evidence
+from gammabeta.doctor.evidence.padding import valid_positions
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.observe import Call
-from gammabeta.doctor.padding import valid_positions
+from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 
@@ -86,7 +87,7 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
                 "mean moves by σ": shift,
                 "logarithm of the ratio of variances": ratio,
             },
-            fix=f"{'model.' if path else ''}{path or 'norm'} = "
+            fix=f"{access(path) if path else 'norm'} = "
             f"gb.MaskedBatchNorm1d({getattr(norms[path].module, 'num_features', 'channels')})\n"
             "x = norm(x, mask)  # mask: (N, L), True where there is data",
             cost=f"padding moves means by {shift:.2g} σ and changes variances by "

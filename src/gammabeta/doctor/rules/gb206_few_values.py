@@ -9,15 +9,16 @@ make that happen.
 
 ## Why it matters
 
-The activations are lost in training, while evaluation uses running statistics and sees activations
-that training never saw. The unbiased variance of two values is also twice the biased one.
+Training loses the size of the activations, while evaluation normalizes by running statistics and
+sees activations that training never saw. The unbiased variance of two values is also twice the
+biased one.
 
 ## How it is detected
 
 The values of a channel are counted in the first batches, in evaluation, where torch does not
 refuse. With n values a normalized output is at most √(n − 1): 2 values are an error, 3 a warning,
 and 4 one if they come from one or two examples, else information. A last, smaller batch does not
-count (see GB211), norms in evaluation mode are not judged, as they train on nothing.
+count (see GB211). Norms in evaluation mode are not judged, because they do not use the batch.
 
 ## Fix
 
@@ -35,9 +36,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gammabeta.doctor.evidence import Evidence
+from gammabeta.doctor.evidence import Call, Evidence
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.observe import Call
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 

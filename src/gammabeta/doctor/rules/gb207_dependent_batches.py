@@ -42,10 +42,10 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from gammabeta.doctor.composition import dependence
 from gammabeta.doctor.evidence import Evidence
+from gammabeta.doctor.evidence.composition import dependence
+from gammabeta.doctor.evidence.mates import leaks
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.mates import leaks
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 

@@ -13,8 +13,9 @@ no mates, and the accuracy is gone; calibration does not help.
 
 ## How it is detected
 
-With class labels: the first batches are mixed, so that each example has mates of other batches, and
-the mixed batch is run in training mode. With random batches that changes nothing on average. It is
+With class labels, or one logit an example: the first batches are mixed, so that each example has
+mates of other batches, and the mixed batch (of up to 64 examples, if batches are smaller) is run in
+training mode. With random batches that changes nothing on average. It is
 reported if the accuracy of the same examples falls by at least 0.15 and by 3.5 standard errors of
 the paired differences, and if evaluation with calibrated statistics is worse than training, too.
 Batches of one class each are GB207's.
@@ -42,8 +43,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gammabeta.doctor.evidence import Evidence
+from gammabeta.doctor.evidence.mates import leaks
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.mates import leaks
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 

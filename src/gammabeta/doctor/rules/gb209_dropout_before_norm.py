@@ -39,10 +39,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gammabeta.doctor.damage import of_statistics
-from gammabeta.doctor.dropout import Shift, shifts
 from gammabeta.doctor.evidence import Evidence
+from gammabeta.doctor.evidence.damage import of_statistics
+from gammabeta.doctor.evidence.dropout import Shift, shifts
 from gammabeta.doctor.finding import Finding
+from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 
@@ -67,8 +68,8 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
             severity=severity,
             layer=each.layer,
             layers=(each.layer, each.source) if each.source else (each.layer,),
-            cause="dropout before it raises the variance of its input in training, and evaluation, "
-            "without dropout, is divided by that variance",
+            cause="dropout before it raises the variance of its input in training; evaluation, "
+            "without dropout, still divides by the larger variance",
             numbers={
                 "variance with dropout / without": round(each.ratio, 3),
                 "running variance is that with dropout": each.learned,
@@ -79,7 +80,7 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
 
 
 def _fix(shift: Shift) -> str:
-    first = f"model.{shift.source}.p = 0.0" if shift.source else "dropout.p = 0.0"
+    first = f"{access(shift.source)}.p = 0.0" if shift.source else "dropout.p = 0.0"
     return (
         f"{first}  # or move the dropout behind the last batch norm\n"
         "gb.calibrate(model, batches)  # gathers the statistics without dropout"

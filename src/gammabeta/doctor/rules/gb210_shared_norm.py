@@ -53,11 +53,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.damage import Damage
-from gammabeta.doctor.evidence import Evidence, Pass
+from gammabeta.doctor.evidence import Call, Evidence, Pass
+from gammabeta.doctor.evidence.damage import Damage
+from gammabeta.doctor.evidence.part import distance, outputs
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.observe import Call
-from gammabeta.doctor.part import distance, outputs
+from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 
@@ -141,7 +141,7 @@ def _fix(evidence: Evidence, path: str, calls: int) -> str:
     name, features = type(norm).__name__, getattr(norm, "num_features", "features")
     return (
         f"norms = nn.ModuleList(nn.{name}({features}) for _ in range({calls}))  # one for each "
-        f"distribution, in place of model.{path}\nx = norms[index](x)"
+        f"distribution, in place of {access(path)}\nx = norms[index](x)"
     )
 
 

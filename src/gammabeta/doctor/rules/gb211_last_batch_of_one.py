@@ -2,7 +2,7 @@
 
 ## What it is
 
-The number of examples leaves a rest of 1 when it is divided by the batch size, and the loader does
+The number of examples divided by the batch size leaves a remainder of 1, and the loader does
 not drop the last batch.
 
 ## Why it matters
@@ -27,8 +27,8 @@ loader = DataLoader(data, batch_size=32, shuffle=True, drop_last=True)
 
 ## Source
 
-Threads of users of torchvision, fastai, Lightning and MMDetection who met the message; torch's
-documentation of `torch.utils.data.DataLoader` (``drop_last``).
+fastai/fastai#1352, openvinotoolkit/nncf#379 and yassouali/pytorch-segmentation#8 (the error at the
+end of an epoch); documentation of `torch.utils.data.DataLoader` (``drop_last``).
 """
 
 from __future__ import annotations

@@ -40,10 +40,10 @@ from collections.abc import Iterator
 
 import torch
 
-from gammabeta.doctor.damage import Damage, of_batch_statistics
-from gammabeta.doctor.evidence import Evidence
+from gammabeta.doctor.evidence import Call, Evidence
+from gammabeta.doctor.evidence.damage import Damage, of_batch_statistics
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.observe import Call
+from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 
@@ -91,7 +91,7 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
             cost=cost,
             fix=f"loader = DataLoader(data, batch_size={usual * max(2, -(-64 // n))})  # more "
             f"values per channel; or, for a data set of one batch, the biased variance:\n"
-            f"model.{path}.running_var.mul_({n - 1} / {n})",
+            f"{access(path)}.running_var.mul_({n - 1} / {n})",
         )
 
 

@@ -47,10 +47,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta.doctor.evidence import Evidence, Pass
+from gammabeta.doctor.evidence import Evidence, Output, Pass
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.fresh import is_fresh
-from gammabeta.doctor.observe import Output
+from gammabeta.doctor.model.access import access
+from gammabeta.doctor.model.fresh import is_fresh
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 
@@ -65,9 +65,7 @@ _EXAMPLES = 8
 @on_batches("GB213", "dead-features", "features are 0 for every input")
 def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
     """Yield a finding for each layer with too many dead features."""
-    passes = list(evidence.evaluated)
-    if subject.batch_norms:
-        passes += evidence.trained
+    passes = evidence.in_both_modes
     deviations = 4.0 if is_fresh(subject) else 1.5
     for (layer, source, _), outputs in _by_layer(passes).items():
         features = outputs[0].zeros.numel()
@@ -108,7 +106,7 @@ def _finding(subject: Subject, layer: str, source: str, dead: int, features: int
         else "a part of its features"
     )  # fmt: skip
     before = subject.modules.get(source) if source else None
-    name = f"model.{source}" if source else "norm"
+    name = access(source) if source else "norm"
     if before is not None and isinstance(getattr(before, "bias", None), Tensor):
         fix = f"nn.init.zeros_({name}.bias)  # then train on with a lower learning rate"
     else:

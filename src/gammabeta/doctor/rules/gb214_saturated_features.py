@@ -41,9 +41,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from gammabeta.doctor.evidence import Evidence
+from gammabeta.doctor.evidence import Evidence, Output
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.observe import Output
+from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 
@@ -56,12 +56,9 @@ _FEWEST = 4
 @on_batches("GB214", "saturated-features", "a sigmoid or tanh is saturated for nearly every input")
 def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
     """Yield a finding for each layer with too many saturated features."""
-    passes = list(evidence.evaluated)
-    if subject.batch_norms:
-        passes += evidence.trained
     found: dict[tuple[str, str, int], list[Output]] = {}
     fed: set[tuple[str, str, int]] = set()
-    for p in passes:
+    for p in evidence.in_both_modes:
         for index, o in enumerate(p.outputs[:-1]):
             if not _kind(o):
                 continue
@@ -81,7 +78,7 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
             continue
         much = hidden and share >= _WARNING
         where = source or layer
-        name = f"model.{where}" if where else "layer"
+        name = access(where) if where else "layer"
         yield Finding(
             severity="warning" if much else "info",
             layer=where,

@@ -43,10 +43,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.evidence import Evidence, Pass
+from gammabeta.doctor.evidence import Call, Evidence, Pass
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.fresh import is_fresh
-from gammabeta.doctor.observe import Call
+from gammabeta.doctor.model.fresh import is_fresh
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.rules.gb213_dead_features import is_rectifier
 from gammabeta.doctor.subject import Norm, Subject

@@ -41,9 +41,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.evidence import Evidence, Pass, first_tensor
+from gammabeta.doctor.evidence import Broken, Evidence, Pass, first_tensor
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.observe import Broken
+from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 
@@ -115,7 +115,7 @@ def _of_loss(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _why(broken: Broken) -> tuple[str, str]:
-    name = f"model.{broken.layer}" if broken.layer else "model"
+    name = access(broken.layer)
     module = broken.module
     own = [] if module is None else list(module.named_parameters(recurse=broken.code))
     bad = [path for path, p in own if not _finite(p.detach())]

@@ -88,8 +88,11 @@ class Rule(TrainingRule):
 
     def _of_parts(self, step: Step) -> Iterator[Finding]:
         """Look at batch norms that stand still inside a model in training mode."""
-        still = frozenset(path for path, on in step.modes.items() if not on) - step.updates.keys()
         self._moved.update(step.updates)
+        if all(step.modes.values()):
+            self._still = frozenset()
+            return
+        still = frozenset(path for path, on in step.modes.items() if not on) - step.updates.keys()
         if still == self._still:
             return
         self._still = still

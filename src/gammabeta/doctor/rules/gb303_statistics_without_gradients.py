@@ -45,6 +45,7 @@ from gammabeta.doctor.clinic import Step, TrainingRule, Watched
 from gammabeta.doctor.entries import may_have_hooks
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.loops import Spare
+from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import while_training
 
 _STEPS = 3
@@ -115,7 +116,7 @@ class Rule(TrainingRule):
             cause="it runs in training mode under torch.no_grad(): its weights stand still while "
             "its running statistics move",
             numbers={"steps in a row": _STEPS},
-            fix=f"model.{still[0]}.eval()  # after each model.train(), with all norms beside it",
+            fix=f"{access(still[0])}.eval()  # after each model.train(), with all norms beside it",
             step=self._began[still[0]],
         )
 

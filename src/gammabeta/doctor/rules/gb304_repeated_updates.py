@@ -40,6 +40,7 @@ from collections.abc import Iterator
 from gammabeta.doctor.clinic import Step, TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.loops import Spare
+from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import while_training
 
 _STEPS = 2
@@ -78,10 +79,10 @@ class Rule(TrainingRule):
         module = self.watched.subject.modules[layers[0]]
         momentum = getattr(module, "momentum", None)
         numbers = {"updates in the backward pass": max(again.values())}
-        fix = f"model.{layers[0]}.momentum = 0.05  # and that of the other norms in it"
+        fix = f"{access(layers[0])}.momentum = 0.05  # and that of the other norms in it"
         if isinstance(momentum, float) and 0 < momentum < 1:
             half = 1 - (1 - momentum) ** 0.5
-            fix = f"model.{layers[0]}.momentum = {half:.4g}  # two updates make one of {momentum}"
+            fix = f"{access(layers[0])}.momentum = {half:.4g}  # two updates make one of {momentum}"
         return Finding(
             severity="warning",
             layer=layers[0],

@@ -9,7 +9,7 @@ initialize lazy modules, to count operations, often with zeros or noise.
 
 The dummy counts as a batch: after one, a tenth of the running statistics is that of zeros. It fades
 with 0.9 to the power of the steps, but not with ``momentum=None``, and not in a part that trains
-rarely; and the model is not the one that its seed says.
+rarely. And the run is no longer the one that its seed determines.
 
 ## How it is detected
 

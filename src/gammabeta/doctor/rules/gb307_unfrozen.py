@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from gammabeta.doctor.clinic import Passed, Step, TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
+from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import while_training
 
 _STEPS = 2
@@ -53,7 +54,8 @@ class Rule(TrainingRule):
         super().__init__(watched)
         self._norms: dict[str, Any] = {n.path: n.module for n in watched.batch_norms}
         self._guards = {path: _guard(path, watched) for path in self._norms}
-        self._frozen: dict[str, bool] = {}
+        self._frozen: set[str] = set()  # in some call of the step
+        self._live: set[str] = set()
         self._in_a_row: dict[str, tuple[int, int]] = {}
         self._values: dict[str, list[Tensor]] = {}
         self._held: dict[str, bool] = {}  # path → whether it required gradients when it was held
@@ -69,13 +71,15 @@ class Rule(TrainingRule):
         if passed.recomputed or not passed.updates:
             return
         for path in passed.updates:
-            if path not in self._done:
-                now = not _requires(self._guards[path])
-                self._frozen[path] = self._frozen.get(path, True) and now
+            guard = self._guards[path]
+            if not guard or guard[0].requires_grad or _requires(guard):
+                self._live.add(path)
+            elif path not in self._done:
+                self._frozen.add(path)
 
     def step(self, step: Step) -> Iterator[Finding]:
         """Yield a finding for the layers that are not frozen any more."""
-        frozen, self._frozen = self._frozen, {}
+        frozen, self._frozen, self._live = self._frozen - self._live, set(), set()
         if not step.own_steps:
             return
         learned = [p for p in step.passes if p.backward and p.training and p.updates]
@@ -84,7 +88,8 @@ class Rule(TrainingRule):
             yield from self._flipped(updated, step.number)
         if learned and any(not norm.training for norm in self._norms.values()):
             self._hold()
-        yield from self._moved({path for path, so in frozen.items() if so}, step.number)
+        if frozen or self._in_a_row:
+            yield from self._moved(frozen, step.number)
 
     def _hold(self) -> None:
         for path, norm in self._norms.items():
@@ -141,7 +146,7 @@ class Rule(TrainingRule):
             layers=tuple(layers),
             cause=cause,
             numbers={"layers": len(layers)},
-            fix=f"gb.freeze(model.{_common(layers)})  # stays frozen after model.train()",
+            fix=f"gb.freeze({access(_common(layers))})  # stays frozen after model.train()",
             step=step,
         )
 

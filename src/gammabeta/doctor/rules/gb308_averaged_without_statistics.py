@@ -62,6 +62,8 @@ class Rule(TrainingRule):
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._own = False
         self._swapped = False
+        self._steps = -1
+        self._norm = next((n.module for n in watched.batch_norms if _affine(n.module)), None)
 
     def step(self, step: Step) -> Iterator[Finding]:
         """Keep a few values; look at the copies now and then."""
@@ -74,8 +76,17 @@ class Rule(TrainingRule):
                 step.number,
                 "buffers = {k: b.clone() for k, b in model.named_buffers()}  # average these too",
             )
-        if step.number in _LOOKS:
+        if self._steps < 0:
+            self._steps = step.number - 1
+        if any(self._steps < look <= step.number for look in _LOOKS):
             yield from self._look()
+        self._steps = step.number
+
+    def resume(self, whole: bool) -> None:
+        """Keep the values of now, or none."""
+        self._kept = []
+        if whole:
+            self._keep()
 
     def called(self, passed: Passed, args: Any, kwargs: Any, output: Any) -> Iterator[Finding]:
         """Compare the weights of an evaluation with those of the last step."""
@@ -100,8 +111,8 @@ class Rule(TrainingRule):
         yield from self._look()
 
     def _keep(self) -> None:
-        norm = next((n.module for n in self.watched.batch_norms if _affine(n.module)), None)
-        if norm is None:
+        norm = self._norm
+        if norm is None or not _affine(norm):
             return
         pairs = (norm.bias.detach(), norm.running_mean)
         same = len(self._kept) == 2 and all(

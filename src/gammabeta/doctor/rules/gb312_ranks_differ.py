@@ -120,8 +120,8 @@ class Rule(TrainingRule):
                     severity="warning",
                     layer="",
                     layers=("", *layers),
-                    cause="the running statistics of the ranks differ, and a checkpoint has those "
-                    "of one",
+                    cause="the running statistics of the ranks differ, and a checkpoint holds "
+                    "those of one rank only",
                     numbers={"ranks": dist.get_world_size(), "batch norms": len(layers)},
                     fix=_FIX,
                     step=step if when == "end" else int(when),

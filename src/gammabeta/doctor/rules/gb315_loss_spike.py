@@ -77,13 +77,16 @@ class Rule(TrainingRule):
     def step(self, step: Step) -> None:
         """Note the number of examples and the learning rate."""
         self._sizes[step.number] = sum(p.size for p in step.passes if p.grad)
-        self._rates[step.number] = max(step.rates, default=math.nan)
+        self._rates.setdefault(step.number, max(step.rates, default=math.nan))
         for old in (self._sizes, self._rates):
             if len(old) > 512:
                 old.pop(next(iter(old)), None)
 
     def numbers(self, step: int, scalars: Mapping[str, float]) -> Iterator[Finding]:
         """Yield the finding once the losses after a spike are known."""
+        rates = [rate for n, rate in scalars.items() if n == "lr" or n.startswith("lr ")]
+        if rates:  # of steps that were not observed, too
+            self._rates[step] = max(rates)
         loss = scalars.get("loss")
         if loss is None or self.watched.course.blamed:
             return
@@ -123,9 +126,10 @@ class Rule(TrainingRule):
         if not (rise > 8 * scale and rise > 2 * reach and rise > 0.3 * learned):
             return None
         rate = self._rates.get(step, math.nan)
-        usual = [r for s, r in self._rates.items() if step - _WINDOW <= s < step - 1]
+        usual = [r for s, r in list(self._rates.items()) if step - _WINDOW <= s < step - 1]
         before = median(usual) if usual else math.nan
-        single = rise > 10 * reach and rise > 20 * scale
+        seen = step in self._sizes  # an unseen step may be a small last batch
+        single = seen and rise > 10 * reach and rise > 20 * scale
         return _Spike(step, loss, level, highest, rise / scale, single, rate, before)
 
     def _judge(self, loss: float) -> Iterator[Finding]:

@@ -81,12 +81,13 @@ class Rule(TrainingRule):
         if self._said or self._found is not None or not passed.grad:
             return
         number = self.watched.steps + 1
+        if not self._look and not self._flags and _is_known_finite(passed, output):
+            self._note(number, True)
+            return
         outputs = list(tensors(output))
         host = [y for y in outputs if y.device.type == "cpu"]
         if not self._look and all(not _has_nan(y) for y in host):
-            self._finite[number] = self._finite.get(number, True) and not self._flags
-            if len(self._finite) > 512:
-                self._finite.pop(next(iter(self._finite)))
+            self._note(number, not self._flags)
             self._flags += [nan_flag(y) for y in outputs if y.device.type == "cuda"]
             return
         if not all(is_finite(x) for x in tensors([args, kwargs])):
@@ -100,6 +101,11 @@ class Rule(TrainingRule):
             self._look = False
         else:
             self._found = number, self._finding("", "its output became NaN", number)
+
+    def _note(self, number: int, finite: bool) -> None:
+        self._finite[number] = self._finite.get(number, True) and finite
+        if len(self._finite) > 512:
+            self._finite.pop(next(iter(self._finite)))
 
     def step(self, step: Step) -> None:
         """Ask for the flags that have arrived from an accelerator."""
@@ -150,10 +156,11 @@ class Rule(TrainingRule):
 
     def _of(self, origin: Origin, step: int) -> Finding:
         if origin.by_update:
+            began = self.watched.bad_loss  # steps between may not have been observed
             return self._finding(
                 origin.path,
                 "its weights became NaN: the gradient of the step before was not finite",
-                step - 1,
+                step - 1 if began is None else min(began, step - 1),
                 layers=origin.paths,
             )
         return self._finding(
@@ -182,6 +189,14 @@ class Rule(TrainingRule):
             fix=f"{fix}\n{_ANOMALY}" if fix else _ANOMALY,
             step=max(1, step),
         )
+
+
+def _is_known_finite(passed: Passed, output: Any) -> bool:
+    """Whether GB311 has taken the sum of an output on the host, and it is finite."""
+    total = passed.total
+    if total is None or type(output) is not Tensor or output.device.type != "cpu":
+        return False
+    return total.device.type == "cpu" and math.isfinite(total.item())
 
 
 def _has_nan(y: Tensor) -> bool:

@@ -32,8 +32,9 @@ nn.Sequential(nn.Linear(n, n, bias=False), nn.BatchNorm1d(n), nn.ReLU())  # inst
 
 ## Source
 
-Hochreiter 1991; Glorot & Bengio 2010, *Understanding the difficulty of training deep feedforward
-neural networks*; Ioffe & Szegedy 2015, arXiv:1502.03167.
+Hochreiter 1991, *Untersuchungen zu dynamischen neuronalen Netzen* (thesis, TU Munich); Glorot &
+Bengio 2010, *Understanding the difficulty of training deep feedforward neural networks*; Ioffe &
+Szegedy 2015, arXiv:1502.03167.
 """
 
 from __future__ import annotations

@@ -24,12 +24,14 @@ in the order of the network is named first.
 ## Fix
 
 ```python
-nn.init.kaiming_normal_(layer.weight); nn.init.zeros_(layer.bias)  # and a norm before the ReLU
+nn.init.kaiming_normal_(layer.weight)
+nn.init.zeros_(layer.bias)  # and a norm before the ReLU
 ```
 
 ## Source
 
-Lu et al. 2019, *Dying ReLU and Initialization*, arXiv:1903.06733; Maas et al. 2013.
+Lu et al. 2019, *Dying ReLU and Initialization*, arXiv:1903.06733; Maas et al. 2013,
+*Rectifier nonlinearities improve neural network acoustic models*.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.graphs import baked
+from gammabeta.doctor.model.graphs import baked
 from gammabeta.doctor.rule import on_graphs
 from gammabeta.doctor.subject import Subject
 

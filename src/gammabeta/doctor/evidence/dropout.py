@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gammabeta.doctor.evidence import Evidence, Pass
-from gammabeta.doctor.observe import Call
+from gammabeta.doctor.evidence.forward_pass import Call, Pass
+from gammabeta.doctor.evidence.gather import Evidence
 
 SHIFTED = 1.03
 """A variance this many times larger with dropout than without is a shift."""

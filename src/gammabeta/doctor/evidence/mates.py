@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gammabeta.doctor.composition import dependence
-from gammabeta.doctor.evidence import Evidence, Pass, first_tensor, target_of
-from gammabeta.doctor.part import is_by_example
+from gammabeta.doctor.evidence.batch import first_tensor, target_of
+from gammabeta.doctor.evidence.composition import dependence
+from gammabeta.doctor.evidence.forward_pass import Pass
+from gammabeta.doctor.evidence.gather import Evidence
+from gammabeta.doctor.evidence.part import is_by_example
 from gammabeta.doctor.subject import Subject
 
 _DROP = 0.15
@@ -28,6 +30,8 @@ _WORSE = 0.05
 """Least accuracy that evaluation with calibrated statistics lacks."""
 _LOST = 0.05
 """Least cross-entropy of finding the pairs that is lost, in units of that of guessing."""
+_EXAMPLES = 64
+"""Small batches are mixed into one of about this many examples: fewer would prove nothing."""
 _T = 3.5
 """Least mean of the paired differences, in standard errors."""
 
@@ -66,12 +70,11 @@ def _measured(subject: Subject, evidence: Evidence) -> Leak | None:
         return None
     if _is_square(trained[0], evidence):
         return _paired(evidence)
-    accuracies = [each.accuracy for each in trained]
-    if len(trained) < 2 or None in accuracies or len(set(evidence.sizes)) > 1:
+    if len(trained) < 2 or len(set(evidence.sizes)) > 1:
         return None
-    after = [p.accuracy for p in evidence.calibrated if p.accuracy is not None]
-    own = [p.accuracy for p in trained[: len(after)] if p.accuracy is not None]
-    if not after or sum(own) / len(own) - sum(after) / len(after) < _WORSE:
+    after = _accuracy(evidence, evidence.calibrated)
+    own = _accuracy(evidence, trained[: len(evidence.calibrated)])
+    if own is None or after is None or own - after < _WORSE:
         return None  # evaluation does as well without mates
     found = dependence(subject, evidence)
     if found is not None and found.of == "labels":
@@ -84,16 +87,71 @@ def _measured(subject: Subject, evidence: Evidence) -> Leak | None:
 def _mixed(evidence: Evidence, trained: list[Pass]) -> Leak | None:
     size = evidence.sizes[0]
     batches = [evidence.batches[each.batch] for each in trained]
-    mixed = _interleaved(batches, size)
+    if any(_is_of_one_class(target_of(batch)) for batch in batches):
+        return None  # such as the real and the generated batches of a discriminator
+    rounds = min(len(batches), max(1, _EXAMPLES // size))
+    places = [((i + r) % len(batches), i) for r in range(rounds) for i in range(size)]
+    mixed = _gathered(batches, size, places)
     if mixed is None or size < len(batches):
         return None
     result = evidence.run(mixed, "train")
-    target, y = target_of(mixed), first_tensor(result.output)
     before = [first_tensor(each.output) for each in trained]
-    if not isinstance(target, Tensor) or target.dim() != 1 or y is None or y.dim() != 2:
+    y, target = first_tensor(result.output), target_of(mixed)
+    if y is None or any(each is None for each in before):
         return None
-    own = torch.stack([_row(before[place % len(before)], place) for place in range(size)])
-    return _judged(own.argmax(1) == target.to(own.device), y.argmax(1) == target.to(y.device))
+    own = torch.stack([_row(before[which], place) for which, place in places])
+    with_mates, without = _right(own, target), _right(y, target)
+    if with_mates is None or without is None:
+        return None
+    return _judged(with_mates, without, _weights(target))
+
+
+def _right(y: Tensor, target: Any) -> Tensor | None:
+    """Return which examples are classified rightly; None if it is no classification.
+
+    By class scores, or by one number an example: a logit, or a probability.
+    """
+    if not isinstance(target, Tensor) or y.dim() not in (1, 2) or not y.is_floating_point():
+        return None
+    target = target.to(y.device)
+    if target.dim() == 1 and y.dim() == 2 and y.shape[1] > 1 and not target.is_floating_point():
+        classes: Tensor = y.argmax(1) == target
+        return classes
+    y, target = y.flatten(), target.flatten()
+    if y.shape != target.shape or not bool(((target == 0) | (target == 1)).all()):
+        return None
+    half = 0.5 if bool(((y >= 0) & (y <= 1)).all()) else 0.0
+    right: Tensor = (y > half) == (target == 1)
+    return right
+
+
+def _is_of_one_class(target: Any) -> bool:
+    if not isinstance(target, Tensor) or not target.is_floating_point() or not target.numel():
+        return False
+    return bool((target == target.flatten()[0]).all())
+
+
+def _weights(target: Tensor) -> Tensor:
+    """Return the weights of examples, mean 1; those of two classes count as much, if rare, too."""
+    if not target.is_floating_point():
+        return torch.ones(len(target), dtype=torch.float64)
+    positive = target.flatten().double()
+    share = float(positive.mean())
+    if not 0 < share < 1:
+        return torch.ones(len(positive), dtype=torch.float64)
+    return (positive / (2 * share) + (1 - positive) / (2 * (1 - share))).cpu()
+
+
+def _accuracy(evidence: Evidence, passes: list[Pass]) -> float | None:
+    """Return the accuracy of some passes; of both classes equally, if there is one logit."""
+    outputs = [first_tensor(each.output) for each in passes]
+    targets = [evidence.target(each.batch) for each in passes]
+    pairs = list(zip(outputs, targets, strict=True))
+    right = [_right(y, target) if y is not None else None for y, target in pairs]
+    known = [each.cpu().double() for each in right if each is not None]
+    if not known or len(known) < len(right):
+        return None
+    return float((torch.cat(known) * _weights(torch.cat([t.cpu() for t in targets]))).mean())
 
 
 def _row(y: Any, place: int) -> Tensor:
@@ -101,19 +159,20 @@ def _row(y: Any, place: int) -> Tensor:
     return row
 
 
-def _interleaved(batches: list[Any], size: int) -> Any:
-    """Return a batch whose example i is example i of batch i modulo their number; or None."""
+def _gathered(batches: list[Any], size: int, places: list[tuple[int, int]]) -> Any:
+    """Return a batch of the examples at ``places``, (batch, index in it); None if impossible."""
     first = batches[0]
     if isinstance(first, Tensor):
         if any(not isinstance(b, Tensor) or b.shape != first.shape for b in batches):
             return None
         if not first.dim() or first.shape[0] != size:
             return first
-        return torch.stack([batches[place % len(batches)][place] for place in range(size)])
+        return torch.stack([batches[which][place] for which, place in places])
     if isinstance(first, Mapping):
-        return {key: _interleaved([b[key] for b in batches], size) for key in first}
+        return {key: _gathered([b[key] for b in batches], size, places) for key in first}
     if isinstance(first, (tuple, list)):
-        return type(first)(_interleaved(list(each), size) for each in zip(*batches, strict=True))
+        each = zip(*batches, strict=True)
+        return type(first)(_gathered(list(parts), size, places) for parts in each)
     return first
 
 
@@ -155,12 +214,13 @@ def _paired(evidence: Evidence) -> Leak | None:
     return Leak(hits[0], hits[1], size, True)
 
 
-def _judged(own: Tensor, other: Tensor) -> Leak | None:
+def _judged(own: Tensor, other: Tensor, weights: Tensor) -> Leak | None:
     """Return the leak if ``own`` is right where ``other`` is wrong, and not the reverse."""
-    lost = own.double() - other.double()
+    own, other = own.cpu().double() * weights, other.cpu().double() * weights
+    lost = own - other
     if float(lost.mean()) < _DROP or _t(lost) < _T:
         return None
-    return Leak(float(own.double().mean()), float(other.double().mean()), len(lost), False)
+    return Leak(float(own.mean()), float(other.mean()), len(lost), False)
 
 
 def _t(differences: Tensor) -> float:

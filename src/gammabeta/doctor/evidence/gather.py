@@ -1,29 +1,29 @@
-"""Forward passes of the examined model on batches, each run once and at most twenty in all.
+"""Run forward passes of the examined model on batches, each once and at most twenty in all.
 
 Every pass leaves the model as it was: buffers, modes, hooks and random states are restored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from gammabeta.doctor.examplewise import Trace
-from gammabeta.doctor.hidden import hidden_norms
-from gammabeta.doctor.observe import Broken, Call, Functional, Look, Output, observing
+from gammabeta.doctor.evidence.batch import first_tensor, intact, target_of
+from gammabeta.doctor.evidence.forward_pass import Pass
+from gammabeta.doctor.evidence.modes import switch, train_norms, write_statistics
+from gammabeta.doctor.evidence.observe import Look, observing
+from gammabeta.doctor.evidence.score import accuracy_of, loss_of
+from gammabeta.doctor.model.hidden import hidden_norms
 from gammabeta.doctor.subject import Subject
-from gammabeta.statistics.contents import Contents
 from gammabeta.statistics.feed import Feed
 from gammabeta.statistics.preserve import preserved
 from gammabeta.statistics.targets import select
-from gammabeta.statistics.undo import undo_all
 
 PASSES = 20
 """Most forward passes of one examination."""
@@ -35,53 +35,6 @@ EVALUATED = 4
 
 class SpentError(RuntimeError):
     """A rule asked for a forward pass, but the examination has run all it may."""
-
-
-class LossError(ValueError):
-    """The loss function raised an error, or returned no scalar."""
-
-
-@dataclass
-class Pass:
-    """One forward pass.
-
-    Attributes:
-        batch: index of the batch; −1 if it was made up from one.
-        mode: ``"train"``: norms normalize by the batch, everything else (dropout) is in
-            evaluation; ``"eval"``; ``"calibrated"``: evaluation with population statistics.
-        calls: calls of norms, in order.
-        functional: calls of functional norms that belong to no norm module, in order.
-        unregistered: norm modules that were called but are not part of the model: path of the
-            module that was at work → the norm.
-        outputs: what each module without parts returned, summed up by feature; in order.
-        dropouts: functional dropouts, those of modules included: path of the module that called
-            it, p, and whether it was on.
-        broken: the first module that made non-finite values, or None.
-        traces: calls of all modules, example by example, inner ones first; only for the first
-            batch in mode ``"eval"`` and for batches made from it.
-        random: whether a random number was drawn on the CPU or on the first GPU.
-        output: what the model returned.
-        loss: the loss, or None if there is no loss function or no target.
-        accuracy: share of correct predictions, or None if the batch is no classification.
-    """
-
-    batch: int
-    mode: str
-    calls: list[Call] = field(default_factory=list)
-    functional: list[Functional] = field(default_factory=list)
-    unregistered: list[tuple[str, nn.Module]] = field(default_factory=list)
-    outputs: list[Output] = field(default_factory=list)
-    dropouts: list[tuple[str, float, bool]] = field(default_factory=list)
-    broken: Broken | None = None
-    traces: list[Trace] = field(default_factory=list)
-    random: bool = False
-    output: Any = None
-    loss: float | None = None
-    accuracy: float | None = None
-
-    def of(self, layer: str) -> list[Call]:
-        """Return the calls of the norm at this path."""
-        return [call for call in self.calls if call.layer == layer]
 
 
 class Evidence:
@@ -152,6 +105,11 @@ class Evidence:
         """A pass in mode ``"eval"`` for the first batches."""
         few = self.batches[:EVALUATED]
         return [self.run(batch, "eval", index) for index, batch in enumerate(few)]
+
+    @property
+    def in_both_modes(self) -> list[Pass]:
+        """`evaluated` and, if there is a batch norm, `trained`: otherwise they do not differ."""
+        return [*self.evaluated, *(self.trained if self.subject.batch_norms else ())]
 
     @cached_property
     def with_dropout(self) -> Pass | None:
@@ -230,7 +188,12 @@ class Evidence:
         self.spent += 1
         model, result = self.subject.model, Pass(index, mode)
         with preserved(model), preserved(self._hidden), intact(batch), self._without_gradients():
-            self._set_mode(mode, dropout)
+            if mode == "train":
+                train_norms(self.subject, self.targets.values(), dropout=dropout)
+            else:
+                switch(model, False)
+            if mode == "calibrated":
+                write_statistics(self.targets, self.statistics)
             drawn, traced = _random_states(), mode == "eval" and index <= 0
             with observing(self.subject, result, look, traced=traced):
                 result.output = self._forward(batch)
@@ -252,32 +215,6 @@ class Evidence:
             return torch.inference_mode()
         return torch.no_grad()
 
-    def _set_mode(self, mode: str, dropout: bool) -> None:
-        model = self.subject.model
-        held = {m for n in self.subject.batch_norms if _is_held(n.module) for m in [n.module]}
-        flipped = [n.module for n in self.subject.batch_norms if _no_longer_tracks(n.module, model)]
-        _switch(model, mode == "train" and dropout)
-        if mode == "train":
-            targets = list(self.targets.values())
-            untracked = [n.module for n in self.subject.batch_norms if n.module not in held]
-            for norm in {*targets, *flipped, *(m for m in untracked if _by_batch_always(m))}:
-                norm.train()
-        if mode == "calibrated":
-            for path, (mean, var) in self.statistics.items():
-                layer = self.targets[path]
-                layer.running_mean.copy_(mean)
-                layer.running_var.copy_(var)
-
-
-def _switch(model: nn.Module, training: bool) -> None:
-    """Set the mode of ``model``; modules of `torch.export` refuse ``train()``."""
-    try:
-        model.train(training)
-    except NotImplementedError:
-        for module in model.modules():
-            if not _is_held(module) or isinstance(module, fx.GraphModule):
-                module.training = training
-
 
 def _random_states() -> list[Tensor]:
     states = [torch.get_rng_state()]
@@ -298,102 +235,3 @@ def has_dropout(model: nn.Module, passes: list[Pass]) -> bool:
         )
         for module in model.modules()
     )
-
-
-def _is_held(norm: nn.Module) -> bool:
-    return "train" in norm.__dict__  # `gammabeta.freeze` replaces it
-
-
-def _no_longer_tracks(norm: Any, model: nn.Module) -> bool:
-    """Whether training normalizes by the batch, though there are buffers: see GB102."""
-    off = getattr(norm, "track_running_stats", True) is False
-    return off and (bool(norm.training) or not model.training)
-
-
-def _by_batch_always(norm: Any) -> bool:
-    return getattr(norm, "running_mean", None) is None
-
-
-@contextmanager
-def intact(batch: Any) -> Iterator[None]:
-    """Restore the tensors of ``batch`` on leaving: a model may write to its input."""
-    kept = [Contents(tensor) for tensor in _tensors(batch) if tensor.device.type != "meta"]
-    try:
-        yield
-    finally:
-        undo_all(each.restore for each in kept)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list, Mapping)):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(each)
-
-
-def first_tensor(value: Any) -> Tensor | None:
-    """Return the first tensor in a batch or an output: of a tuple, list, mapping or dataclass."""
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, Mapping):
-        for key in ("input", "x", "input_ids", "pixel_values", "inputs_embeds", "logits"):
-            if isinstance(value.get(key), Tensor):
-                return value[key]  # type: ignore[no-any-return]
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        return next((t for each in value if (t := first_tensor(each)) is not None), None)
-    return None
-
-
-_TARGETS = ("labels", "label", "target", "targets", "y")
-
-
-def target_of(batch: Any) -> Any:
-    """Return the target of a batch, or None."""
-    if isinstance(batch, Mapping):
-        return next((batch[key] for key in _TARGETS if key in batch), None)
-    if isinstance(batch, (tuple, list)) and len(batch) > 1:
-        return batch[-1]
-    return None
-
-
-def loss_of(loss: Callable[..., Any] | None, output: Any, target: Any) -> float | None:
-    """Return the loss as a number; None if there is no function for it.
-
-    Raises:
-        LossError: the function raises, or returns no scalar.
-    """
-    if loss is None:
-        value = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-        return float(value) if isinstance(value, Tensor) and value.numel() == 1 else None
-    device = getattr(first_tensor(output), "device", None)
-    if isinstance(target, Tensor) and device is not None:
-        target = target.to(device)
-    try:
-        with torch.no_grad():
-            value = loss(output) if target is None else loss(output, target)
-    except Exception as error:
-        said = (str(error).strip().splitlines() or [""])[0]
-        raise LossError(
-            f"loss raised {type(error).__name__}: {said}; it is called with the model's output"
-            f"{' ' if target is None else ' and the last item of a batch '}and must return a scalar"
-        ) from error
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise LossError(
-            f"loss returned a tensor of shape {tuple(value.shape)}; it must return a scalar, "
-            "for example with reduction='mean'"
-        )
-    if not isinstance(value, (Tensor, int, float)):
-        raise LossError(f"loss returned a {type(value).__name__}; it must return a scalar")
-    return float(value)
-
-
-def accuracy_of(output: Any, target: Any) -> float | None:
-    """Return the share of right predictions if output and target are those of a classifier."""
-    y = first_tensor(output)
-    if y is None or not isinstance(target, Tensor) or target.dtype.is_floating_point:
-        return None
-    if y.dim() < 2 or target.shape != (y.shape[0], *y.shape[2:]) or not target.numel():
-        return None
-    return float((y.argmax(1) == target.to(y.device)).double().mean())

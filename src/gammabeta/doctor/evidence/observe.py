@@ -1,11 +1,11 @@
-"""What happens inside a forward pass: every call of a norm, and what each module returns."""
+"""Watch a forward pass: every call of a norm, and what each module returns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,138 +13,13 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
-from gammabeta.doctor.examplewise import Trace, rows
-from gammabeta.doctor.feature_axis import FeatureAxes
-from gammabeta.doctor.producers import ACTIVATIONS, DROPOUTS, Producers
+from gammabeta.doctor.evidence.examplewise import Trace, rows
+from gammabeta.doctor.evidence.feature_axis import FeatureAxes
+from gammabeta.doctor.evidence.forward_pass import Broken, Call, Functional, Pass
+from gammabeta.doctor.evidence.producers import ACTIVATIONS, DROPOUTS, Producers
+from gammabeta.doctor.evidence.summary import summed_call, summed_up
 from gammabeta.doctor.subject import Subject
-from gammabeta.layers.traits import lineage, mini_batches, traits
-
-if TYPE_CHECKING:
-    from gammabeta.doctor.evidence import Pass
-
-
-@dataclass
-class Call:
-    """One call of a norm in a pass.
-
-    Attributes:
-        layer: its path.
-        module: the norm.
-        shape: of the input.
-        dim: the dim that indexes the features.
-        values: number of values of a feature, hence of each statistic of a batch norm.
-        mean, var: (C,) float64 by feature over all other dims, the variance biased; None if the
-            input has no such dim.
-        finite: whether all input values are finite.
-        by_batch: whether it normalizes by statistics of the mini-batch in this call.
-        number: which distinct input tensor of the pass this is, counted from 0.
-        out: its output, summed up.
-        halves: of a batch norm: (mean, var) of the first and of the second half of the batch; None
-            if the batch cannot be halved.
-        source: path of the layer whose output this is; "" if it is not known.
-        rows: (N, C) float32 mean of each row of the input's first dim by feature, or None.
-        axis: the dim of the input that indexes features according to the layer that made it; None
-            if that is not known. See `gammabeta.doctor.feature_axis`.
-    """
-
-    layer: str
-    module: Any
-    shape: tuple[int, ...]
-    dim: int
-    values: int
-    mean: Any
-    var: Any
-    finite: bool
-    by_batch: bool
-    number: int = 0
-    out: Output | None = None
-    halves: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
-    source: str = ""
-    rows: Tensor | None = None
-    axis: int | None = None
-
-
-@dataclass
-class Output:
-    """What a module returned, summed up by feature (dim 1; the last of a 2- or 3-d output).
-
-    An activation's features are in the dim of the layer before it, where that is known.
-
-    Attributes:
-        layer: path of the module; of a function, of the innermost module that called it.
-        module: the module.
-        shape: of the output.
-        low, high, mean, var: (C,) float32, over all other dims; the variance biased.
-        zeros: (C,) share of values that are exactly 0.
-        finite: whether all values are finite.
-        max_abs: largest magnitude of the finite values.
-        dim: the dim that indexes the features.
-        source: path of the layer whose output its input is, perhaps after an activation that was
-            called as a function; "" if it is not known.
-        function: name of an activation that was called as a function, such as ``"relu"``; "" for
-            the output of a module.
-        dtype: of the output.
-    """
-
-    layer: str
-    module: nn.Module
-    shape: tuple[int, ...]
-    low: Tensor
-    high: Tensor
-    mean: Tensor
-    var: Tensor
-    zeros: Tensor
-    finite: bool
-    max_abs: float
-    dim: int = 1
-    source: str = ""
-    function: str = ""
-    dtype: torch.dtype = torch.float32
-
-
-@dataclass
-class Broken:
-    """The first output of a pass that has non-finite values.
-
-    Attributes:
-        layer: path of the module that made it; "" is the model's own code.
-        module: the module, or None.
-        nan: whether there is a NaN among them.
-        dtype: of the output.
-        largest: largest magnitude of the finite values of its input.
-        code: whether the module's own code made it, between its parts.
-    """
-
-    layer: str
-    module: nn.Module | None
-    nan: bool
-    dtype: torch.dtype
-    largest: float
-    code: bool
-
-
-@dataclass
-class Functional:
-    """A call of a functional norm that no norm module made.
-
-    Attributes:
-        layer: path of the innermost module of the model that was at work.
-        name: name of the function, such as ``"batch_norm"``.
-        training: whether it normalized by the batch.
-        running: whether it was given running statistics.
-        registered: whether its running statistics (or its weight) belong to the model.
-        values: number of values of a feature.
-        examples: size of the first dim of its input.
-    """
-
-    layer: str
-    name: str
-    training: bool
-    running: bool
-    registered: bool
-    values: int
-    examples: int = 0
-
+from gammabeta.layers.traits import lineage, mini_batches
 
 Look = Callable[[Call, Tensor], None]
 """Called with each call of a norm and the norm's input."""
@@ -292,48 +167,9 @@ class _Watcher(TorchFunctionMode):
     def call(self, path: str, module: Any, x: Tensor) -> Call:
         number = self.seen.setdefault(id(x), len(self.seen))
         self.kept.append(x)  # so that its id is not given again
-        axis = self.axes.of(x)
-        x = x.detach()
-        what = traits(module, x)
-        dim = what.dim if what.normalizes else 1
-        dim = dim % x.dim() if x.dim() else 0
-        mean: Tensor | None = None
-        var: Tensor | None = None
-        if x.dim() > 1 and x.is_floating_point():
-            flat = x.movedim(dim, 0).reshape(x.shape[dim], -1).double()
-            mean, var = flat.mean(1), flat.var(1, correction=0)
-        values = x.numel() // max(1, x.shape[dim]) if x.dim() else 1
-        family = self.norms[module].is_batch
-        stored = getattr(module, "running_mean", None) is not None
-        by_batch = family and (bool(module.training) or not stored)
-        finite = (
-            var is None
-            or mean is None
-            or bool(torch.isfinite(mean).all() and torch.isfinite(var).all())
-        )
-        by_row: Tensor | None = None
-        if mean is not None and dim:
-            by_row = x.movedim(dim, 1).reshape(x.shape[0], x.shape[dim], -1).float().mean(2)
-        halves = None
-        if family and mean is not None and dim and x.shape[0] > 2 and x.shape[0] % 2 == 0:
-            first, second = x.movedim(dim, 0).double().chunk(2, 1)
-            halves = (_moments(first), _moments(second))
-        return Call(
-            path,
-            module,
-            tuple(x.shape),
-            dim,
-            values,
-            mean,
-            var,
-            finite,
-            by_batch,
-            number,
-            None,
-            halves,
-            rows=by_row,
-            axis=axis,
-        )
+        call = summed_call(path, module, x.detach(), is_batch=self.norms[module].is_batch)
+        call.number, call.axis = number, self.axes.of(x)
+        return call
 
     # Functions
 
@@ -428,7 +264,6 @@ _ELEMENTWISE = (
     nn.AlphaDropout,
     nn.Identity,
 )
-_BY_CHANNEL = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.GroupNorm)
 
 
 def _tensor(value: Any) -> Tensor | None:
@@ -439,53 +274,7 @@ def _tensor(value: Any) -> Tensor | None:
     return value.detach() if known else None
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    flat = x.flatten(1)
-    return flat.mean(1), flat.var(1, correction=0)
-
-
 def _dropout(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, bool]:
     given = {**dict(zip(("input", "p", "training"), args, strict=False)), **kwargs}
     p = given.get("p", given.get("probability", 0.5))
     return float(p), bool(given.get("training", given.get("train", True)))
-
-
-def summed_up(
-    path: str, module: nn.Module, y: Tensor, source: tuple[str, int | None] = ("", None)
-) -> Output | None:
-    """Sum up an output by feature.
-
-    Args:
-        path: of the module.
-        module: what returned it.
-        y: the output.
-        source: path of the layer before, and the dim of the features if it is the same.
-    """
-    dim = 1 if y.dim() > 3 or y.dim() == 2 else -1
-    if isinstance(module, _BY_CHANNEL):
-        dim = 1
-    if source[1] is not None and source[1] < y.dim():
-        dim = source[1]
-    dim %= y.dim()
-    flat = y.movedim(dim, 0).reshape(y.shape[dim], -1).float()
-    if not flat.numel():
-        return None
-    low, high = flat.aminmax(dim=1)
-    finite = bool(torch.isfinite(low).all() and torch.isfinite(high).all())
-    largest = float(torch.nan_to_num(torch.maximum(low.abs(), high.abs()), 0, 0, 0).max())
-    return Output(
-        path,
-        module,
-        tuple(y.shape),
-        low,
-        high,
-        flat.mean(1),
-        flat.var(1, correction=0),
-        (flat == 0).float().mean(1),
-        finite,
-        largest,
-        dim,
-        source[0],
-        "",
-        y.dtype,
-    )

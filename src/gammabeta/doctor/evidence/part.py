@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta.doctor.evidence import first_tensor, target_of
+from gammabeta.doctor.evidence.batch import first_tensor, target_of
 from gammabeta.doctor.subject import Subject
 
 _IN_THE_MODEL = ("GB108", "GB109", "GB110", "GB401", "GB402", "GB403")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from gammabeta.doctor.evidence import Pass
+from gammabeta.doctor.evidence.forward_pass import Pass
 from gammabeta.doctor.subject import Subject
 
 WORSE = 1.1

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gammabeta.doctor.subject import Norm, Subject
+from gammabeta.doctor.subject import Norm, Subject, is_within
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Wrapper:
 
     def contains(self, path: str) -> bool:
         """Whether the module at ``path`` is in it."""
-        return not self.path or path == self.path or path.startswith(f"{self.path}.")
+        return is_within(path, self.path)
 
 
 def wrapped_by(subject: Subject, *classes: type) -> list[Wrapper]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta.doctor.evidence import first_tensor
+from gammabeta.doctor.evidence.batch import first_tensor
 
 _LEAST = 0.05
 """Least share of padded positions that is looked at."""

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.evidence import Evidence
-from gammabeta.doctor.observe import Call
+from gammabeta.doctor.evidence.forward_pass import Call
+from gammabeta.doctor.evidence.gather import Evidence
 
 _NOISES = 3.0
 """Distances below this many standard errors are chance."""
+_FORGOTTEN = 0.05
+"""A running average has nearly forgotten its initial values if their weight is below this: after
+29 steps with the momentum 0.1. If variances are small, the rest matters for a few steps more."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +47,41 @@ class Distance:
         return max(self.shift - self.noise, self.ratio - self.ratio_noise)
 
 
-def distances(evidence: Evidence) -> dict[str, Distance]:
+def distances(evidence: Evidence, *, warm: bool = False) -> dict[str, Distance]:
     """Return the distance of each batch norm's running statistics, by path.
 
     Norms with fewer than 5 values a channel are left out: their statistics mean nothing.
+
+    Args:
+        evidence: the passes.
+        warm: take out what is left of the initial mean 0 and variance 1, if it is a small part.
     """
     found = {}
     for path, (mean, var) in evidence.statistics.items():
         calls = [c for p in evidence.trained for c in p.of(path) if c.by_batch and c.finite]
         if calls and max(call.values for call in calls) > 4:
-            found[path] = _distance(evidence.targets[path], mean, var, calls)
+            found[path] = _distance(evidence.targets[path], mean, var, calls, warm)
     return found
 
 
-def _distance(layer: Any, mean: Tensor, var: Tensor, calls: list[Call]) -> Distance:
-    stored = layer.running_var.double().clamp_min(0) + layer.eps
+def _rest(layer: Any) -> float:
+    """Return the weight of the initial values in the running average; 0 if it is not small."""
+    steps = getattr(layer, "num_batches_tracked", None)
+    if not isinstance(steps, Tensor) or not layer.momentum:
+        return 0.0
+    rest = float((1 - layer.momentum) ** int(steps))
+    return rest if rest <= _FORGOTTEN else 0.0
+
+
+def _distance(
+    layer: Any, mean: Tensor, var: Tensor, calls: list[Call], warm: bool = False
+) -> Distance:
+    rest = _rest(layer) if warm else 0.0
+    stored_mean = layer.running_mean.double() / (1 - rest)
+    stored = ((layer.running_var.double() - rest) / (1 - rest)).clamp_min(0) + layer.eps
     # a channel that is dead in both says nothing, so it is measured in the larger σ
     scale = torch.maximum(stored, var + layer.eps)
-    shift = (layer.running_mean.double() - mean).square() / scale
+    shift = (stored_mean - mean).square() / scale
     ratio = ((var + layer.eps) / stored).log().abs()
     momentum = layer.momentum if layer.momentum is not None else 0.0
     # variance of the mean of the batches, and of an exponential average of batches

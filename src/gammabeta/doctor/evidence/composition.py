@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.evidence import Evidence
-from gammabeta.doctor.observe import Call
+from gammabeta.doctor.evidence.forward_pass import Call
+from gammabeta.doctor.evidence.gather import Evidence
 from gammabeta.doctor.subject import Subject
 
 _PERMUTATIONS = 200
@@ -133,8 +133,8 @@ def compared(of: str, layer: str, rows: list[Tensor]) -> Dependence | None:
     weights = torch.nn.functional.one_hot(member, k).double() / sizes.double().sqrt()
     generator = torch.Generator().manual_seed(0)
     orders = [torch.randperm(n, generator=generator) for _ in range(_PERMUTATIONS)]
-    between = _between(gram, weights)
-    chance = torch.stack([_between(gram, weights[order]) for order in orders])
+    between = _between(gram, weights[:, None])[0]
+    chance = _between(gram, weights[torch.stack(orders, 1)])
     mean, var = float(chance.mean()), float(chance.var())
     if var <= 0 or float(between) <= float(chance.max()):
         return None
@@ -152,7 +152,8 @@ def compared(of: str, layer: str, rows: list[Tensor]) -> Dependence | None:
 
 
 def _between(gram: Tensor, weights: Tensor) -> Tensor:
-    return (weights * (gram @ weights)).sum()
+    """Return the sum of squares between batches for each of the assignments, (n, P, k)."""
+    return (weights * (gram @ weights.flatten(1)).view_as(weights)).sum((0, 2))
 
 
 def _partitions(sizes: Tensor) -> float:
