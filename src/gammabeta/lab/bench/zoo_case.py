@@ -94,7 +94,11 @@ def examine(name: str, layout: str) -> Result:
         network = _laid_out(network, layout)
     except RuntimeError:  # it views what only NCHW can be viewed as
         result.layout = "nchw"
-        network = _laid_out(network, "nchw")
+        try:
+            network = _laid_out(network, "nchw")
+        except RuntimeError as e:
+            result.note = f"torch's own step raises: {' '.join(str(e).split())[:120]}"
+            return result
     result.step = time.process_time() - start
     if result.step > SLOW:
         result.note = f"a step takes {result.step:.0f} s"
@@ -212,9 +216,12 @@ def _moved(
 def _in_double(exact: Network, truth: Outcome, result: Result) -> None:
     """Judge the converted network in float64, where chaos begins 2²⁹ times later.
 
-    The distance allowed is torch's in float32, scaled by the ratio of the roundings and 100.
+    The distance allowed is torch's in float32, scaled by the ratio of the roundings and 100. A
+    chaotic network's is as large as can be and says nothing: there it is 100 × that by which
+    torch's float64 moves if a weight does by one rounding.
     """
     ours = run(gammabeta.convert(copy.deepcopy(exact.model), report=lambda _: None), exact)
+    moved: Outcome | None = None
     for check in CHECKS:
         found, true = getattr(ours, check), getattr(truth, check)
         if found.keys() != true.keys():
@@ -223,7 +230,10 @@ def _in_double(exact: Network, truth: Outcome, result: Result) -> None:
         far = distance(found, true)
         theirs = result.figures.get(f"kernels {check}", (0.0, 0.0))[0]
         result.figures[f"float64 {check}"] = (0.0, far)
-        if far > 100 * 2.0**-29 * max(theirs, 2.0**-22):
+        if far <= 100 * 2.0**-29 * max(theirs, 2.0**-22):
+            continue
+        moved = moved or list(_moved(exact.model, 2, lambda: run(exact.model, exact), 1))[0]
+        if result.status != "chaotic" or far > 100 * distance(getattr(moved, check), true):
             result.failures.append(f"float64: {check} {far:.1e}")
 
 

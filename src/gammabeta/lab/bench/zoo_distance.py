@@ -80,10 +80,10 @@ def as_near(ours: Sequence[float], theirs: Sequence[float]) -> bool:
 
 
 def perturb(weight: Tensor, seed: int) -> None:
-    """Move every value of ``weight`` by one rounding of float32, up or down, in place."""
+    """Move every value of ``weight`` by one rounding of its type, up or down, in place."""
     signs = torch.randint(0, 2, weight.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     with torch.no_grad():
-        weight.mul_(1 + signs.to(weight.dtype) * 2.0**-23)
+        weight.mul_(1 + signs.to(weight.dtype) * torch.finfo(weight.dtype).eps)
 
 
 def finite(tensors: Tensors) -> bool:
