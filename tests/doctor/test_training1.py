@@ -174,6 +174,33 @@ def test_a_second_call_on_the_same_batch(after: bool) -> None:
     assert run.codes() == {"GB304": "warning"}
 
 
+@pytest.mark.parametrize("refilled", [False, True])
+def test_a_buffer_that_is_refilled_is_another_input(refilled: bool) -> None:
+    run = Training()
+    buffer = torch.empty(16, 6)
+    for i in range(5):
+        x, y = batch()
+        buffer.copy_(x)
+        run.step(lambda y=y: F.cross_entropy(run.model(buffer), y))  # type: ignore[misc]
+        if i in (1, 3):  # a validation, or the output is computed anew for a log
+            if refilled:
+                buffer.copy_(batch()[0])
+            run.model(buffer)
+    assert set(run.codes()) == {"GB302" if refilled else "GB304"}
+
+
+def test_inference_tensors_are_inputs() -> None:
+    run = Training()
+    with torch.inference_mode():
+        x = torch.randn(16, 6)
+        run.model.eval()
+        run.model(x)
+        run.model(x)
+    run.model.train()
+    run.step()
+    assert run.codes() == {}
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_the_whole_model(reentrant: bool) -> None:
     run = Training()
@@ -319,6 +346,44 @@ def test_a_rule_that_fails_is_a_note() -> None:
     run.clinic.verdicts.add(RULES.chosen(["GB301"])[0], broken)
     run.step()
     assert any("broken" in note for note in run.clinic.notes)
+
+
+def broken(*_: object, **__: object) -> Any:
+    raise ZeroDivisionError("broken")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("_is_unusual", "_called", "_step", "_pass_by", "_plan", "_scan", "throttle.ends"),
+        *("throttle.affords_unusual", "verdicts.collect", "verdicts.deliver", "_ledger.in_call"),
+    ],
+)
+@pytest.mark.parametrize("observing", [True, False])
+def test_no_fault_of_the_clinic_reaches_a_training(
+    name: str, observing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Training()
+    run.step()
+    part, _, method = name.rpartition(".")
+    monkeypatch.setattr(getattr(run.clinic, part) if part else run.clinic, method, broken)
+    run.clinic._observing, run.clinic._copied = observing, True
+    run.step(run.loss, run.loss)
+    run.step()
+    run.clinic.close()
+    assert all("broken" in note for note in run.clinic.notes)
+
+
+def test_a_callback_that_raises() -> None:
+    run = Training()
+    run.clinic.verdicts._on_finding = broken
+    run.model.eval()
+    with pytest.warns(RuntimeWarning, match="on_finding raised"):
+        run.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.step()
+    assert run.codes() == {"GB301": "error"}
 
 
 def test_a_copied_or_pickled_model_is_not_watched(tmp_path: Path) -> None:

@@ -405,6 +405,15 @@ def test_frozen_layers(tmp_path: Path) -> None:
     assert fitted(tmp_path, model, model[4].parameters()) == []
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_layers_that_are_not_trained_do_not_stand_still(frozen: bool, tmp_path: Path) -> None:
+    model = model_of(*((0, 2) if frozen else ()))
+    x, y = torch.randn(32, 4), torch.randint(2, (32,))
+    optimizer = torch.optim.SGD(model[4].parameters(), lr=1e-3)
+    found = trained(tmp_path, model, lambda i: F.cross_entropy(model(x), y), optimizer, 25)
+    assert [f.severity for f in found] == ([] if frozen else ["info"])
+
+
 @pytest.mark.parametrize(("rates", "expected"), [(lambda i: 0.0, ["GB320"]), (lambda i: i, [])])
 def test_a_rate_of_zero(rates: Callable[[int], float], expected: list[str]) -> None:
     run = Run()

@@ -85,6 +85,7 @@ class Clinic:
         self._modes: list[bool] = []
         self._by_path: dict[str, bool] = {}
         self._last_input: weakref.ref[Tensor] | None = None
+        self._last_version = -1
         self._inputs = 0
         self._stepping = self._copied = self._silent = False
         self._scans = 0
@@ -131,8 +132,12 @@ class Clinic:
 
     def before(self, model: nn.Module, args: Any, kwargs: Any, path: str = "") -> None:
         """A call of the model begins, or of the part of it at ``path``."""
-        if not self._observing and not self._is_unusual(model, path):
-            return
+        if not self._observing:
+            unusual = False
+            with self._noting():
+                unusual = self._is_unusual(model, path)
+            if not unusual:
+                return
         with self._measured():
             if not self._observing:
                 self._resume(whole=False)
@@ -167,13 +172,15 @@ class Clinic:
             with self._measured():
                 self._step(number)
         else:
-            self._pass_by(number)
-        if self._copied:
             with self._noting():
+                self._pass_by(number)
+        with self._noting():
+            if self._copied:
                 self._scan(fresh=True)
-        if not self._silent:
-            self._plan()
-        return self.verdicts.deliver()
+        with self._noting():
+            if not self._silent:
+                self._plan()
+        return self._deliver()
 
     def numbers(self, step: int, scalars: Mapping[str, float]) -> None:
         """The scalars of a step are known; called by the thread that writes the record."""
@@ -201,7 +208,7 @@ class Clinic:
             loop = [*self._loop.take(self._passes, self._owners.tally), *self._loop.finish()]
             self.watched.spares = loop
             self.verdicts.collect("end")
-        return self.verdicts.deliver()
+        return self._deliver()
 
     def silence(self) -> None:
         """Keep only the rules that compare processes, and tell nobody."""
@@ -222,6 +229,11 @@ class Clinic:
             began = self.throttle.work()
             self.watched.copies.scan(self.watched.steps, fresh=fresh)
             self._searched += self.throttle.work() - began
+
+    def _deliver(self) -> list[Finding]:
+        with self._noting():
+            return self.verdicts.deliver()
+        return []
 
     def _noting(self) -> Noting:
         return Noting(self.notes)
@@ -256,11 +268,17 @@ class Clinic:
         )
 
     def _source(self, x: Tensor | None) -> tuple[object, ...] | None:
-        """A number that is that of the call before if its input was the same tensor."""
+        """A number that is that of the call before if its input was the same tensor.
+
+        A tensor that was refilled in place is another input: its version has changed. Inference
+        tensors have no version.
+        """
         if x is None:
             return None
-        if self._last_input is None or self._last_input() is not x:
-            self._last_input = weakref.ref(x)
+        version = -1 if x.is_inference() else x._version
+        same = self._last_input is not None and self._last_input() is x
+        if not same or version != self._last_version:
+            self._last_input, self._last_version = weakref.ref(x), version
             self._inputs += 1
         return (self._inputs,)
 
@@ -349,8 +367,7 @@ class Clinic:
     def _pass_by(self, number: int) -> None:
         self.watched.steps = number
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            with self._noting():
-                self.verdicts.collect("step", Step(number, [], {}, {}, 0), comparing=True)
+            self.verdicts.collect("step", Step(number, [], {}, {}, 0), comparing=True)
 
     def _plan(self) -> None:
         """Decide whether the next step is observed."""

@@ -49,8 +49,12 @@ class Look:
 
     @property
     def update(self) -> float:
-        """Median of update ÷ weight over the weights; NaN if unknown."""
-        ratios = [w.update for w in self.weights.values() if math.isfinite(w.update)]
+        """Median of update ÷ weight over the weights that have a gradient; NaN if unknown.
+
+        Frozen weights would count as updates of 0.
+        """
+        known = [w for w in self.weights.values() if math.isfinite(w.update)]
+        ratios = [w.update for w in known if w.gradient > 0] or [w.update for w in known]
         return median(ratios) if ratios else math.nan
 
 

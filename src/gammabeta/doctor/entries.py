@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from gammabeta.signal.attending import is_traced
+
 if TYPE_CHECKING:
     from gammabeta.doctor.clinic import Clinic
 
@@ -86,7 +88,7 @@ class _Entry:
         self.__name__ = "watch"  # torch.jit asks for it
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
-        if self._clinic is None or torch.compiler.is_compiling():
+        if self._clinic is None or is_traced():
             return
         clinic = self._clinic()
         if clinic is None:

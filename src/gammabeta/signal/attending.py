@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -103,6 +104,11 @@ def scalars_of(
     if attendant is not None:
         attendant.numbers(step, values)
     return values
+
+
+def is_traced() -> bool:
+    """Whether torch compiles or traces what runs now, and would note what a hook does."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 Make = Callable[..., Attendant]

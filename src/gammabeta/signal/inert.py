@@ -24,6 +24,7 @@ class InertWatch(Watch):
         self._handles = []
         self.findings = []
         self._attendant = None
+        self._attends = False
         self._helps = attendant
         if attendant is not None:
             attendant.silence()

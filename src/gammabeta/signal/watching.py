@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gammabeta.signal import uncompiled
-from gammabeta.signal.attending import Attendant, Found, Recorded, scalars_of
+from gammabeta.signal.attending import Attendant, Found, Recorded, is_traced, scalars_of
 from gammabeta.signal.capture import Capture
 from gammabeta.signal.frame import Draft
 from gammabeta.signal.hook import Hook
@@ -65,7 +65,8 @@ class Watch:
     ) -> None:
         self.record = record
         self.findings = []
-        self._attendant = attendant
+        self._attendant: Any = attendant
+        self._attends = attendant is not None
         if attendant is not None:
             attendant.limit(None if pace.budget is None else pace.budget / 2)
         self._rows: dict[int, tuple[str, str]] = {}
@@ -140,7 +141,7 @@ class Watch:
             self._warnings.say(why_nothing(self._passed, self._model.training))
         self._passed = self._parameters = None
         seconds = time.monotonic() - self._began
-        if self._attendant is not None:  # before it gets the numbers of this step
+        if self._attends:  # before it gets the numbers of this step
             self._tell(self._attendant.step(self.steps))
             self._pace.others = self._attendant.spent
         self.record.write(
@@ -185,14 +186,19 @@ class Watch:
 
     def close(self, status: str = "finished") -> None:
         """Remove the hooks from the model, and close the record if this watch created it."""
-        attendant = self._attendant if self._handles else None
         self._detach()
-        if attendant is not None:
-            with contextlib.suppress(Exception):
-                self.record.flush()  # the last numbers reach the attendant
-                self._tell(attendant.close())
+        self._dismiss()
         if self._owned:
             self.record.close(status, {"overhead": round(self.overhead, 6)})
+
+    def _dismiss(self) -> None:
+        """Let the doctor go, who may have hooks of its own."""
+        attends, self._attends = self._attends, False
+        if attends:
+            with contextlib.suppress(Exception):
+                self.record.flush()  # the last numbers reach it
+            with contextlib.suppress(Exception):
+                self._tell(self._attendant.close())
 
     # A step.
 
@@ -272,7 +278,10 @@ class Watch:
         for each in found:
             self.findings.append(each)
             step = self.steps if each.step is None else each.step
-            self.record.finding(self._arm, step, each.text, each.as_dict())
+            try:
+                self.record.finding(self._arm, step, each.text, each.as_dict())
+            except Exception as e:  # a finding of a rule of somebody else may have no text
+                self._warnings.say(f"a finding was not recorded, training continues: {e!r}")
 
     def _measured(self, draft: Draft, step: int) -> Measured:
         measured = draft.measure()
@@ -285,7 +294,7 @@ class Watch:
     def _begin(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling():  # inside a compiled model
             return
-        if self._attendant is not None:
+        if self._attends and not is_traced():
             self._guarded(self._attendant.before, model, args, kwargs)
         self._guarded(self._start, model, args, kwargs)
 
@@ -323,7 +332,7 @@ class Watch:
             if self._inventory is not None and self._parameters is not None:
                 self._guarded(self._inventory.passed, self._parameters)
         self._stop()
-        if self._attendant is not None:  # last: it may run the model's modules
+        if self._attends and not is_traced():  # last: it may run the model's modules
             failed = output is None and sys.exc_info()[1] is not None
             self._guarded(self._attendant.after, model, args, kwargs, output, failed)
 
@@ -363,6 +372,7 @@ class Watch:
         self._failed = True
         with contextlib.suppress(Exception):
             self._detach()
+        self._dismiss()
         self._warnings.say(f"a signal could not be measured, training continues unwatched: {why}")
 
     def _detach(self) -> None:

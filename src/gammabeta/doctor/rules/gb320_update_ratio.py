@@ -29,7 +29,7 @@ own, a schedule that ends at zero: the loss still falls, because the rest of the
   is below 10⁻⁴ of that of the median layer, in two frames, and its update below 10⁻⁶.
 
 Weights that were initialized to zero move by their own size at first, and frozen ones not at all;
-neither is reported, nor is a warm-up.
+neither is reported, nor is a warm-up. The medians leave frozen layers out.
 
 ## Fix
 
@@ -48,13 +48,14 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from statistics import median
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from gammabeta.doctor.clinic import TrainingRule, Watched
-from gammabeta.doctor.course import Look
+from gammabeta.doctor.course import Look, Weight
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.passes import Step
 from gammabeta.doctor.rule import while_training
@@ -78,6 +79,7 @@ class Rule(TrainingRule):
         self._steps = 0
         self._judged = False
         self._found: Finding | None = None
+        self._still: set[str] = set()  # parameters beside trained ones that no optimizer moves
         self._parked = False  # whether a group has the learning rate 0 on purpose
 
     def step(self, step: Step) -> Iterator[Finding]:
@@ -191,6 +193,12 @@ class Rule(TrainingRule):
         """Whether a row is that of a parameter that requires gradients."""
         return any(path in (row, f"{row}.weight") for path, _, _ in self._versions)
 
+    def _trained(self, weights: Mapping[str, Weight]) -> dict[str, Weight]:
+        """Leave out the rows of frozen parameters, and of those that no optimizer moves."""
+        frozen = {path for path, p in self.watched.model.named_parameters() if not p.requires_grad}
+        left = self._still | frozen
+        return {n: w for n, w in weights.items() if n not in left and f"{n}.weight" not in left}
+
     def _note_gradients(self) -> None:
         for path, ref, version in self._versions:
             p = ref()
@@ -218,6 +226,7 @@ class Rule(TrainingRule):
         order = [path for path, _, _ in self._versions]
         is_prefix = bool(moved) and order.index(still[-1]) < order.index(moved[0])
         meant = is_prefix and sizes[True] > sizes[False]
+        self._still.update(path for path in still if moved)
         layers = tuple(dict.fromkeys(path.rpartition(".")[0] for path in still))
         if not meant:
             self._blame()
@@ -242,6 +251,7 @@ class Rule(TrainingRule):
         looks = [look for look in course.looks if look.weights]
         if self._judged or course.blamed or not looks or course.count < _ZERO_RATE:
             return
+        looks = [replace(look, weights=self._trained(look.weights)) for look in looks]
         updates = [u for look in looks if not math.isnan(u := look.update)]
         gradients = [
             w.gradient / w.norm for w in looks[-1].weights.values() if w.gradient > 0 and w.norm > 0

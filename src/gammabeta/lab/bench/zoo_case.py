@@ -232,7 +232,7 @@ def _in_double(exact: Network, truth: Outcome, result: Result) -> None:
         result.figures[f"float64 {check}"] = (0.0, far)
         if far <= 100 * 2.0**-29 * max(theirs, 2.0**-22):
             continue
-        moved = moved or list(_moved(exact.model, 2, lambda: run(exact.model, exact), 1))[0]
+        moved = moved or next(_moved(exact.model, 2, lambda: run(exact.model, exact), 1))
         if result.status != "chaotic" or far > 100 * distance(getattr(moved, check), true):
             result.failures.append(f"float64: {check} {far:.1e}")
 
