@@ -157,10 +157,18 @@ class Rule(TrainingRule):
     def _of(self, origin: Origin, step: int) -> Finding:
         if origin.by_update:
             began = self.watched.bad_loss  # steps between may not have been observed
+            if began is not None and began < step:
+                return self._finding(
+                    origin.path,
+                    "its weights became NaN: the loss of a step before was not finite",
+                    began,
+                    layers=(*origin.paths, ""),
+                    fix="loss = loss_function(output.clamp(-1e4, 1e4), target)  # eps in log, sqrt",
+                )
             return self._finding(
                 origin.path,
                 "its weights became NaN: the gradient of the step before was not finite",
-                step - 1 if began is None else min(began, step - 1),
+                step - 1,
                 layers=origin.paths,
             )
         return self._finding(

@@ -26,7 +26,9 @@ own, a schedule that ends at zero: the loss still falls, because the rest of the
 - *Replaced*: the first update of a layer was as large as the weight itself and made it more than
   ten times as large as those of the median layer, whose updates were below 0.2 of the weights.
 - *Unlike the others*: update ÷ weight per gradient ÷ weight (for SGD, the learning rate) of a layer
-  is below 10⁻⁴ of that of the median layer, in two frames, and its update below 10⁻⁶.
+  is below 10⁻⁴ of that of the median layer, in two frames, and its update below 10⁻⁶. Its
+  gradient is above 10⁻⁵ of the weight: with a tiny one, as behind a layer scale of 10⁻⁶, a usual
+  learning rate of 0.01 gives updates that float32, which resolves 10⁻⁷, rounds to 0.
 
 Weights that were initialized to zero move by their own size at first, and frozen ones not at all;
 neither is reported, nor is a warm-up. The medians leave frozen layers out.
@@ -151,6 +153,7 @@ class Rule(TrainingRule):
             if len(some) == _FRAMES
             and max(some) < _APART * usual
             and max(w.update for w in rows[name]) < _TINY
+            and all(w.gradient > _LEARNS * w.norm for w in rows[name])
             and self._moves(name)
         ]
         # If all layers stand still, the learning rate as a whole is too small.
