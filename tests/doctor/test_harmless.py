@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gammabeta.doctor.clinic import Clinic
+from gammabeta.doctor.training.clinic import Clinic
 from tests.signal.harmless import plain_step, unharmed
 from tests.signal.public_models import PUBLIC
 from tests.signal.test_harmless_habits import USES, classes, make

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import gammabeta as gb
 from gammabeta.doctor import Clinic
-from gammabeta.doctor.throttle import FIRST, Throttle
+from gammabeta.doctor.training.throttle import FIRST, Throttle
 from gammabeta.signal.cadence import Cadence
 from gammabeta.signal.pace import Pace
 

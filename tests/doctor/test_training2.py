@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 import gammabeta as gb
 from gammabeta.doctor import Finding
-from gammabeta.doctor.clinic import Watched
-from gammabeta.doctor.nonfinite import origin_in_forward, tensors
-from gammabeta.doctor.passes import Step
 from gammabeta.doctor.rule import RULES
 from gammabeta.doctor.subject import Subject
+from gammabeta.doctor.training.clinic import Watched
+from gammabeta.doctor.training.nonfinite import origin_in_forward, tensors
+from gammabeta.doctor.training.passes import Step
 from gammabeta.signal.attending import Recorded
 
 CODES = [f"GB{number}" for number in range(314, 321)]

@@ -58,7 +58,7 @@ class Recorded:
 
 
 class Attendant(Protocol):
-    """What a watch tells of a training. See `gammabeta.doctor.clinic.Clinic`."""
+    """What a watch tells of a training. See `gammabeta.doctor.training.clinic.Clinic`."""
 
     @property
     def should_stop(self) -> bool:

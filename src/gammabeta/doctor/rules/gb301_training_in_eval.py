@@ -45,9 +45,9 @@ from typing import Any
 
 from torch import nn
 
-from gammabeta.doctor.clinic import Step, TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import Step, TrainingRule, Watched
 
 
 @while_training("GB301", "training-in-eval", "the model trains in eval() mode")

@@ -38,9 +38,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from gammabeta.doctor.clinic import Step, TrainingRule
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import Step, TrainingRule
 
 _FIX = """model.eval()
 with torch.no_grad():

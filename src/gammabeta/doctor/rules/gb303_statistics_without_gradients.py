@@ -41,12 +41,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gammabeta.doctor.clinic import Step, TrainingRule, Watched
-from gammabeta.doctor.entries import may_have_hooks
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.loops import Spare
 from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import Step, TrainingRule, Watched
+from gammabeta.doctor.training.entries import may_have_hooks
+from gammabeta.doctor.training.loops import Spare
 
 _STEPS = 3
 

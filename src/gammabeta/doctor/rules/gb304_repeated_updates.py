@@ -37,11 +37,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gammabeta.doctor.clinic import Step, TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.loops import Spare
 from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import Step, TrainingRule, Watched
+from gammabeta.doctor.training.loops import Spare
 
 _STEPS = 2
 

@@ -42,9 +42,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.clinic import Passed, Step, TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import Passed, Step, TrainingRule, Watched
 
 _STEPS = 2
 _LOOKS = 64

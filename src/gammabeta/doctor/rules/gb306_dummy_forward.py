@@ -44,9 +44,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from gammabeta.doctor.clinic import Step, TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import Step, TrainingRule, Watched
 
 _MOST = 8
 _FIX = """model.eval()

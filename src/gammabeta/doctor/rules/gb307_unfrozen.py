@@ -38,10 +38,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammabeta.doctor.clinic import Passed, Step, TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.model.access import access
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import Passed, Step, TrainingRule, Watched
 
 _STEPS = 2
 

@@ -41,10 +41,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.clinic import Passed, Step, TrainingRule, Watched
-from gammabeta.doctor.copies import Copy, versions
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import Passed, Step, TrainingRule, Watched
+from gammabeta.doctor.training.copies import Copy, versions
 
 _LOOKS = (32, 256, 2048, 16384)
 _FIX = """for a, b in zip(average.buffers(), model.buffers()):

@@ -34,13 +34,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gammabeta.doctor.clinic import TrainingRule
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
 from gammabeta.doctor.rules.gb308_averaged_without_statistics import (
     averages_exponentially,
     has_own_statistics,
 )
+from gammabeta.doctor.training.clinic import TrainingRule
 
 _AVERAGED = 2
 

@@ -35,9 +35,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gammabeta.doctor.clinic import Passed, Step, TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import Passed, Step, TrainingRule, Watched
 
 _SMALL = 4
 _SMALLISH = 8

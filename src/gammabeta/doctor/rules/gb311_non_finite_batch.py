@@ -39,10 +39,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.clinic import Passed, TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.passes import tensors_of
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import Passed, TrainingRule, Watched
+from gammabeta.doctor.training.passes import tensors_of
 
 _MOST = 256
 

@@ -42,10 +42,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from gammabeta.doctor.clinic import Step, TrainingRule, Watched
-from gammabeta.doctor.copies import unwrapped
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import Step, TrainingRule, Watched
+from gammabeta.doctor.training.copies import unwrapped
 
 _PATIENCE = 1.0
 _APART = 1e-3

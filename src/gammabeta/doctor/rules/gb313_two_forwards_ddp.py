@@ -34,9 +34,9 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from gammabeta.doctor.clinic import Passed, Step, TrainingRule
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import Passed, Step, TrainingRule
 
 
 @while_training("GB313", "two-forwards-ddp", "a DDP model is called twice before a backward pass")

@@ -47,10 +47,10 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from statistics import median
 
-from gammabeta.doctor.clinic import TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.passes import Step
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import TrainingRule, Watched
+from gammabeta.doctor.training.passes import Step
 
 _LARGE, _HUGE = 0.1, 0.3
 """Medians of update ÷ weight."""

@@ -41,10 +41,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from gammabeta.doctor.clinic import TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.passes import Step
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import TrainingRule, Watched
+from gammabeta.doctor.training.passes import Step
 
 _WINDOW, _LEAST, _AFTER = 50, 20, 5
 

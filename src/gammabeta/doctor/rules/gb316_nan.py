@@ -45,17 +45,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.clinic import TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.nonfinite import (
+from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import TrainingRule, Watched
+from gammabeta.doctor.training.nonfinite import (
     Origin,
     is_finite,
     nan_flag,
     origin_in_forward,
     tensors,
 )
-from gammabeta.doctor.passes import Passed, Step
-from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.passes import Passed, Step
 
 _ANOMALY = (
     "with torch.autograd.set_detect_anomaly(True):  # names the operation\n"

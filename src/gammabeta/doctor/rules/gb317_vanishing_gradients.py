@@ -42,10 +42,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import median
 
-from gammabeta.doctor.clinic import TrainingRule, Watched
-from gammabeta.doctor.course import Look
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import TrainingRule, Watched
+from gammabeta.doctor.training.course import Look
 from gammabeta.signal.attending import Recorded
 
 _SMALL, _TINY = 1e-4, 1e-6

@@ -41,10 +41,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 from statistics import median
 
-from gammabeta.doctor.clinic import TrainingRule, Watched
-from gammabeta.doctor.course import Look
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import TrainingRule, Watched
+from gammabeta.doctor.training.course import Look
 from gammabeta.signal.attending import Recorded
 
 _GROWTH, _STEEP, _LARGE = 300.0, 1e4, 10.0

@@ -38,9 +38,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from gammabeta.doctor.clinic import TrainingRule, Watched
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import TrainingRule, Watched
 from gammabeta.signal.attending import Recorded
 
 _DEAD, _ZEROS, _SAMPLED = 0.95, 0.9, 64

@@ -56,11 +56,11 @@ from statistics import median
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from gammabeta.doctor.clinic import TrainingRule, Watched
-from gammabeta.doctor.course import Look, Weight
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.passes import Step
 from gammabeta.doctor.rule import while_training
+from gammabeta.doctor.training.clinic import TrainingRule, Watched
+from gammabeta.doctor.training.course import Look, Weight
+from gammabeta.doctor.training.passes import Step
 from gammabeta.signal.attending import Recorded
 
 _UNMOVED, _AT_END, _ZERO_RATE = 10, 5, 20

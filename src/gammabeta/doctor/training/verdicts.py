@@ -13,7 +13,7 @@ from typing import Any
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.intent import apart
 from gammabeta.doctor.rule import Rule
-from gammabeta.doctor.watched import TrainingRule, Watched
+from gammabeta.doctor.training.watched import TrainingRule, Watched
 
 
 class Verdicts:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from gammabeta.doctor.copies import Copies
-from gammabeta.doctor.course import Course
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.loops import Spare
-from gammabeta.doctor.passes import Passed, Step
 from gammabeta.doctor.subject import Norm, Subject
+from gammabeta.doctor.training.copies import Copies
+from gammabeta.doctor.training.course import Course
+from gammabeta.doctor.training.loops import Spare
+from gammabeta.doctor.training.passes import Passed, Step
 from gammabeta.signal.attending import Recorded
 
 
@@ -26,7 +26,7 @@ class TrainingRule:
     once for each layer; a rule may return the same one again.
 
     To stay within the budget, some steps are not observed: `called` and `step` leave them out, and
-    `resume` says so. See `gammabeta.doctor.throttle`.
+    `resume` says so. See `gammabeta.doctor.training.throttle`.
 
     Args:
         watched: the run.

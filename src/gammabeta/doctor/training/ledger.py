@@ -7,9 +7,9 @@ from typing import Literal
 
 from torch import nn
 
-from gammabeta.doctor.counters import Counters, counted
-from gammabeta.doctor.passes import added
-from gammabeta.doctor.watched import Watched
+from gammabeta.doctor.training.counters import Counters, counted
+from gammabeta.doctor.training.passes import added
+from gammabeta.doctor.training.watched import Watched
 from gammabeta.statistics.preserve import is_preserving
 
 _MOST = 64

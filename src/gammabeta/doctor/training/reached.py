@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gammabeta.doctor.passes import Passed, tensors_of
+from gammabeta.doctor.training.passes import Passed, tensors_of
 
 if TYPE_CHECKING:
-    from gammabeta.doctor.clinic import Clinic
+    from gammabeta.doctor.training.clinic import Clinic
 
 
 def follow(passed: Passed, output: Any, clinic: Clinic) -> bool:

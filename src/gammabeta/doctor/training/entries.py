@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from gammabeta.signal.attending import is_traced
 
 if TYPE_CHECKING:
-    from gammabeta.doctor.clinic import Clinic
+    from gammabeta.doctor.training.clinic import Clinic
 
 _LEVELS = 4
 """How deep hooks go."""

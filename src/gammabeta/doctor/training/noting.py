@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gammabeta.doctor.throttle import Throttle
+from gammabeta.doctor.training.throttle import Throttle
 
 
 class Noting:

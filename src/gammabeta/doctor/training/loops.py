@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gammabeta.doctor.passes import Passed
+from gammabeta.doctor.training.passes import Passed
 
 Why = Literal["evaluation", "each step", "after", "before", "twice"]
 

@@ -4,7 +4,7 @@
 mode, whether gradients were on, whether a gradient reached it) and which running statistics moved,
 by the version counters of tensors, so that nothing waits for an accelerator. After each optimizer
 step the rules get a `Step`. What a frame measured, and the loss, reach the rules from the thread
-that writes the record. Within a budget, `gammabeta.doctor.throttle` chooses the steps.
+that writes the record. Within a budget, `gammabeta.doctor.training.throttle` chooses the steps.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gammabeta.doctor.entries import Entries
 from gammabeta.doctor.evidence import first_tensor
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.ledger import Ledger
-from gammabeta.doctor.loops import Loop
-from gammabeta.doctor.noting import Measured, Noting
-from gammabeta.doctor.owners import Owners
-from gammabeta.doctor.passes import Passed, Step, rates_of
-from gammabeta.doctor.reached import follow
 from gammabeta.doctor.rule import RULES
 from gammabeta.doctor.subject import Subject
-from gammabeta.doctor.throttle import Throttle
-from gammabeta.doctor.verdicts import Verdicts
-from gammabeta.doctor.watched import TrainingRule, Watched
+from gammabeta.doctor.training.entries import Entries
+from gammabeta.doctor.training.ledger import Ledger
+from gammabeta.doctor.training.loops import Loop
+from gammabeta.doctor.training.noting import Measured, Noting
+from gammabeta.doctor.training.owners import Owners
+from gammabeta.doctor.training.passes import Passed, Step, rates_of
+from gammabeta.doctor.training.reached import follow
+from gammabeta.doctor.training.throttle import Throttle
+from gammabeta.doctor.training.verdicts import Verdicts
+from gammabeta.doctor.training.watched import TrainingRule, Watched
 from gammabeta.signal.attending import Recorded
 from gammabeta.statistics.preserve import is_preserving
 

@@ -1,0 +1,1 @@
+"""Watch a training step by step: what each step was, and the rules that look at it."""
