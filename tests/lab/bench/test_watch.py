@@ -154,6 +154,12 @@ def test_a_run_is_watched_at_the_defaults(monkeypatch: pytest.MonkeyPatch) -> No
     assert signal._began - first == pytest.approx(plain.q50, rel=0.05)
 
 
+def test_the_doctor_is_charged_for_what_it_takes() -> None:
+    run, doctor = bench.measure_doctor(load("small", 2, 8), SETTING, steps=5)
+    assert (run.who, doctor.who, doctor.note) == ("run", "doctor", "5 steps")
+    assert 0 < doctor.q50 < run.q50
+
+
 def test_memory_that_grows_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     held = iter(range(10**6, 10**9, 3000))  # 3,000 bytes in two frames
     monkeypatch.setattr(bench, "resident_bytes", lambda: next(held))
@@ -202,6 +208,8 @@ ROWS = [
     row("frame", "add_histogram", 8.0),
     row("run", "plain", 100.0, note="300 steps, 40 frames"),
     row("run", "watched", 101.0, note="300 steps, 40 frames"),
+    row("doctor", "run", 100.0, note="300 steps"),
+    row("doctor", "doctor", 0.5, note="300 steps"),
 ]
 OTHERS = [
     row("memory", "watched", 10.0, "small layers", unit="bytes/frame"),
@@ -214,6 +222,7 @@ def test_verdicts_are_of_the_right_ratios() -> None:
     assert {of: (round(v.value, 6), v.word) for of, v in found.items()} == {
         "net: frame ÷ step": (0.05, "met"),
         "net: watched run, longer by": (1.0, "met"),
+        "net: the doctor's share of a run": (0.5, "met"),
         "wandb.Histogram ÷ frame, least": (15.0, "met"),
         "add_histogram ÷ frame, least": (40.0, "missed"),
         "memory, growth a day at one frame a second": (round(10 * 86400 / 2**20, 6), "met"),
@@ -236,7 +245,7 @@ def test_a_line_a_network() -> None:
     absent = row("step", "plain", math.nan, "absent", note="not installed")
     lines = networks_table([*ROWS, absent, *OTHERS]).splitlines()
     assert [" ".join(line.split()) for line in lines[1:]] == [
-        "net 4×3×8×8 2000.0 100.00 0.050 0.100 +1.00 15.0 40.0"
+        "net 4×3×8×8 2000.0 100.00 0.050 0.100 +1.00 0.50 15.0 40.0"
     ]
     assert line(ROWS) == "net: a frame costs 0.050 of a step, 300 steps, 40 frames +1.00 %"
 
@@ -277,5 +286,5 @@ def test_the_command_measures_prints_and_writes(tmp_path: Path) -> None:
     assert "add_histogram ÷ frame, least" in out.output
     assert "record of 1,000 probes × 1,000 frames" in out.output
     assert {row.what for row in read(tmp_path / "watch.csv")} == {
-        *("step", "frame", "run", "memory", "record"),
+        *("step", "frame", "run", "doctor", "memory", "record"),
     }

@@ -242,6 +242,31 @@ def measure_run(
     ]
 
 
+def measure_doctor(
+    network: Network, setting: Setting, *, steps: int, clock: Clock = time.perf_counter
+) -> list[Row]:
+    """Return the seconds of ``steps`` steps under ``doctor=True``, and those the doctor takes.
+
+    The doctor's are processor time of the training thread, which it measures itself.
+    """
+    loop = Loop(network)
+    loop()
+    with (
+        TemporaryDirectory() as made,
+        watch(loop.model, Path(made) / "run", doctor=True) as signal,
+    ):
+        loop.signal = signal
+        start = clock()
+        for _ in range(steps):
+            loop()
+        seconds, spent = clock() - start, signal._attendant.spent
+    taken = {"run": seconds, "doctor": spent}
+    return [
+        _row(setting, network, "doctor", who, np.array([each]), f"{steps} steps")
+        for who, each in taken.items()
+    ]
+
+
 def measure(plan: Plan, setting: Setting) -> Iterator[list[Row]]:
     """Yield the rows of one network after the other, then those of memory and disk."""
     for name in plan.models:
@@ -253,6 +278,7 @@ def measure(plan: Plan, setting: Setting) -> Iterator[list[Row]]:
         rows = measure_frame(network, setting, rounds=plan.rounds)
         if plan.steps:
             rows += measure_run(network, setting, steps=plan.steps)
+            rows += measure_doctor(network, setting, steps=plan.steps)
         yield rows
     if plan.soak:
         yield measure_memory(setting, frames=plan.soak)

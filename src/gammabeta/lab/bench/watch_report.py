@@ -16,6 +16,9 @@ FRAME_GOAL = 0.10
 RUN_GOAL = 1.5
 """Most a run at the defaults may take longer than an unwatched one, in per cent."""
 
+DOCTOR_GOAL = 1.0
+"""Most of a run that the doctor may take, in per cent."""
+
 RIVAL_GOALS = {"wandb.Histogram": 10.0, "add_histogram": 50.0}
 """How many times our cost others' histograms of the same tensors must take at least."""
 
@@ -57,9 +60,23 @@ def run_cost(medians: Medians) -> float:
     return 100 * (_ratio(medians, ("run", "watched"), ("run", "plain")) - 1)
 
 
+def doctor_share(medians: Medians) -> float:
+    """Return what the doctor takes of a run, in per cent."""
+    return 100 * _ratio(medians, ("doctor", "doctor"), ("doctor", "run"))
+
+
 def networks_table(rows: Sequence[Row]) -> str:
     """Lay out ``rows``: a line a network."""
-    heads = ["network", "input", "step, ms", "frame, ms", "÷ step", "written ÷ step", "run, %"]
+    heads = [
+        "network",
+        "input",
+        "step, ms",
+        "frame, ms",
+        "÷ step",
+        "written ÷ step",
+        "run, %",
+        "doctor, %",
+    ]
     heads += [f"× {who}" for who in RIVALS]
     shapes = {row.case: row.shape.replace("x", "×") for row in rows}
     lines = []
@@ -74,6 +91,7 @@ def networks_table(rows: Sequence[Row]) -> str:
                 _text(frame_ratio(medians), ".3f"),
                 _text(frame_ratio(medians, "written"), ".3f"),
                 _text(run_cost(medians), "+.2f"),
+                _text(doctor_share(medians), ".2f"),
                 *(_text(rival_ratio(medians, who), ".1f") for who in RIVALS),
             ]
         )
@@ -112,6 +130,11 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
             label = f"{name}: watched run, longer by"
             cost = run_cost(medians)
             found.append(Verdict(label, cost, RUN_GOAL, False, unit=" %", note=notes[name]))
+    notes = {row.case: row.note for row in rows if row.what == "doctor"}
+    for name, medians in networks.items():
+        if ("doctor", "run") in medians:
+            label, share = f"{name}: the doctor's share of a run", doctor_share(medians)
+            found.append(Verdict(label, share, DOCTOR_GOAL, False, unit=" %", note=notes[name]))
     for who, goal in RIVAL_GOALS.items():
         ratios = {name: rival_ratio(medians, who) for name, medians in networks.items()}
         worst = min((n for n in ratios if not math.isnan(ratios[n])), key=ratios.get, default="")  # type: ignore[arg-type]
