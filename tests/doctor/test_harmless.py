@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gammabeta.doctor.training.clinic import Clinic
 from tests.signal.harmless import plain_step, unharmed
 from tests.signal.public_models import PUBLIC
 from tests.signal.test_harmless_habits import USES, classes, make
@@ -54,13 +53,6 @@ def test_the_doctor_goes_where_measuring_fails(
     public = PUBLIC["seresnet20_cifar10"]
     _, said = unharmed(public.make, plain_step(public.loss), path, every=1, doctor=True)
     assert [text for text in said if "a planted fault" in text]
-
-
-@pytest.mark.parametrize("method", ["_called", "_step", "_plan", "_scan", "_source"])
-def test_a_doctor_that_fails(method: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Clinic, method, broken)
-    public = PUBLIC["seresnet20_cifar10"]
-    unharmed(public.make, plain_step(public.loss), path, every=1, doctor=True)
 
 
 def test_a_callback_that_raises(path: Path) -> None:
