@@ -15,9 +15,12 @@ from typer.testing import CliRunner
 
 from gammabeta.cli.bench import app
 from gammabeta.lab.bench import watch as bench
+from gammabeta.lab.bench import watch_growth
 from gammabeta.lab.bench.results import Row, read
 from gammabeta.lab.bench.rivals import Absent
-from gammabeta.lab.bench.watch import Plan, alternate, measure_disk, measure_frame, measure_memory
+from gammabeta.lab.bench.watch import Plan, measure_frame
+from gammabeta.lab.bench.watch_growth import measure_disk, measure_memory
+from gammabeta.lab.bench.watch_loop import alternate
 from gammabeta.lab.bench.watch_nets import NETWORKS, load
 from gammabeta.lab.bench.watch_report import (
     frame_ratio,
@@ -162,7 +165,7 @@ def test_the_doctor_is_charged_for_what_it_takes() -> None:
 
 def test_memory_that_grows_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     held = iter(range(10**6, 10**9, 3000))  # 3,000 bytes in two frames
-    monkeypatch.setattr(bench, "resident_bytes", lambda: next(held))
+    monkeypatch.setattr(watch_growth, "resident_bytes", lambda: next(held))
     (row,) = measure_memory(SETTING, frames=40, samples=20)
     assert row.unit == "bytes/frame"
     assert row.q50 == pytest.approx(1500)
