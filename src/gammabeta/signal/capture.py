@@ -18,24 +18,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import (
-    TorchFunctionMode,
-    _get_current_function_mode,
-    _pop_mode,
-    _push_mode,
-)
 from torch.utils.hooks import RemovableHandle
 
 from gammabeta.layers.deferred import Deferred, peek
-from gammabeta.signal import functions, uncompiled
+from gammabeta.signal import functions
 from gammabeta.signal.functions import argument, first_tensor, name_of
+from gammabeta.signal.mode import Mode
 from gammabeta.signal.modules import Known, Modules, is_function
 from gammabeta.signal.regions import Regions, row_of
 from gammabeta.signal.rows import Row, Signal
 from gammabeta.signal.sampling import SAMPLE, CannotSampleError
-
-_DISPATCH = 1.5e-6
-"""Seconds that a function mode adds to a call, beside the code below."""
 
 Wanted = Callable[[str, str], bool]
 
@@ -82,7 +74,7 @@ class Capture:
         self._most, self._phase = most, phase
         self._regions = regions
         self._seen: dict[int, tuple[weakref.ref[Tensor], Row, str]] = {}
-        self._mode = _Mode(self)
+        self._mode = Mode(self)
         self._modules = Modules(self, known)
         self._handles: list[RemovableHandle] = []
         self._gates: list[Callable[[], None]] = []
@@ -355,58 +347,3 @@ class _Gradient:
 
     def __call__(self, gradient: Tensor) -> None:
         self._capture.guarded(self._signal.take_gradient, gradient)
-
-
-class _Mode(TorchFunctionMode):
-    """Show each function to a `Capture` after it has been computed."""
-
-    def __init__(self, capture: Capture) -> None:
-        super().__init__()
-        self._capture = capture
-        self._on = False
-        self._leave_compiled: Callable[[], None] = lambda: None
-
-    def enter(self) -> None:
-        """Begin to see functions, if it does not already."""
-        if not self._on:
-            self._on = True
-            self._leave_compiled = uncompiled.enter(self)
-            self.__enter__()  # type: ignore[no-untyped-call]
-
-    def leave(self) -> None:
-        """Stop seeing functions, if it does."""
-        if not self._on:
-            return
-        self._on = False
-        self._leave_compiled()
-        above: list[TorchFunctionMode] = []  # modes that forward has entered and not left
-        while (top := _get_current_function_mode()) is not None and top is not self:  # type: ignore[no-untyped-call]
-            above.append(_pop_mode())  # type: ignore[no-untyped-call]
-        if top is self:
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        for mode in reversed(above):
-            _push_mode(mode)  # type: ignore[no-untyped-call]
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        try:
-            output = func(*args, **kwargs)
-            capture = self._capture
-            capture.seconds += _DISPATCH
-            if self._on and getattr(func, "__name__", "").strip("_") in _SHOWN:
-                capture.guarded(capture.function, func, args, kwargs, output)
-            return output
-        except KeyboardInterrupt:  # torch does not call hooks for it
-            self._capture.detach()
-            raise
-
-
-_SHOWN = (
-    functions.PASSED_THROUGH
-    | functions.ACTIVATIONS
-    | functions.SUMS
-    | functions.PRODUCTS
-    | set(functions.PRODUCERS)
-    | set(functions.NORM_FUNCTIONS)
-    | {functions.SOFTMAX, functions.ATTENTION}
-)

@@ -12,28 +12,23 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gammabeta.signal import uncompiled
-from gammabeta.signal.attending import Attendant, Found, Recorded, is_traced, scalars_of
+from gammabeta.signal.attending import Attendant, Found, is_traced, scalars_of
 from gammabeta.signal.capture import Capture
+from gammabeta.signal.drafting import Drafting
 from gammabeta.signal.frame import Draft
 from gammabeta.signal.hook import Hook
 from gammabeta.signal.modules import Known
 from gammabeta.signal.pace import Pace
-from gammabeta.signal.parameters import Inventory, Parameters
 from gammabeta.signal.record import Measured, Record, status_after
-from gammabeta.signal.regions import is_compiled, regions, row_of, title
+from gammabeta.signal.regions import is_compiled, regions
 from gammabeta.signal.sampling import PHASES
 from gammabeta.signal.saying import Warnings, unseen, why_nothing
 from gammabeta.signal.scalars import LossScale, Numbers, learning_rates
 from gammabeta.signal.wanted import Wanted
 
-_PARAMETERS_EVERY = 4
-"""Parameters move slowly: if frames are dear, they are measured in one of so many."""
-_KEPT_EVERY = 16
-"""The values of channels are kept one by one in one of so many frames."""
 _BACKLOG = 4
 """Frames that may wait for the disk; further ones wait for their turn, or are left out."""
 
@@ -69,9 +64,9 @@ class Watch:
         self._attends = attendant is not None
         if attendant is not None:
             attendant.limit(None if pace.budget is None else pace.budget / 2)
-        self._rows: dict[int, tuple[str, str]] = {}
         self.steps = record.last_step(arm)
         self._arm = record.arm(arm)
+        self._drafting = Drafting(model, record, arm, wanted, optimizer)
         self._pace = pace
         self._owned = owned
         self._model = model
@@ -80,15 +75,11 @@ class Watch:
         self._look_inside = look_inside
         self._began = time.monotonic()
         self._scale = LossScale()
-        self._units: dict[int, NDArray[Any]] = {}
         self._busy = record.busy
-        self._frames = 0
         self._warnings = Warnings()
         self._failed = False
         self._passing: Capture | None = None  # the current pass
         self._passed: Capture | None = None  # the pass that this step will record
-        self._parameters: Parameters | None = None  # sampled before this step
-        self._inventory: Inventory | None = None
         self._known = Known()
         self._outer: BaseException | None = None
         self._holds = False  # whether compiled code runs uncompiled in this pass
@@ -139,7 +130,8 @@ class Watch:
             extra["loss scale"] = scale
         if self._due and draft is None and not self._failed:
             self._warnings.say(why_nothing(self._passed, self._model.training))
-        self._passed = self._parameters = None
+        self._passed = None
+        self._drafting.drop()
         seconds = time.monotonic() - self._began
         if self._attends:  # before it gets the numbers of this step
             self._tell(self._attendant.step(self.steps))
@@ -158,7 +150,7 @@ class Watch:
         if self.record.lost is not None:
             self._warnings.say(f"a frame was lost, training continues: {self.record.lost!r}")
         if draft is not None:
-            self._frames += 1
+            self._drafting.frames += 1
             self._pace.charge(draft.seconds + time.perf_counter() - began)
             self._pace.taken(time.monotonic() - self._began)
         self._plan()
@@ -214,15 +206,8 @@ class Watch:
         seconds = time.monotonic() - self._began
         self._due = self._pace.due(self.steps + 1, seconds, held_up)
         if self._due:
-            self._guarded(self._take_parameters)
+            self._guarded(self._drafting.begin, self._pace.dear)
             self._pace.charge(time.perf_counter() - began)
-
-    def _take_parameters(self) -> None:
-        turn = self._frames % _PARAMETERS_EVERY == 0
-        if self._inventory is None or turn:  # parameters may come and go
-            self._inventory = Inventory(self._model)
-        if turn or not self._pace.dear or is_compiled(self._model):
-            self._parameters = self._inventory.begin()
 
     def _draft(self, scale: float) -> Draft | None:
         """Return the samples of this step; None if there are none."""
@@ -234,43 +219,16 @@ class Watch:
             return None
         if passed is not None and not passed.rows and passed.unseen:
             return None
-        draft = Draft(scale, self._units, self._frames % _KEPT_EVERY == 0)
-        done = self._guarded(self._fill, draft, passed)
+        draft = self._drafting.draft(scale)
+        done = self._guarded(self._drafting.fill, draft, passed)
         if not done or draft.is_empty():
             return None
         if passed is not None and not passed.rows:
             passed.unseen["the model"] = "no function with weights was seen; is it compiled?"
-        if self._frames == 0:
+        if self._drafting.frames == 0:
             for message in unseen(passed, regions(self._model, self._look_inside)):
                 self._warnings.say(message)
         return draft
-
-    def _fill(self, draft: Draft, passed: Capture | None) -> None:
-        norms: dict[str, str] = {}
-        if passed is not None:
-            draft.seconds += passed.seconds
-            draft.add_rows(passed.rows, self._probe)
-        if self._inventory is not None and self._parameters is not None:
-            names = self._inventory.names
-            for parameter, row in passed.norms.items() if passed is not None else ():
-                if parameter in names:
-                    norms[row_of(names[parameter], title(self._model))] = row
-            if passed is None:
-                self._inventory.passed(self._parameters)
-            self._inventory.end(self._parameters)
-            draft.add_parameters(self._parameters, norms, self._probe)
-            if self._optimizer is not None:
-                draft.add_groups(self._inventory.groups(self._optimizer))
-        draft.send()
-
-    def _probe(self, name: str, stage: str, activation: str | None) -> int | None:
-        """Return the id of a probe; None for what is not wanted."""
-        if not self._wanted(name, stage):
-            return None
-        layer = self.record.layer(self._arm, name)
-        number = self.record.probe(self._arm, layer, name, stage, activation)
-        self._rows[number] = (name, stage)
-        return number
 
     # The doctor.
 
@@ -286,7 +244,7 @@ class Watch:
     def _measured(self, draft: Draft, step: int) -> Measured:
         measured = draft.measure()
         if self._attendant is not None:
-            self._attendant.frame(Recorded.of(step, measured, self._rows))
+            self._attendant.frame(self._drafting.recorded(measured, step))
         return measured
 
     # Passes.
@@ -307,14 +265,13 @@ class Watch:
             self._holds = True
             uncompiled.hold()
         self._outer = sys.exc_info()[1]
-        names = self._inventory.names if self._inventory is not None else {}
         self._passing = Capture(
             regions(model, self._look_inside),
-            names,
+            self._drafting.names,
             self._wanted,
             self._known,
             self._pace.sample,
-            self._frames % PHASES,
+            self._drafting.frames % PHASES,
         )
         self._pause_collector()
         self._passing.attach(model)
@@ -329,8 +286,7 @@ class Watch:
         if passing is not None and not raised:
             self._guarded(passing.leave, model, args, kwargs, output)
             self._passed = passing
-            if self._inventory is not None and self._parameters is not None:
-                self._guarded(self._inventory.passed, self._parameters)
+            self._guarded(self._drafting.passed)
         self._stop()
         if self._attends and not is_traced():  # last: it may run the model's modules
             failed = output is None and sys.exc_info()[1] is not None
@@ -386,7 +342,8 @@ class Watch:
             for undo in self._undo:
                 undo()
             self._undo.clear()
-            self._passed = self._parameters = None
+            self._passed = None
+            self._drafting.drop()
 
     # Copies.
 
