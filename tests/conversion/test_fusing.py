@@ -34,7 +34,7 @@ class Net(nn.Module):
         self.other = nn.BatchNorm2d(16)
         self.skip = nn.Conv2d(16, 16, 1)
         self.relu = nn.ReLU(inplace=True)
-        self.prelu = nn.PReLU()
+        self.prelu, self.prelus = nn.PReLU(), nn.PReLU(16)
         self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,6 +146,9 @@ def bodies() -> dict[str, Body]:
         "sigmoid": lambda net, x: torch.sigmoid(n(net, x)),
         "tanh": lambda net, x: n(net, x).tanh(),
         "prelu": lambda net, x: net.prelu(n(net, x)),
+        "prelu of channels": lambda net, x: net.prelus(n(net, x)),
+        "prelu function": lambda net, x: F.prelu(n(net, x), net.prelus.weight),
+        "sum and prelu": lambda net, x: net.prelus(n(net, x) + x),
         "sum": lambda net, x: n(net, x) + x,
         "sum in place": lambda net, x: n(net, x).add_(x),
         "sum and relu": lambda net, x: F.relu(n(net, x) + x),
@@ -170,7 +173,8 @@ BODIES = bodies()
 FUSED = {
     *("relu", "relu module in place", "relu_", "method", "silu", "gelu", "sigmoid", "tanh", "sum"),
     *("sum in place", "sum and relu", "sum from the left and relu", "downsampled", "twice"),
-    *("swish", "asked", "input_changed", "buffers_read"),
+    *("swish", "asked", "input_changed", "buffers_read", "prelu", "prelu of channels"),
+    *("sum and prelu", "prelu function"),
     "checkpointed",
 }
 

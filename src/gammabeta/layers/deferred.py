@@ -23,6 +23,7 @@ from torch.nn.modules import module as _module
 from gammabeta import ops
 from gammabeta.layers.following import (
     ADDS_IN_PLACE,
+    PRELU,
     PRODUCTS,
     SUMS,
     Activation,
@@ -197,7 +198,7 @@ def _compute(p: Deferred) -> Tensor:
     return _become(p, _value_of(p))
 
 
-def _value_of(p: Deferred, activation: str | None = None, slope: float = 0.01) -> Tensor:
+def _value_of(p: Deferred, activation: str | None = None, slope: Any = 0.01) -> Tensor:
     residual = p._residual
     if residual is not None and version(residual) != p._residual_version:
         raise RuntimeError(
@@ -255,8 +256,19 @@ def _fuse(p: Deferred, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -
         return None
     if norm.follows == SWISH and activation == _SIGMOID:
         return _deferred(norm, p._residual, gate=True)
-    y = _value_of(p, activation.name, activation.slope)
+    name, slope = activation.name, activation.slope
+    if name == PRELU:
+        if type(slope) not in (Tensor, nn.Parameter) or slope.shape not in _slopes(norm.call):
+            return None
+        name = "leaky_relu"
+    y = _value_of(p, name, slope)
     return _become(p, y) if activation.inplace else y
+
+
+def _slopes(call: Call) -> tuple[tuple[int, ...], ...]:
+    """The shapes that a PReLU's weight may have after ``call``."""
+    shape = call.x.shape
+    return ((1,),) if len(shape) < 2 else ((1,), (shape[1],))
 
 
 def _adds_last(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

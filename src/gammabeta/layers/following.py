@@ -18,17 +18,21 @@ from torch import Tensor, nn
 from gammabeta.ops.activations import ACTIVATIONS
 
 
+PRELU = "prelu"
+"""The kernels' leaky ReLU with a slope that is learned, and gets a gradient."""
+
+
 class Activation(NamedTuple):
     """An activation as the kernels know it.
 
     Attributes:
-        name: of `gammabeta.ops.activations.ACTIVATIONS`.
-        slope: negative slope of a leaky ReLU; 0.01 for all others.
+        name: of `gammabeta.ops.activations.ACTIVATIONS`, or `PRELU`.
+        slope: negative slope of a leaky ReLU, the weight of a PReLU; 0.01 for all others.
         inplace: whether it overwrites its input.
     """
 
     name: str
-    slope: float = 0.01
+    slope: Any = 0.01
     inplace: bool = False
 
 
@@ -49,6 +53,10 @@ def _leaky(negative_slope: float = 0.01, inplace: bool = False) -> Activation | 
 
 def _leaky_(negative_slope: float = 0.01) -> Activation | None:
     return _leaky(negative_slope, True)
+
+
+def _prelu(weight: Any) -> Activation:
+    return Activation(PRELU, weight)
 
 
 def _gelu(approximate: str = "none") -> Activation | None:
@@ -72,6 +80,9 @@ _RULES: dict[Any, _Rule] = {
     F.hardtanh: _hardtanh,
     F.leaky_relu: _leaky,
     F.leaky_relu_: _leaky_,
+    F.prelu: _prelu,
+    torch.prelu: _prelu,
+    Tensor.prelu: _prelu,
     F.silu: _simple("silu"),
     F.gelu: _gelu,
     F.hardswish: _simple("hardswish"),
@@ -90,6 +101,8 @@ _RULES: dict[Any, _Rule] = {
 }
 """Function or method → what its arguments but the input make of it."""
 
+_KNOWN = frozenset((*ACTIVATIONS, PRELU))
+
 SUMS = {torch.add, Tensor.add, Tensor.add_, operator.add, operator.iadd}
 """The functions that add two tensors; in place where `ADDS_IN_PLACE`."""
 
@@ -103,6 +116,7 @@ _MODULES: dict[type[nn.Module], Callable[[Any], Activation | None]] = {
     nn.ReLU6: lambda m: Activation("relu6", inplace=m.inplace),
     nn.Hardtanh: lambda m: _hardtanh(m.min_val, m.max_val, m.inplace),
     nn.LeakyReLU: lambda m: _leaky(m.negative_slope, m.inplace),
+    nn.PReLU: lambda m: Activation(PRELU, m.weight),
     nn.SiLU: lambda m: Activation("silu", inplace=m.inplace),
     nn.GELU: lambda m: _gelu(m.approximate),
     nn.Hardswish: lambda m: Activation("hardswish", inplace=m.inplace),
@@ -135,7 +149,7 @@ def activation_of(
         found = None if rule is None else rule(*others, **options or {})
     except TypeError:  # unhashable, or arguments that it does not take: torch says so itself
         return None
-    return None if found is None or found.name not in ACTIVATIONS else found
+    return None if found is None or found.name not in _KNOWN else found
 
 
 def module_activation(module: nn.Module) -> Activation | None:
@@ -147,7 +161,7 @@ def module_activation(module: nn.Module) -> Activation | None:
     """
     read = None if "forward" in module.__dict__ else _MODULES.get(type(module))
     found = None if read is None else read(module)
-    return None if found is None or found.name not in ACTIVATIONS else found
+    return None if found is None or found.name not in _KNOWN else found
 
 
 def method(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Waiting:
         )
 
     def compute(
-        self, residual: Tensor | None = None, activation: str | None = None, slope: float = 0.01
+        self, residual: Tensor | None = None, activation: str | None = None, slope: Any = 0.01
     ) -> Tensor:
         """Return the output, with what follows.
 
@@ -74,8 +75,7 @@ class Waiting:
                 )
             call, finish = again(call), ops.normalize
         call.residual, call.activation = residual, activation
-        if slope != 0.01:
-            call.slope = slope
+        call.slope = slope
         self.done = True
         if self.same_modes():
             return finish(call)

@@ -79,7 +79,8 @@ def activate(x: Tensor, activation: str | None, slope: float = 0.01) -> Tensor:
     Args:
         x: any shape.
         activation: a name in `ACTIVATIONS`; None returns ``x``.
-        slope: the negative slope of ``"leaky_relu"``; the others ignore it.
+        slope: the negative slope of ``"leaky_relu"``; the others ignore it. A number; but where the
+            code is not scripted it may be the weight of a PReLU, (1,) or (C,), too.
 
     Returns:
         A tensor shaped as x.
@@ -95,7 +96,7 @@ def activate(x: Tensor, activation: str | None, slope: float = 0.01) -> Tensor:
         if not isinstance(activation, str) or activation not in ACTIVATIONS:
             known_activation(activation)  # raises: an attribute of a layer can be set to anything
         if activation == "leaky_relu":
-            return F.leaky_relu(x, slope)
+            return F.prelu(x, slope) if isinstance(slope, Tensor) else F.leaky_relu(x, slope)
         return ACTIVATIONS[activation](x)
 
 

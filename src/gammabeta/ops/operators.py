@@ -91,6 +91,7 @@ def forward(call: Call) -> Tensor | None:
         or torch.compiler.is_exporting()
         or not call.training
         or not call.x.is_cpu
+        or isinstance(call.slope, Tensor)
     ):
         return None
     y, statistics = normalize(call)
@@ -146,7 +147,7 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     shape, dtype = _shape(call)
     plan = _plan(call)
     if plan is not None:
-        y, packed, _ = forward_pass(call.x, call.weight, call.bias, call.residual, plan)
+        y, packed, _ = forward_pass(call.x, call.weight, call.bias, call.residual, None, plan)
         return y, packed.view(shape)
     found = phases.statistics(call)
     mean, inverse = found.mean.to(dtype), (found.var.to(dtype) + call.eps).rsqrt()
@@ -184,11 +185,11 @@ def _backward(
     plan = _plan(call) if takes_gradient(g) else None
     if plan is not None:
         kept = residual if call.activation is not None else None
-        needs = (True, True, True, residual is not None)
-        found = backward_pass(g, x, weight, bias, kept, statistics, None, plan, needs)
+        needs = (True, True, True, residual is not None, False)
+        arguments = (g, x, weight, bias, kept, None, statistics, None, plan, needs)
+        gx, gweight, gbias, gresidual, _ = backward_pass(*arguments)
     else:
-        found = phases.backward(call, _unpacked(call, statistics), g)
-    gx, gweight, gbias, gresidual = found
+        gx, gweight, gbias, gresidual = phases.backward(call, _unpacked(call, statistics), g)
     if gresidual is g or (gresidual is not None and gresidual is gx):
         gresidual = gresidual.clone()  # an operator returns what is its own
     own = [x.new_empty(0) if t is None else t for t in (gx, gweight, gbias, gresidual)]

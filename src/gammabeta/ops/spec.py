@@ -37,7 +37,8 @@ class Call:
         guarded: whether the running statistics and ``batches`` stay as they are if the update is
             not finite. Only a backend that is given ``batches`` looks at it.
         memory: ``"lean"`` to have the output made again for the backward pass, where a backend can.
-        slope: the negative slope of the activation ``"leaky_relu"``; the others ignore it.
+        slope: the negative slope of the activation ``"leaky_relu"``; the others ignore it. A number,
+            or the weight of a PReLU, (1,) or (C,), which gets a gradient.
 
     Attributes:
         entered: whether the batch entered the running statistics, once a backend has counted it.
@@ -83,7 +84,7 @@ class Call:
         batches: Tensor | None = None,
         guarded: bool = False,
         memory: str = "default",
-        slope: float = 0.01,
+        slope: float | Tensor = 0.01,
     ) -> None:
         self.kind = kind
         self.x = x
@@ -101,7 +102,7 @@ class Call:
         self.batches = batches
         self.guarded = guarded
         self.memory = memory
-        self.slope = slope
+        self.slope: Any = slope
         self.entered: bool | None = None
 
     def tensors(self) -> dict[str, Tensor | None]:

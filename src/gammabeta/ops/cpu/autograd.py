@@ -15,7 +15,15 @@ from torch import Tensor
 from gammabeta.ops import lean
 from gammabeta.ops.allocated import NoMemoryError, refuse_freed
 from gammabeta.ops.cpu.double_backward import norm_gradients
-from gammabeta.ops.cpu.support import DTYPES, MASKED, NAMES, addresses, like, takes_gradient
+from gammabeta.ops.cpu.support import (
+    DTYPES,
+    MASKED,
+    NAMES,
+    NEGATIVE_PART,
+    addresses,
+    like,
+    takes_gradient,
+)
 from gammabeta.ops.spec import BATCH, Call
 from gammabeta.ops.torch.norms import OPERATORS
 
@@ -28,6 +36,7 @@ class Plan:
         numbers: how many numbers the statistics are.
         computed: their type.
         channels_last: whether x stays in that layout; else it is made contiguous.
+        slopes: how many a PReLU has; 0 without one.
         spec: kind, ε, normalized_shape, num_groups and training of the call, whose tensors are the
             graph's to keep.
         again: the binding's `Norm` that makes an output again from its statistics.
@@ -44,6 +53,7 @@ class Plan:
         "native",
         "numbers",
         "reads",
+        "slopes",
         "spec",
         "statistics",
     )
@@ -52,6 +62,7 @@ class Plan:
     numbers: int
     computed: torch.dtype
     channels_last: bool
+    slopes: int
     spec: tuple[str, Any, Any, int, bool]
     again: Any
     statistics: Tensor | None
@@ -78,6 +89,7 @@ def plan_for(call: Call, native: Any, numbers: int, computed: torch.dtype) -> Pl
     plan = Plan()
     plan.native, plan.numbers, plan.computed = native, numbers, computed
     plan.channels_last, plan.again, plan.statistics, plan.reads = False, None, None, False
+    plan.slopes = call.slope.numel() if isinstance(call.slope, Tensor) else 0
     plan.spec = (call.kind, call.eps, call.normalized_shape, call.num_groups, call.training)
     return plan
 
@@ -92,6 +104,7 @@ def run(call: Call, plan: Plan) -> Tensor | None:
         RuntimeError: the storage of a tensor was freed.
     """
     x, weight, bias, residual = call.x, call.weight, call.bias, call.residual
+    slopes = call.slope if isinstance(call.slope, Tensor) else None
     try:
         if not (
             torch.is_grad_enabled()
@@ -100,10 +113,13 @@ def run(call: Call, plan: Plan) -> Tensor | None:
                 or (weight is not None and weight.requires_grad)
                 or (bias is not None and bias.requires_grad)
                 or (residual is not None and residual.requires_grad)
+                or (slopes is not None and slopes.requires_grad)
             )
         ):
-            return forward_pass(x, weight, bias, residual, plan)[0]
-        y: Tensor = _Norm.apply(x, weight, bias, residual, plan)  # type: ignore[no-untyped-call]
+            return forward_pass(x, weight, bias, residual, slopes, plan)[0]
+        y: Tensor = _Norm.apply(  # type: ignore[no-untyped-call]
+            x, weight, bias, residual, slopes, plan
+        )
     except NoMemoryError:
         refuse_freed(input=x, weight=weight, bias=bias, residual=residual)
         return None
@@ -113,6 +129,7 @@ def run(call: Call, plan: Plan) -> Tensor | None:
         call.memory == "lean"
         and statistics is not None
         and residual is None
+        and slopes is None
         and plan.again is not None
         and lean.may_be_lean()
     ):
@@ -132,6 +149,7 @@ def forward_pass(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
+    slopes: Tensor | None,
     plan: Plan,
     statistics: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -155,8 +173,14 @@ def forward_pass(
         0 if bits is None else bits.data_ptr(),
         statistics.data_ptr(),
         y.data_ptr(),
+        *_each(slopes),
     )
     return y, statistics, bits
+
+
+def _each(slopes: Tensor | None) -> tuple[int, ...]:
+    """Where the channels' slopes are; of a single one the plan knows the value."""
+    return () if slopes is None or slopes.numel() == 1 else (slopes.data_ptr(),)
 
 
 def _again(
@@ -176,6 +200,7 @@ def _as_saved(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
+    slopes: Tensor | None,
     statistics: Tensor,
     bits: Tensor | None,
 ) -> Tensor:
@@ -193,6 +218,7 @@ def _as_saved(
         ("residual", residual, data, native.elements()),
         ("weight", weight, parameters, numbers),
         ("bias", bias, parameters, numbers),
+        ("the slope", slopes, parameters, plan.slopes),
         ("the mask", bits, torch.uint8, None),
     ):
         if t is not None and (t.dtype != dtype or (numel is not None and t.numel() != numel)):
@@ -215,20 +241,21 @@ def backward_pass(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
+    slopes: Tensor | None,
     statistics: Tensor,
     bits: Tensor | None,
     plan: Plan,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    """Run the kernel; returns the gradients of x, weight, bias and residual."""
+    """Run the kernel; returns the gradients of x, weight, bias, residual and slopes."""
     native = plan.native
     if plan.reads:
         found: tuple[Tensor | None, ...] | None = native.run_back(
             *(g, x, residual, weight, bias, statistics, bits, needs[0], needs[3])
         )
         if found is not None:
-            return found
-    statistics = _as_saved(plan, g, x, weight, bias, residual, statistics, bits)
+            return *found, None
+    statistics = _as_saved(plan, g, x, weight, bias, residual, slopes, statistics, bits)
     x = _dense(x, plan)
     g = like(g, x)
     residual = None if residual is None else like(residual, x)
@@ -237,16 +264,26 @@ def backward_pass(
     gresidual = torch.empty_like(x) if needs[3] and native.activation else None
     # One loop writes both, and gx where it goes.
     gx = torch.empty_like(x) if needs[0] or gresidual is not None else None
+    read = addresses(x, residual, weight, bias, bits, statistics, g)
     native.backward(
-        *addresses(x, residual, weight, bias, bits, statistics, g),
+        *read,
         0 if gx is None else gx.data_ptr(),
         0 if gresidual is None else gresidual.data_ptr(),
         0 if gweight is None else gweight.data_ptr(),
         0 if gbias is None else gbias.data_ptr(),
+        *_each(slopes),
     )
     if needs[3] and not native.activation:
         gresidual = g
-    return gx if needs[0] else None, gweight, gbias, gresidual
+    gslopes = None
+    if slopes is not None and needs[4]:
+        # Σ g · min(z, 0), by the pass that sums the gradient up for β. One more over x and g, and
+        # only where there is a PReLU: a third sum in every kernel would be there for it alone.
+        gslopes = slopes.new_empty(native.channels)
+        sums = native.of_activation(NEGATIVE_PART)
+        sums.backward(*read, 0, 0, 0, gslopes.data_ptr())
+        gslopes = gslopes if slopes.numel() > 1 else gslopes.sum(0, keepdim=True)
+    return gx if needs[0] else None, gweight, gbias, gresidual, gslopes
 
 
 class _Norm(torch.autograd.Function):
@@ -259,12 +296,13 @@ class _Norm(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
+        slopes: Tensor | None,
         plan: Plan,
     ) -> Tensor:
-        y, statistics, bits = forward_pass(x, weight, bias, residual, plan)
+        y, statistics, bits = forward_pass(x, weight, bias, residual, slopes, plan)
         code = plan.native.activation
         kept = residual if code and code not in MASKED else None
-        ctx.save_for_backward(x, weight, bias, kept, statistics, bits)
+        ctx.save_for_backward(x, weight, bias, kept, slopes, statistics, bits)
         ctx.plan = plan
         plan.statistics = statistics
         return y
@@ -272,12 +310,12 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
-        x, weight, bias, residual, statistics, bits = ctx.saved_tensors
+        x, weight, bias, residual, slopes, statistics, bits = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if takes_gradient(g):
             try:
                 return *backward_pass(
-                    g, x, weight, bias, residual, statistics, bits, plan, needs
+                    g, x, weight, bias, residual, slopes, statistics, bits, plan, needs
                 ), None
             except NoMemoryError:
                 refuse_freed(gradient=g, input=x, weight=weight, bias=bias, residual=residual)
@@ -285,13 +323,16 @@ class _Norm(torch.autograd.Function):
                     g = torch.zeros_like(x)
         activation, mask = NAMES[plan.native.activation], None
         if bits is not None:
-            only = (False, False, False, True)
+            only = (False, False, False, True, False)
             with torch.no_grad():
                 ones = torch.ones_like(x)
-                mask = backward_pass(ones, x, weight, bias, None, statistics, bits, plan, only)[3]
+                mask = backward_pass(
+                    ones, x, weight, bias, None, None, statistics, bits, plan, only
+                )[3]
             activation = None
         gradients = norm_gradients(
             partial(plan.operator, statistics=statistics),
-            *(g, x, weight, bias, residual, mask, needs, activation, plan.native.slope),
+            *(g, x, weight, bias, residual, mask, needs, activation),
+            plan.native.slope if slopes is None else slopes,
         )
         return *gradients, None

@@ -7,8 +7,6 @@ torch's: an autograd function in Python costs more than a kernel wins there.
 from __future__ import annotations
 
 from math import nan
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -26,6 +24,7 @@ from gammabeta.ops.cpu.support import (
     is_channels_last,
     is_small,
     serves,
+    slope_of,
 )
 from gammabeta.ops.spec import BATCH, Call
 
@@ -41,7 +40,9 @@ def forward(call: Call) -> Tensor | None:
     mean, var, batches, momentum = call.running_mean, call.running_var, call.batches, call.momentum
     if call.activation is None and call.residual is None and is_small(_name(call), x):
         return _by_torch(call) if serves(x) else None
-    plan = _plan_of_tensors(call) if library.reads_tensors else None
+    plan = None
+    if library.reads_tensors and type(call.slope) is float:
+        plan = _plan_of_tensors(call)
     if plan is not None:
         y = run(call, plan)
         if y is not None and batches is not None:
@@ -64,14 +65,14 @@ def forward(call: Call) -> Tensor | None:
         refuse_freed(**call.tensors())
         return None
     parameter_type = common_type(x, call.weight, call.bias, x.shape[1:2])
-    if parameter_type is None:
+    plan = None if parameter_type is None else _plan(call, geometry, parameter_type)
+    if plan is None:
         return None
-    plan = _plan(call, geometry, parameter_type)
     plan.native.average(
         training, nan if momentum is None else momentum, running_type, *running, call.guarded
     )
     if call.memory == "lean":
-        plan.again = _norm(call, geometry, parameter_type)  # by the statistics it is given
+        plan.again = plan.native.alone()
     y = run(call, plan)
     if y is not None and batches is not None:
         call.entered = plan.entered
@@ -153,17 +154,16 @@ def plan_of(call: Call) -> Plan | None:
     return None if parameter_type is None else _plan(call, geometry, parameter_type)
 
 
-def _plan(call: Call, geometry: tuple[bool, int, int, int], parameter_type: int) -> Plan:
-    norm = _norm(call, geometry, parameter_type)
-    plan = plan_for(call, norm, 2 * geometry[2], torch.float64)
-    plan.channels_last = geometry[0] and call.x.dim() > 2
-    return plan
-
-
-def _norm(call: Call, geometry: tuple[bool, int, int, int], parameter_type: int) -> Any:
+def _plan(call: Call, geometry: tuple[bool, int, int, int], parameter_type: int) -> Plan | None:
     rows, n, c, s = geometry
+    slope = slope_of(call, parameter_type, c)
+    if slope is None:
+        return None
     sizes = (_KIND, rows, n, c, 1, s, TYPES[call.x.dtype], parameter_type)
-    return native.Norm(*sizes, code_of(call.activation), call.eps, True, call.slope)
+    norm = native.Norm(*sizes, code_of(call.activation), call.eps, True, slope)
+    plan = plan_for(call, norm, 2 * c, torch.float64)
+    plan.channels_last = rows and call.x.dim() > 2
+    return plan
 
 
 def _name(call: Call) -> str:

@@ -25,9 +25,9 @@ def norm_gradients(
     mask: Tensor | None,
     needs: Sequence[bool],
     activation: str | None,
-    slope: float,
+    slope: float | Tensor,
 ) -> list[Tensor | None]:
-    """Return the gradients of x, weight, bias and residual that are needed; the others are None.
+    """Return the gradients of x, weight, bias, residual and slope that are needed; others are None.
 
     Args:
         norm: in torch's operators, of x, weight and bias.
@@ -37,22 +37,27 @@ def norm_gradients(
         bias: or None.
         residual: like x, where the activation's slope depends on it; else None.
         mask: like x, what a ReLU after a residual let through; then ``activation`` is None.
-        needs: which of the four gradients.
+        needs: which of the five gradients.
         activation: a name in `ACTIVATIONS`, or None.
-        slope: the negative slope of ``"leaky_relu"``.
+        slope: the negative slope of ``"leaky_relu"``, or the weight of a PReLU.
     """
     masked = g if mask is None else g * mask
     # Aliases: γ, β and the residual may depend on x, and what leads from one to the other is the
     # engine's to differentiate, once.
     inputs = [
-        _alias(t, need) for t, need in zip((x, weight, bias, residual), needs[:4], strict=True)
+        _alias(t, need)
+        for t, need in zip(
+            (x, weight, bias, residual, slope if isinstance(slope, Tensor) else None),
+            needs[:5],
+            strict=True,
+        )
     ]
     gradients = gradients_of(
         lambda: finish(
             norm(*inputs[:3]),  # type: ignore[arg-type]
             activation,
             inputs[3],
-            slope,
+            slope if inputs[4] is None else inputs[4],  # type: ignore[arg-type]
         ),
         inputs,
         masked,

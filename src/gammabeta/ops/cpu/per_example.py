@@ -23,6 +23,7 @@ from gammabeta.ops.cpu.support import (
     is_channels_last,
     is_small,
     serves,
+    slope_of,
 )
 from gammabeta.ops.spec import GROUP, INSTANCE, LAYER, RMS, Call
 
@@ -112,13 +113,14 @@ def group_plan(call: Call) -> Plan | None:
     if num_groups < 1 or c % num_groups or elements == num_groups:
         return None  # torch raises its own error
     parameter_type = common_type(x, call.weight, call.bias, shape[1:2])
-    if parameter_type is None:
+    slope = None if parameter_type is None else slope_of(call, parameter_type, c)
+    if slope is None:
         return None
     s = elements // (n * c)
     channels_last = s > 1 and len(shape) > 3 and not x.is_contiguous() and is_channels_last(x)
     sizes = (_GROUP, channels_last or s == 1, n, c, c // num_groups, s)
     code = code_of(call.activation)
-    norm = native.Norm(*sizes, TYPES[x.dtype], parameter_type, code, call.eps, True, call.slope)
+    norm = native.Norm(*sizes, TYPES[x.dtype], parameter_type, code, call.eps, True, slope)
     plan = plan_for(call, norm, 3 * n * num_groups, _computed(x))
     plan.channels_last = channels_last
     return plan
@@ -135,7 +137,8 @@ def row_plan(call: Call) -> Plan | None:
     if not shape or not elements or not are_finite(eps) or x.shape[-len(shape) :] != shape:
         return None
     parameter_type = common_type(x, call.weight, call.bias, shape)
-    if parameter_type is None:
+    slope = None if parameter_type is None else slope_of(call, parameter_type, 1)
+    if slope is None:
         return None
     d = 1
     for size in shape:
@@ -143,5 +146,5 @@ def row_plan(call: Call) -> Plan | None:
     rows = elements // d
     sizes = (_ROW, True, rows, d, 1, 1, TYPES[x.dtype], parameter_type)
     code, centered = code_of(call.activation), call.kind == LAYER
-    norm = native.Norm(*sizes, code, eps, centered, call.slope)
+    norm = native.Norm(*sizes, code, eps, centered, slope)
     return plan_for(call, norm, 3 * rows, _computed(x))

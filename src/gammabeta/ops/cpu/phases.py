@@ -27,7 +27,7 @@ def apply(call: Call, statistics: Statistics) -> Tensor | None:
     if plan is None:
         return None
     packed = _packed(call, statistics)
-    return forward_pass(call.x, call.weight, call.bias, call.residual, plan, packed)[0]
+    return forward_pass(call.x, call.weight, call.bias, call.residual, None, plan, packed)[0]
 
 
 @torch.no_grad()
@@ -42,8 +42,8 @@ def backward(
     if plan is None or call.residual is not None:
         return None  # what a ReLU let through is known to the forward pass alone
     plan.native.average(call.training, 0.0, 0, 0, 0, 0, False)
-    packed, needs = _packed(call, statistics), (True, True, True, False)
-    found = backward_pass(g, call.x, call.weight, call.bias, None, packed, None, plan, needs)
+    packed, needs = _packed(call, statistics), (True, True, True, False, False)
+    found = backward_pass(g, call.x, call.weight, call.bias, None, None, packed, None, plan, needs)
     assert found[0] is not None  # noqa: S101  (it was asked for)
     return Gradients(found[0], found[1], found[2], None)
 

@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from gammabeta.ops.activations import ACTIVATIONS, known_activation
 from gammabeta.ops.allocated import PLAIN, NoMemoryError
 from gammabeta.ops.lean import is_open
+from gammabeta.ops.spec import Call
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 DTYPES = {number: dtype for dtype, number in TYPES.items()}
@@ -24,6 +25,8 @@ CODES: dict[str | None, int] = {None: 0, **{name: i for i, name in enumerate(ACT
 NAMES = {code: name for name, code in CODES.items()}
 MASKED = frozenset((CODES["relu"], CODES["relu6"]))
 """Those whose backward pass needs to know no more than which elements they let through."""
+NEGATIVE_PART = len(CODES)
+"""An activation of the binding's own, whose "gradient" is g · min(z, 0): for a PReLU's slope."""
 MOST = sys.float_info.max
 
 _transform = torch._C._functorch.peek_interpreter_stack
@@ -74,6 +77,34 @@ def code_of(activation: str | None) -> int:
         return CODES[activation]
     except (KeyError, TypeError):
         return CODES[known_activation(activation)]
+
+
+def slope_of(call: Call, parameter_type: int, channels: int) -> float | None:
+    """Return the slope that the binding is told; None where its kernels do not take the call's.
+
+    Args:
+        call: its slope is a number, or the weight of a PReLU, (1,) or (C,); the kernels read the
+            latter by themselves, and then the number says nothing.
+        parameter_type: of γ and β, which the weight has to have, too.
+        channels: C; 1 where channels have none of their own.
+    """
+    slope = call.slope
+    if type(slope) is float:
+        return slope
+    if not isinstance(slope, Tensor):
+        return float(slope)
+    if not (
+        type(slope) in PLAIN
+        and slope.is_cpu
+        and slope.dtype is DTYPES[parameter_type]
+        and slope.layout is torch.strided
+        and slope.shape in ((1,), (channels,))
+        and slope.is_contiguous()
+        and not slope.is_neg()
+        and slope.data_ptr()
+    ):
+        return None
+    return slope.item() if slope.numel() == 1 else 0.0
 
 
 def are_finite(*values: Any) -> bool:

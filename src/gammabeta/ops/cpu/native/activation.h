@@ -25,7 +25,8 @@ enum Activation : int {
   kHardswish,
   kHardsigmoid,
   kMish,
-  kGELUTanh
+  kGELUTanh,
+  kNegativePart  // of z, times g, in place of the gradient: Σ of it is that of a PReLU's slope
 };
 
 // σ(−|z|) = e / (1 + e), where e = e^(−|z|) cannot overflow.
@@ -127,9 +128,9 @@ constexpr A kBelowSix = (A)0x1.7ffffffffffffp+2;
 template <>
 constexpr float kBelowSix<float> = 0x1.7ffffep+2f;
 
-// `slope` is LeakyReLU's, below 0.
+// `slope` is that of LeakyReLU and PReLU below 0.
 template <class A>
-GB_INLINE V<A> activate(V<A> z, int activation, A slope) {
+GB_INLINE V<A> activate(V<A> z, int activation, V<A> slope) {
   constexpr A kSixth = (A)1 / 6;
   switch (activation) {
     case kReLU: return where<A>(z < 0, V<A>{}, z);
@@ -150,7 +151,7 @@ GB_INLINE V<A> activate(V<A> z, int activation, A slope) {
 // g · d activate(z) / dz, which is 0 where the slope is flat, whatever g. At NaN torch makes the
 // slopes of ReLU and ReLU6 1, of LeakyReLU the one below 0, of Hardsigmoid 0.
 template <class A>
-GB_INLINE V<A> activation_gradient(V<A> g, V<A> z, int activation, A slope) {
+GB_INLINE V<A> activation_gradient(V<A> g, V<A> z, int activation, V<A> slope) {
   constexpr A kSixth = (A)1 / 6;
   switch (activation) {
     case kReLU: return where<A>(z <= 0, V<A>{}, g);
@@ -167,6 +168,7 @@ GB_INLINE V<A> activation_gradient(V<A> g, V<A> z, int activation, A slope) {
     case kHardsigmoid: return where<A>((z > -3) & (z < 3), g * kSixth, V<A>{});
     case kMish: return g * mish_slope<A>(z);
     case kGELUTanh: return g * gelu_tanh_slope<A>(z);
+    case kNegativePart: return where<A>(z > 0, V<A>{}, g * z);
     default: return g;
   }
 }

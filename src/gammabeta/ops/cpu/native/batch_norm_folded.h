@@ -45,7 +45,7 @@ struct Fold {
   Fold(const Folds& folds, Scratch& scratch) : s(folds.s), width(folds.width) {
     int64_t w = width;
     column = {scratch.take<A>(w), scratch.take<A>(w), scratch.take<A>(w),
-              scratch.take<A>(w), scratch.take<A>(w), scratch.take<A>(w)};
+              scratch.take<A>(w), scratch.take<A>(w), scratch.take<A>(w), scratch.take<A>(w)};
     sums = scratch.take<double>(2 * w);
   }
 
@@ -117,6 +117,7 @@ void forward_folded(BatchNormForward& bn) {
       fold.spread(at.column.shift, fold.column.shift, c0, c1);
       fold.spread(at.column.scale, fold.column.scale, c0, c1);
       fold.spread(at.column.offset, fold.column.offset, c0, c1);
+      if (known == kLookedUp) fold.spread(at.column.below, fold.column.below, c0, c1);
       apply_rows(epilogue, fold.column, x + o, r + o, y + o, bits + o / kLanes<A>, row, slots, 0,
                  bn.n, 0, (c1 - c0) * bn.s, bn.streamed && row % 32 == 0, NextBlock{w});
     }
@@ -151,6 +152,7 @@ void backward_folded(BatchNormBackward& bn) {
       fold.spread(at.column.shift, fold.column.shift, c0, c1);
       fold.spread(at.column.scale, fold.column.scale, c0, c1);
       fold.spread(at.column.offset, fold.column.offset, c0, c1);
+      if (known == kLookedUp) fold.spread(at.column.below, fold.column.below, c0, c1);
       fold.spread(at.column.inverse, fold.column.inverse, c0, c1);
       gradient_sums_of_rows(epilogue, fold.column, g + o, x + o, r + o, words, row, slots, 0, bn.n,
                             0, width, fold.sums, w);

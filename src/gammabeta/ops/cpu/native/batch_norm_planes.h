@@ -78,8 +78,9 @@ void forward_planes(BatchNormForward& bn) {
   };
   auto apply_block = [&](int64_t c, int64_t b) {
     Affine<A> affine = at.column.one(c);
+    auto its = epilogue.of_channel(at.column.below[c]);
     planes.stretches<A>(c, b, [&](int64_t o, int64_t i, int64_t length, int head, int64_t slot) GB_FLAT {
-      apply(epilogue, affine, x + o, r + o, y + o, bits + i * slots, length, head, slot,
+      apply(its, affine, x + o, r + o, y + o, bits + i * slots, length, head, slot,
             streamed, bn.s);
     });
   };
@@ -141,8 +142,9 @@ void backward_planes(BatchNormBackward& bn) {
     GradientSum<T> sums;
     Affine<A> affine = at.column.one(c);
     V<A> inverse = splat(at.column.inverse[c]);
+    auto its = epilogue.of_channel(at.column.below[c]);
     planes.stretches<A>(c, b, [&](int64_t o, int64_t i, int64_t length, int head, int64_t slot) GB_FLAT {
-      gradient_sums(epilogue, affine, inverse, g + o, x + o, r + o, bits + i * slots, length, head,
+      gradient_sums(its, affine, inverse, g + o, x + o, r + o, bits + i * slots, length, head,
                     slot, sums);
     });
     sums.totals(at.column.shift[c], at.column.inverse[c], out);
@@ -155,8 +157,9 @@ void backward_planes(BatchNormBackward& bn) {
   auto apply_block = [&](int64_t c, int64_t b) {
     Affine<A> affine = at.column.one(c);
     V<A> slope = splat(at.column.slope[c]), level = splat(at.column.level[c]);
+    auto its = epilogue.of_channel(at.column.below[c]);
     planes.stretches<A>(c, b, [&](int64_t o, int64_t i, int64_t length, int head, int64_t slot) GB_FLAT {
-      gradient(epilogue, affine, slope, level, g + o, x + o, r + o, bits + i * slots, gx + o,
+      gradient(its, affine, slope, level, g + o, x + o, r + o, bits + i * slots, gx + o,
                gr ? gr + o : gr, length, head, slot, through, streamed, bn.s);
     });
   };

@@ -39,7 +39,7 @@ struct Norm {
   int activation;
   double eps;
   bool centered = true;  // false: RMS norm
-  double slope = 0.01;   // of LeakyReLU below 0
+  double slope = 0.01;   // of LeakyReLU below 0, and of a PReLU that has but one
 
   bool channels_last = false;  // whether that is how x came, in more than two dims
 
@@ -99,13 +99,14 @@ struct Norm {
   // What all kernels are told.
   template <class Work>
   Work work(Address x, Address residual, Address gamma, Address beta, Address bits, Address stats,
-            Address written, Address also_written) const {
+            Address written, Address also_written, Address slopes) const {
     Work w{};
     sizes(w);
     w.type = static_cast<Type>(type);
     w.parameter_type = static_cast<Type>(parameter_type);
     w.activation = activation;
     w.slope = slope;
+    if constexpr (!std::is_base_of_v<RowNorm, Work>) w.slopes = at(slopes);
     w.x = at(x), w.residual = at(residual), w.gamma = at(gamma), w.beta = at(beta);
     w.bits = bits ? at(bits + kMaskHead) : nullptr;
     w.stats = static_cast<decltype(w.stats)>(at(stats));
@@ -118,7 +119,7 @@ struct Norm {
 
   // Whether the batch entered the running statistics.
   bool forward(Address x, Address residual, Address gamma, Address beta, Address bits,
-               Address stats, Address y) const {
+               Address stats, Address y, Address slopes = 0) const {
     const Kernels* kernels = g_kernels;
     sign(bits, kernels);
     auto run = [&](auto w, auto kernel) {
@@ -127,13 +128,13 @@ struct Norm {
       (kernels->*kernel)(w);
     };
     if (kind == kRow) {
-      run(work<RowNormForward>(x, residual, gamma, beta, bits, stats, y, 0),
+      run(work<RowNormForward>(x, residual, gamma, beta, bits, stats, y, 0, slopes),
           &Kernels::row_norm_forward);
     } else if (kind == kGroup) {
-      run(work<GroupNormForward>(x, residual, gamma, beta, bits, stats, y, 0),
+      run(work<GroupNormForward>(x, residual, gamma, beta, bits, stats, y, 0, slopes),
           &Kernels::group_norm_forward);
     } else {
-      auto bn = work<BatchNormForward>(x, residual, gamma, beta, bits, stats, y, 0);
+      auto bn = work<BatchNormForward>(x, residual, gamma, beta, bits, stats, y, 0, slopes);
       bn.y = at(y);
       bn.eps = eps;
       bn.training = training;
@@ -151,7 +152,7 @@ struct Norm {
 
   void backward(Address x, Address residual, Address gamma, Address beta, Address bits,
                 Address stats, Address g, Address gx, Address gresidual, Address ggamma,
-                Address gbeta) const {
+                Address gbeta, Address slopes = 0) const {
     const Kernels* kernels = signer(bits);
     auto run = [&](auto w, auto kernel) {
       w.g = at(g), w.gx = at(gx), w.gresidual = at(gresidual);
@@ -160,13 +161,13 @@ struct Norm {
       (kernels->*kernel)(w);
     };
     if (kind == kRow)
-      run(work<RowNormBackward>(x, residual, gamma, beta, bits, stats, gx, gresidual),
+      run(work<RowNormBackward>(x, residual, gamma, beta, bits, stats, gx, gresidual, slopes),
           &Kernels::row_norm_backward);
     else if (kind == kGroup)
-      run(work<GroupNormBackward>(x, residual, gamma, beta, bits, stats, gx, gresidual),
+      run(work<GroupNormBackward>(x, residual, gamma, beta, bits, stats, gx, gresidual, slopes),
           &Kernels::group_norm_backward);
     else
-      run(work<BatchNormBackward>(x, residual, gamma, beta, bits, stats, gx, gresidual),
+      run(work<BatchNormBackward>(x, residual, gamma, beta, bits, stats, gx, gresidual, slopes),
           &Kernels::batch_norm_backward);
   }
 };

@@ -59,6 +59,13 @@ __attribute__((noinline)) Moments exact_moments(int64_t n, F&& next) {
 
 // ---- parameters ---------------------------------------------------------------------------------
 
+// Give each channel its slope below 0.
+template <class A, class Norm>
+GB_INLINE void set_slopes(A* below, const Norm& norm) {
+  for (int64_t c = 0; c < norm.c; c++)
+    below[c] = (A)(norm.slopes ? number_at(norm.slopes, norm.parameter_type, c) : norm.slope);
+}
+
 // The channels' numbers, each array padded to whole vectors.
 template <class A>
 struct Channels {
@@ -78,6 +85,7 @@ struct Channels {
     lay_out(bn, pieces, scratch);
     get_numbers(gamma, bn.gamma, bn.parameter_type, bn.c, 1);
     get_numbers(beta, bn.beta, bn.parameter_type, bn.c, 0);
+    set_slopes(column.below, bn);
   }
 
  private:
@@ -85,7 +93,7 @@ struct Channels {
   char* own;
   void lay_out(const BatchNorm& bn, int64_t pieces, Scratch& scratch) {
     column = {scratch.take<A>(c), scratch.take<A>(c), scratch.take<A>(c),
-              scratch.take<A>(c), scratch.take<A>(c), scratch.take<A>(c)};
+              scratch.take<A>(c), scratch.take<A>(c), scratch.take<A>(c), scratch.take<A>(c)};
     gamma = scratch.take<double>(c);
     beta = scratch.take<double>(c);
     variance = scratch.take<double>(c);

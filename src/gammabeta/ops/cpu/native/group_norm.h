@@ -30,9 +30,9 @@ struct GroupSlope {
   }
 };
 
-// γ and β in double; the channels' gradients of both for every example, joined at the end.
+// γ, β and the activation's slopes below 0 in double; the channels' gradients of both for every example, joined at the end.
 struct GroupSpace {
-  double *gamma, *beta, *gbeta, *ggamma;
+  double *gamma, *beta, *below, *gbeta, *ggamma;
   char* rest;  // `more` bytes
 
   GroupSpace(const GroupNorm& gn, size_t more) {
@@ -42,6 +42,7 @@ struct GroupSpace {
     lay_out(gn, more, scratch);
     get_numbers(gamma, gn.gamma, gn.parameter_type, gn.c, 1);
     get_numbers(beta, gn.beta, gn.parameter_type, gn.c, 0);
+    set_slopes(below, gn);
   }
   // Over the examples, in their order, whoever computed them.
   void join(const GroupNormBackward& gn) {
@@ -57,6 +58,7 @@ struct GroupSpace {
   void lay_out(const GroupNorm& gn, size_t more, Scratch& scratch) {
     gamma = scratch.take<double>(gn.c);
     beta = scratch.take<double>(gn.c);
+    below = scratch.take<double>(gn.c);
     gbeta = scratch.take<double>(gn.n * gn.c);
     ggamma = scratch.take<double>(gn.n * gn.c);
     rest = scratch.take<char>((int64_t)more);

@@ -31,7 +31,7 @@ void forward_group_planes(GroupNormForward& gn) {
     for (int64_t p = from; p < to; p++) {
       ChannelMap<A> map(stats[p / k], space.gamma[p % gn.c], space.beta[p % gn.c]);
       int64_t o = p * s;
-      apply(epilogue, map.affine(), x + o, r + o, y + o, bits, s, head_of<A>(o, s), p * slots,
+      apply(epilogue.of_channel((A)space.below[p % gn.c]), map.affine(), x + o, r + o, y + o, bits, s, head_of<A>(o, s), p * slots,
             streamed, s);
     }
   };
@@ -70,6 +70,7 @@ void backward_group_planes(GroupNormBackward& gn) {
   auto measure = [&](int64_t from, int64_t to) {
     for (int64_t p = from; p < to; p++) {
       const Standard<A>& group = stats[p / k];
+      auto its = epilogue.of_channel((A)space.below[p % gn.c]);
       Affine<A> affine = ChannelMap<A>(group, space.gamma[p % gn.c], space.beta[p % gn.c]).affine();
       V<A> inverse = splat(group.inverse);
       double total = 0, weighted = 0;
@@ -80,7 +81,7 @@ void backward_group_planes(GroupNormBackward& gn) {
         int64_t o = p * s + i, slot = p * slots + (i ? (head > 0) + i / kLanes<A> : 0);
         GradientSum<T> sums;
         double more_of[2];
-        gradient_sums(epilogue, affine, inverse, g + o, x + o, r + o, bits, more, i ? 0 : head, slot,
+        gradient_sums(its, affine, inverse, g + o, x + o, r + o, bits, more, i ? 0 : head, slot,
                       sums);
         sums.totals(group.shift, group.inverse, more_of);
         total += more_of[0];
@@ -105,7 +106,7 @@ void backward_group_planes(GroupNormBackward& gn) {
       if (p % k == 0 && p > from) slope = slope_of(p / k);
       ChannelMap<A> map(stats[p / k], space.gamma[p % gn.c], space.beta[p % gn.c]);
       int64_t o = p * s;
-      gradient(epilogue, map.affine(), splat(slope.slope), splat(slope.level), g + o, x + o, r + o,
+      gradient(epilogue.of_channel((A)space.below[p % gn.c]), map.affine(), splat(slope.slope), splat(slope.level), g + o, x + o, r + o,
                bits, gx + o, gr ? gr + o : gr, s, head_of<A>(o, s), p * slots, kAdded, streamed, s);
     }
   };

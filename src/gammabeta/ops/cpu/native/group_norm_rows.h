@@ -25,6 +25,7 @@ struct RowSpaceOfGroups {
   Columns<A>* column;  // a place
   double* sums;        // 2·c a chunk
   A* guess;            // c a thread
+  A* below;            // c, the activation's slopes below 0
 
   RowSpaceOfGroups(const GroupNorm& gn, int64_t count)
       : shared(gn.threads > 1 && gn.n < 8 * gn.threads && gn.n % gn.threads),
@@ -34,9 +35,11 @@ struct RowSpaceOfGroups {
         space(gn, needed(gn)) {
     Scratch scratch{space.rest};
     lay_out(gn, scratch);
+    set_slopes(below, gn);
     for (int64_t i = 0; i < places; i++) {
       A* from = numbers + i * 6 * c;
-      column[i] = {from, from + c, from + 2 * c, from + 3 * c, from + 4 * c, from + 5 * c};
+      column[i] = {from,         from + c,     from + 2 * c, from + 3 * c,
+                   from + 4 * c, from + 5 * c, below};
     }
   }
   GB_INLINE double* sums_of(int64_t place, int64_t chunk) const {
@@ -54,6 +57,7 @@ struct RowSpaceOfGroups {
     column = scratch.take<Columns<A>>(places);
     numbers = scratch.take<A>(6 * c * places);
     guess = scratch.take<A>(c * gn.threads);
+    below = scratch.take<A>(c);
     sums = scratch.take<double>(2 * c * places * count);
   }
 };

@@ -71,6 +71,11 @@ NB_MODULE(_native, m) {
              other.average(false, 0, 0, 0, 0, 0, false);
              return other;
            }, "The same, by statistics that are given.")
+      .def("of_activation", [](const Norm& norm, int activation) {
+             Norm other = norm;
+             other.activation = activation;
+             return other;
+           }, "The same, with another activation.")
       .def("run", run, nb::arg("x"), nb::arg("residual").none(), nb::arg("weight").none(),
            nb::arg("bias").none(), nb::arg("masked"),
            "Make output, statistics and mask; also whether the batch entered the averages.")
@@ -80,6 +85,11 @@ NB_MODULE(_native, m) {
            "Make the gradients; None if g is not laid out as x.")
       .def("mask_fits", &Norm::mask_fits)
       .def("mask_size", [](const Norm& norm) { return norm.mask_size(); }, "Bytes of the mask that forward fills.")
-      .def("forward", &Norm::forward, nb::call_guard<nb::gil_scoped_release>())
-      .def("backward", &Norm::backward, nb::call_guard<nb::gil_scoped_release>());
+      .def("forward", &Norm::forward, nb::arg("x"), nb::arg("residual"), nb::arg("weight"),
+           nb::arg("bias"), nb::arg("bits"), nb::arg("statistics"), nb::arg("y"),
+           nb::arg("slopes") = 0, nb::call_guard<nb::gil_scoped_release>())
+      .def("backward", &Norm::backward, nb::arg("x"), nb::arg("residual"), nb::arg("weight"),
+           nb::arg("bias"), nb::arg("bits"), nb::arg("statistics"), nb::arg("g"), nb::arg("gx"),
+           nb::arg("gresidual"), nb::arg("gweight"), nb::arg("gbias"), nb::arg("slopes") = 0,
+           nb::call_guard<nb::gil_scoped_release>());
 }

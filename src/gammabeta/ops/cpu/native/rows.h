@@ -9,6 +9,7 @@ namespace {
 template <class A>
 struct Columns {
   A *shift, *scale, *offset, *inverse, *slope, *level;
+  A* below;  // the activation's slope below 0
   GB_INLINE Affine<A> affine(int64_t c) const {
     return {load(shift + c), load(scale + c), load(offset + c)};
   }
@@ -154,8 +155,9 @@ GB_INLINE void apply_rows(const Epilogue<T, known, residual>& epilogue, const Co
     ask(x + at);
     if (residual) ask(res + at);
     store(y + at,
-          epilogue.forward(column.affine(c)(load(x + at, part)), res + at,
-                           bits + r * slots + c / kLanes<A>, part),
+          epilogue.of_columns(column.below + c)
+              .forward(column.affine(c)(load(x + at, part)), res + at,
+                       bits + r * slots + c / kLanes<A>, part),
           part, streamed);
   });
 }
@@ -181,8 +183,9 @@ GB_INLINE void gradient_sums_of_rows(const Epilogue<T, known, residual>& epilogu
         fetch_near(g + at + ahead);
         fetch_near(x + at + ahead);
         V<A> value = load(x + at, part);
-        V<A> d = epilogue.backward(load(g + at, part), value, k.affine, res + at,
-                                   bits + r * slots + c / kLanes<A>, part);
+        V<A> d = epilogue.of_columns(column.below + c)
+                     .backward(load(g + at, part), value, k.affine, res + at,
+                               bits + r * slots + c / kLanes<A>, part);
         sums.add(keep(d, part), value, x + at, part, k.affine.shift, k.inverse);
       },
       [](double* first, double* second, const Column& k, const GradientSums<T>& sums) GB_FLAT {
@@ -204,8 +207,9 @@ GB_INLINE void gradient_rows(const Epilogue<T, known, residual>& epilogue, const
     ask(x + at);
     V<A> value = load(x + at, part);
     Affine<A> affine = column.affine(c);
-    V<A> d = epilogue.backward(load(g + at, part), value, affine, res + at,
-                               bits + r * slots + c / kLanes<A>, part);
+    V<A> d = epilogue.of_columns(column.below + c)
+                 .backward(load(g + at, part), value, affine, res + at,
+                           bits + r * slots + c / kLanes<A>, part);
     if (residual && gr) store(gr + at, d, part, streamed);
     store(gx + at,
           input_gradient<A>(d, value, affine, load(column.slope + c), load(column.level + c), through),

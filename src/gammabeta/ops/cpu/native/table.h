@@ -13,7 +13,8 @@ struct BatchNorm {
   int64_t n, c, s;
   Type type, parameter_type;
   int activation;
-  double slope;  // of LeakyReLU below 0
+  double slope;         // of LeakyReLU below 0
+  const void* slopes;   // of PReLU, one a channel, of parameter_type; null: all are `slope`
   const void *x, *residual, *gamma, *beta;
   void* bits;     // what a ReLU or ReLU6 after a residual let through; see slots()
   double* stats;  // (2, c): mean and 1 / √(variance + ε), for the backward pass
@@ -74,7 +75,8 @@ struct GroupNorm {
   int64_t n, c, k, s;
   Type type, parameter_type;
   int activation;
-  double slope;  // of LeakyReLU below 0
+  double slope;         // of LeakyReLU below 0
+  const void* slopes;   // of PReLU, one a channel, of parameter_type; null: all are `slope`
   const void *x, *residual, *gamma, *beta;
   void* bits;
   void* stats;  // (n · c / k, 3), as above

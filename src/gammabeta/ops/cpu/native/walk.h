@@ -226,11 +226,11 @@ struct BitWord<float> {
 
 // Not inlined: a call is short beside what it computes, and compiling dozens of copies is not.
 template <class A>
-__attribute__((noinline)) V<A> activate_called(V<A> z, int activation, A slope) {
+__attribute__((noinline)) V<A> activate_called(V<A> z, int activation, V<A> slope) {
   return activate<A>(z, activation, slope);
 }
 template <class A>
-__attribute__((noinline)) V<A> gradient_called(V<A> g, V<A> z, int activation, A slope) {
+__attribute__((noinline)) V<A> gradient_called(V<A> g, V<A> z, int activation, V<A> slope) {
   return activation_gradient<A>(g, z, activation, slope);
 }
 
@@ -241,14 +241,20 @@ struct Epilogue {
   using Word = typename BitWord<A>::type;
   static constexpr bool keeps_bits = known == kKnownReLU && residual;
   int activation;
-  A slope;  // of LeakyReLU below 0
-  A last;   // the largest z that a ReLU lets through
+  V<A> slope;  // of LeakyReLU and PReLU below 0
+  A last;      // the largest z that a ReLU lets through
 
   template <class Norm>
   explicit Epilogue(const Norm& norm)
       : activation(norm.activation),
-        slope((A)norm.slope),
+        slope(splat((A)norm.slope)),
         last(norm.activation == kReLU6 ? kBelowSix<A> : (A)__builtin_inf()) {}
+
+  // The same with the slopes that a channel, or each of the lanes, has.
+  GB_INLINE Epilogue of_channel(A its) const { return with(splat(its)); }
+  GB_INLINE Epilogue of_columns(const A* slopes) const {
+    return known == kLookedUp ? with(load(slopes)) : *this;
+  }
 
   // The output; remembers in `bits` what backward cannot see from x alone.
   template <class Part>
@@ -272,6 +278,13 @@ struct Epilogue {
     if (known == kKnownReLU) return where<A>((z <= 0) | (z > last), V<A>{}, g);
     if (residual) z += load(r, part);
     return gradient_called<A>(g, z, activation, slope);
+  }
+
+ private:
+  GB_INLINE Epilogue with(V<A> slopes) const {
+    Epilogue other = *this;
+    other.slope = slopes;
+    return other;
   }
 };
 
