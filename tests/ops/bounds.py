@@ -33,8 +33,9 @@ SIZES = [
 # Channels by the thread and channels shared, folded planes, chunks of rows, examples shared.
 THREADED = [(2, 3, 5000), (4, 17, 49), (9, 33, 7), (600, 5, 1), (3, 100, 130), (1, 32, 400)]
 THREADS = (1, 2, 3, 7, 31, 96, 256)
+LOOKED_UP = "gelu, or a PReLU with a slope a channel where there are channels"
 FEWER_THREADS = (3, 31, 96)  # under a sanitizer, where a thread costs more
-TAILS = [(None, False), ("relu", False), ("relu", True), ("gelu", True)]
+TAILS = [(None, False), ("relu", False), ("relu", True), (LOOKED_UP, True)]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 KINDS = ("batch", "batch, evaluation", "layer", "rms", "group", "instance")
 _empty_like, _empty = torch.empty_like, torch.empty
@@ -132,13 +133,18 @@ def main(guard: str, *rest: str) -> None:
             leaves = [x, *(place(torch.randn(shape, dtype=wide)) for _ in range(2))]
             running = place(torch.zeros(c, dtype=wide)), place(torch.ones(c, dtype=wide))
             leaves += [r] if residual else []
+            after = {"activation": activation, "residual": r if residual else None}
+            if activation == LOOKED_UP and shape != (c,):
+                after["activation"] = "gelu"
+            elif activation == LOOKED_UP:
+                leaves.append(place(torch.randn(c, dtype=wide)))
+                after |= {"activation": "leaky_relu", "slope": leaves[-1]}
             for leaf in leaves:
                 leaf.requires_grad_()
             with (
                 mock.patch.object(torch, "empty_like", empty_like),
                 mock.patch.object(torch, "empty", empty),
             ):
-                after = {"activation": activation, "residual": r if residual else None}
                 y = call(kind, *leaves[:3], running, **after)
                 assert type(y.grad_fn).__name__ == "_NormBackward"
                 found = torch.autograd.grad(y, leaves, g, allow_unused=kind == "rms")

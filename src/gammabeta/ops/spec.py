@@ -37,8 +37,8 @@ class Call:
         guarded: whether the running statistics and ``batches`` stay as they are if the update is
             not finite. Only a backend that is given ``batches`` looks at it.
         memory: ``"lean"`` to have the output made again for the backward pass, where a backend can.
-        slope: the negative slope of the activation ``"leaky_relu"``; the others ignore it. A number,
-            or the weight of a PReLU, (1,) or (C,), which gets a gradient.
+        slope: the negative slope of the activation ``"leaky_relu"``; the others ignore it. It is a
+            number, or the weight of a PReLU, (1,) or (C,), which gets a gradient.
 
     Attributes:
         entered: whether the batch entered the running statistics, once a backend has counted it.

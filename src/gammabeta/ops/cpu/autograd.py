@@ -279,7 +279,7 @@ def backward_pass(
     if slopes is not None and needs[4]:
         # Σ g · min(z, 0), by the pass that sums the gradient up for β. One more over x and g, and
         # only where there is a PReLU: a third sum in every kernel would be there for it alone.
-        gslopes = slopes.new_empty(native.channels)
+        gslopes = torch.empty(native.channels, dtype=slopes.dtype, device=slopes.device)
         sums = native.of_activation(NEGATIVE_PART)
         sums.backward(*read, 0, 0, 0, gslopes.data_ptr())
         gslopes = gslopes if slopes.numel() > 1 else gslopes.sum(0, keepdim=True)

@@ -7,6 +7,7 @@ torch's: an autograd function in Python costs more than a kernel wins there.
 from __future__ import annotations
 
 from math import nan
+
 import torch
 from torch import Tensor
 
