@@ -148,14 +148,20 @@ def test_sarif_names_the_factory(doctor: Doctor) -> None:
         described = run["tool"]["driver"]["rules"][result["ruleIndex"]]
         assert described["id"] == result["ruleId"] == "GB103"
         assert "## Fix" in described["help"]["markdown"]
+        assert "\nFIX\n" in described["help"]["text"]
 
 
 def test_explain(doctor: Doctor) -> None:
     said = doctor("--explain", "GB103")
     assert said.startswith("GB103 momentum\n\nThe momentum of a batch norm")
-    assert "```python\nnorm.momentum = 0.01" in said
+    assert "\nFIX\n\n    norm.momentum = 0.01  # 1 − 0.99\n" in said
+    assert "``" not in said
+    listed = doctor("--list")
+    assert "\n  GB103 momentum: the momentum is 0" in listed
+    assert "GB401 exported" in listed.split("quantized graphs:\n")[1]
+    assert max(map(len, (said + listed).splitlines())) <= 80
     assert doctor("--explain", "momentum") == said == doctor("--explain", "gb103")
-    assert "code='GB999' is not known; codes: GB101" in doctor.refused("--explain", "GB999")
+    assert "code='GB999' is no rule; give a code" in doctor.refused("--explain", "GB999")
 
 
 # Checkpoints and fixes
@@ -219,7 +225,7 @@ def test_a_fixed_checkpoint_has_the_form_of_the_old_one(doctor: Doctor) -> None:
     said = doctor("nets:half", "--checkpoint=old.pt", "--fix", "--out=sub/new.pt")
     assert re.search(r"GB105 1.* → float32\n", said)
     assert "a setting" not in said
-    assert "Wrote sub/new.pt." in said
+    assert "Wrote sub/new.pt.\n\n" in said
     assert (doctor.folder / before).read_bytes() == raw
     new = torch.load(doctor.folder / "sub/new.pt", weights_only=True)
     assert new["epoch"] == 3
@@ -229,6 +235,8 @@ def test_a_fixed_checkpoint_has_the_form_of_the_old_one(doctor: Doctor) -> None:
     assert "healthy" in doctor("nets:healthy", "--checkpoint=sub/new.pt")
     doctor("nets:keras", "--fix", "--out=made.pt")  # without a checkpoint
     assert list(torch.load(doctor.folder / "made.pt")) == list(healthy().state_dict())
+    said = doctor("nets:keras", "--fix", "--out=same.pt")
+    assert "Wrote same.pt.\nIts tensors are as before: a state dict" in said
     pytest.importorskip("safetensors")
     doctor("nets:keras", "--fix", "--out=made.safetensors")
     assert "healthy" in doctor("nets:healthy", "--checkpoint=made.safetensors")
@@ -317,7 +325,7 @@ def test_options_that_contradict_each_other(doctor: Doctor) -> None:
         ("--json", "--sarif"): "json and sarif exclude each other",
         ("--out=x.pt",): "out='x.pt' needs --fix",
         ("--fix", "--out=there.pt"): "out='there.pt' exists; give the path of a new file",
-        ("--select=GB9",): "select='GB9' matches no rule; codes: GB101",
+        ("--select=GB9",): "select='GB9' matches no rule",
         ("--ignore=nothing",): "ignore='nothing' matches no rule",
         ("--select=",): "select='' matches no rule",
         ("--select=GB2",): "leaves only rules that need batches",

@@ -29,9 +29,9 @@ def test_choices() -> None:
     assert [r.code for r in RULES.chosen(None, ["GB1"])] == [c for c in every if c not in first]
     assert RULES["GB103"] is RULES["momentum"] is RULES["gb103"]
     for wrong in ("GB9", "", "nothing"):
-        with pytest.raises(ValueError, match=f"select='{wrong}' matches no rule; codes: GB101"):
+        with pytest.raises(ValueError, match=f"select='{wrong}' matches no rule; .*--list"):
             RULES.chosen([wrong])
-    with pytest.raises(TypeError, match="ignore has a int"):
+    with pytest.raises(TypeError, match="ignore holds 103, which is no text"):
         RULES.chosen(None, [103])  # type: ignore[list-item]
 
 

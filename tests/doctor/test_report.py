@@ -38,6 +38,27 @@ def test_a_healthy_model_is_one_line() -> None:
     assert gb.assert_healthy(nn.Linear(2, 2)).findings == []
 
 
+def test_a_finding_prints_as_in_a_report_and_a_report_is_a_short_object() -> None:
+    one = finding(layers=("bn", "cn"), step=3, fix="x = 1")
+    report = examined(one, finding("info", ""))
+    (first, _) = report.findings
+    assert str(first) == (
+        "error XY101 made-up: bn, cn, since step 3\n    Something is wrong.\n    fix:  x = 1"
+    )
+    assert str(first) in str(report)
+    assert repr(report) == (
+        "<Report of BatchNorm1d: 1 error, 1 info (1 norm, 1 rule): XY101 bn; XY101 the model>"
+    )
+    assert repr(examined()) == "<Report of BatchNorm1d: healthy (1 norm, 1 rule)>"
+    shown: list[str] = []
+
+    class Printer:  # what IPython hands over
+        text = shown.append
+
+    report._repr_pretty_(Printer, cycle=False)
+    assert shown == [str(report)]
+
+
 def test_it_reads_like_a_review() -> None:
     report = examined(
         finding("info", "c", cause="a habit"),
@@ -200,9 +221,7 @@ def test_sarif() -> None:
     first, *_, last = run["results"]
     assert first["ruleId"] == "XY101"
     assert first["ruleIndex"] == 0
-    assert first["message"]["text"].startswith(
-        "Bn and 1 more: something is wrong.\nCost: much.\nFix:"
-    )
+    assert first["message"]["text"].startswith("bn, cn: Something is wrong.\nCost: much.\nFix:")
     (place,) = first["locations"]
     assert [each["fullyQualifiedName"] for each in place["logicalLocations"]] == ["bn", "cn"]
     assert place["physicalLocation"] == {
@@ -210,7 +229,13 @@ def test_sarif() -> None:
         "region": {"startLine": 7},
     }
     assert last["suppressions"] == [{"kind": "inSource"}]
-    assert "suppressions" not in first
+    assert first["suppressions"] == []  # all results have them, or none
+    with rule(finds(finding())):
+        plain = gb.examine(nn.BatchNorm1d(2), select=["XY101"]).to_sarif("/srv/a file.py")
+    (result,) = plain["runs"][0]["results"]
+    assert "suppressions" not in result
+    (place,) = result["locations"]
+    assert place["physicalLocation"]["artifactLocation"] == {"uri": "file:///srv/a%20file.py"}
     assert run["invocations"][0]["toolExecutionNotifications"][0]["message"]["text"] == "a note"
     prints = [r["partialFingerprints"]["finding/v1"] for r in run["results"]]
     assert len(set(prints)) == 4
@@ -255,7 +280,7 @@ def test_fixes_change_the_model_and_are_told() -> None:
     assert report.notes == ["XY101 was not repaired: KeyError: 'no'"]
     assert report.fixed == changes
     assert not any(change.stored for change in report.fix(model))  # as it was: nothing new
-    with pytest.raises(TypeError, match="model is a list"):
+    with pytest.raises(TypeError, match="model is of type list"):
         report.fix([])  # type: ignore[arg-type]
 
 

@@ -18,10 +18,17 @@ from gammabeta.cli.named import batches_of, loss_of, model_of, place_of
 from gammabeta.cli.options import Option, Options
 from gammabeta.cli.terminal import printable
 from gammabeta.doctor.examine import examine
+from gammabeta.doctor.printed import page_text, wrapped
 from gammabeta.doctor.report import Report
 from gammabeta.doctor.rule import RULES
 
 _WIDTH = 80
+_KINDS = {
+    "static": "On the model alone",
+    "batches": "On batches",
+    "training": "While a model trains (gammabeta.watch)",
+    "graph": "On exported, traced and quantized graphs",
+}
 
 
 @dataclass
@@ -67,6 +74,7 @@ class DoctorOptions(Options):
         Option("New file for the fixed state dict; needs --fix.", metavar="FILE"),
     ] = None
     explain: Annotated[str | None, Option("Explain a rule and exit.", metavar="CODE")] = None
+    list: Annotated[bool, Option("List the rules and exit.")] = False
 
 
 def doctor(options: DoctorOptions) -> None:
@@ -74,8 +82,12 @@ def doctor(options: DoctorOptions) -> None:
 
     Exit code 0: no finding of severity error; 1: there is one; 2: bad input.
     """
+    if options.list:
+        _list_rules()
+        return
     if options.explain is not None:
-        _explain(options.explain)
+        rule = RULES[options.explain]
+        print(f"{rule.code} {rule.name}\n\n{page_text(rule.page)}")
         return
     _check(options)
     model = model_of(options.factory or "")
@@ -155,16 +167,15 @@ def _show_changes(options: DoctorOptions, report: Report) -> None:
         print("\n".join(f"  {line}" for line in lines))
     if options.out is not None:
         print(f"Wrote {printable(options.out)}.")
+        if not any(change.stored for change in report.fixed):
+            print("Its tensors are as before: a state dict holds no settings.")
     print()
 
 
-def _explain(code: str) -> None:
-    rule = RULES[code]
-    print(f"{rule.code} {rule.name}\n")
-    inside = False
-    for part in rule.page.split("\n\n"):
-        inside = inside or part.startswith("```")
-        plain = inside or part.startswith(("#", "-", "|", " ")) or "```" in part
-        print(part if plain else textwrap.fill(part, _WIDTH, break_on_hyphens=False), end="\n\n")
-        if part.endswith("```"):
-            inside = False
+def _list_rules() -> None:
+    kind = ""
+    for rule in RULES:
+        if rule.kind != kind:
+            print(f"{chr(10) if kind else ''}{_KINDS[rule.kind]}:")
+            kind = rule.kind
+        print("\n".join(wrapped(f"{rule.code} {rule.name}: {rule.title}", "  ", "        ")))

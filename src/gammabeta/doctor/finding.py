@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from gammabeta.doctor.printed import paragraph
 from gammabeta.doctor.repair import joined
 
 SEVERITIES = ("info", "warning", "error")
@@ -20,7 +21,7 @@ Number = float | int | str | bool | None
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One fault of a model or of its training.
+    """One fault of a model or of its training; ``print`` shows it as a report does.
 
     Attributes:
         code: code of the rule, such as ``"GB101"``; the examination fills it in.
@@ -41,6 +42,9 @@ class Finding:
         >>> found = Finding(severity="error", layer="bn", cause="its momentum is 0")
         >>> found.layers, found.cost
         (('bn',), '')
+        >>> print(dataclasses.replace(found, code="GB103", name="momentum"))
+        error GB103 momentum: bn
+            Its momentum is 0.
     """
 
     code: str = ""
@@ -70,6 +74,9 @@ class Finding:
     def text(self) -> str:
         """The finding in one line: code, layer and cause."""
         return f"{self.code} {self.where}: {self.cause}"
+
+    def __str__(self) -> str:
+        return "\n".join(paragraph(self))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as JSON can represent it."""

@@ -38,7 +38,7 @@ def intended(code: str, module: nn.Module) -> nn.Module:
         []
     """
     if not isinstance(module, nn.Module):
-        raise TypeError(f"module is a {type(module).__name__}; give a torch.nn.Module")
+        raise TypeError(f"module is of type {type(module).__name__}; give a torch.nn.Module")
     codes = set(getattr(module, ATTRIBUTE, ()))
     object.__setattr__(module, ATTRIBUTE, frozenset(codes | {RULES[code].code}))
     return module

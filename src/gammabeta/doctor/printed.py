@@ -1,4 +1,4 @@
-"""Findings as text of 80 columns, for a terminal."""
+"""Findings and rules as text of 80 columns, for a terminal."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import ast
 import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from gammabeta.doctor.finding import Finding
+if TYPE_CHECKING:
+    from gammabeta.doctor.finding import Finding
 
 WIDTH = 80
 _MOST_LAYERS = 3
@@ -17,7 +19,7 @@ def paragraph(finding: Finding) -> list[str]:
     """Return the lines that describe ``finding``."""
     step = "" if finding.step is None else f", since step {finding.step}"
     name = f" {finding.name}:" if finding.name else ""
-    head = f"{finding.severity} {finding.code}{name} {_places(finding.layers)}{step}"
+    head = f"{finding.severity} {finding.code}{name} {places(finding.layers)}{step}"
     lines = wrapped(head, "", "    ") + wrapped(sentence(finding.cause), "    ", "    ")
     counted = ("layers", len(finding.layers))  # is in the head
     shown = [f"{k}: {_shown(v)}" for k, v in finding.numbers.items() if (k, v) != counted]
@@ -72,6 +74,42 @@ def wrapped(text: str, first: str = "", rest: str = "", width: int = WIDTH) -> l
             lines.append(line[:cut])
             line = rest + line[cut:]
     return [*lines, line] if line.strip() else lines
+
+
+def page_text(page: str) -> str:
+    """Return a rule's page, which is Markdown, as plain text of 80 columns.
+
+    Headings are in capitals, code is indented, and code within a sentence has single backticks.
+
+    Example:
+        >>> print(page_text("A ``norm``.\\n\\n## Fix\\n\\n```python\\nx = 1\\n```"))
+        A `norm`.
+        <BLANKLINE>
+        FIX
+        <BLANKLINE>
+            x = 1
+    """
+    lines: list[str] = []
+    words: list[str] = []
+    code = False
+    for line in [*page.splitlines(), ""]:
+        if words and (code or not line.strip() or line.startswith(("```", "- ", "|", "#"))):
+            rest = "  " if words[0].startswith("- ") else ""
+            lines += wrapped(" ".join(words).replace("``", "`"), "", rest)
+            words = []
+        if line.startswith("```"):
+            code = not code
+        elif code:
+            lines.append(f"    {line}".rstrip())
+        elif line.startswith("#"):
+            lines.append(line.lstrip("# ").upper())
+        elif line.startswith("|"):
+            lines.append(line.replace("``", "`"))
+        elif line.strip():
+            words.append(line.strip())
+        else:
+            lines.append("")
+    return "\n".join(lines).strip("\n")
 
 
 def visible(text: str) -> str:
@@ -208,7 +246,13 @@ def _cut(text: str, width: int) -> int:
     return len(text)
 
 
-def _places(layers: Sequence[str]) -> str:
+def places(layers: Sequence[str]) -> str:
+    """Return the paths of a few layers and the number of the others, in words.
+
+    Example:
+        >>> places(["bn"]), places(["", "a", "b", "c", "d"])
+        ('bn', 'the model, a, b and 2 more')
+    """
     named = [layer or "the model" for layer in layers[:_MOST_LAYERS]]
     more = len(layers) - len(named)
     return ", ".join(named) + (f" and {more} more" if more else "")

@@ -22,7 +22,7 @@ class UnhealthyError(AssertionError):
     """A model has findings that its caller does not accept; the message is the report."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """The result of `gammabeta.examine`; ``print`` shows it in 80 columns.
 
@@ -94,7 +94,7 @@ class Report:
             GB103 1.momentum: 0.99 → 0.01
         """
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+            raise TypeError(f"model is of type {type(model).__name__}; give a torch.nn.Module")
         repairs = [(f.code, f.repair) for f in self.findings if f.repair is not None]
         changes, notes = repaired(repairs, model)
         self.fixed += changes
@@ -136,6 +136,15 @@ class Report:
         for note in dict.fromkeys(self.notes):
             lines += ["", *wrapped(f"note: {note}", "", "      ")]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """Return one line: notebooks show the text instead, see `_repr_pretty_`."""
+        found = "; ".join(f"{f.code} {f.where}" for f in sorted(self.findings, key=rank))
+        return f"<Report of {self._headline()}{f': {found}' if found else ''}>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the report in a notebook as ``print`` does."""
+        printer.text(repr(self) if cycle else str(self))
 
     def _headline(self) -> str:
         norms = f"{self.norms} norm{'s' * (self.norms != 1)}"

@@ -7,6 +7,7 @@ function or class under one of the decorators here. The docstring of the file is
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 import re
@@ -92,8 +93,7 @@ class Registry:
         for rule in self:
             if code.upper() == rule.code or code == rule.name:
                 return rule
-        known = ", ".join(rule.code for rule in self)
-        raise ValueError(f"code={code!r} is not known; codes: {known}")
+        raise ValueError(f"code={code!r} is no rule; {self._hint(code, 'a code such as GB103')}")
 
     def chosen(
         self, select: Iterable[str] | None = None, ignore: Iterable[str] | None = None
@@ -117,13 +117,19 @@ class Registry:
         found: list[Rule] = []
         for each in patterns:
             if not isinstance(each, str):
-                raise TypeError(f"{argument} has a {type(each).__name__}; give codes as 'GB101'")
+                raise TypeError(f"{argument} holds {each!r}, which is no text; give codes: 'GB101'")
             hits = [r for r in self if each and (r.code.startswith(each.upper()) or r.name == each)]
             if not hits:
-                known = ", ".join(rule.code for rule in self)
-                raise ValueError(f"{argument}={each!r} matches no rule; codes: {known}")
+                form = "a code such as GB103, its beginning such as GB1"
+                raise ValueError(f"{argument}={each!r} matches no rule; {self._hint(each, form)}")
             found += hits
         return [rule for rule in self if rule in found]
+
+    def _hint(self, wrong: str, forms: str) -> str:
+        names = [name for rule in self for name in (rule.name, rule.code)]
+        near = difflib.get_close_matches(wrong.lower(), names, n=1, cutoff=0.7)
+        meant = f"did you mean {near[0]!r}? Give" if near else "give"
+        return f"{meant} {forms} or a name such as momentum (gammabeta doctor --list shows all)"
 
     def _load(self) -> None:
         if self._loaded:

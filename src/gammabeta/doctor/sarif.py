@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from gammabeta.doctor.finding import Finding, plain
-from gammabeta.doctor.printed import sentence
+from gammabeta.doctor.printed import page_text, places, sentence
 from gammabeta.doctor.rule import RULES, Rule
 
 _SCHEMA = (
@@ -43,9 +44,10 @@ def log(
     rules = [RULES[code] for code in checked]
     index = {rule.code: number for number, rule in enumerate(rules)}
     results = [_result(each, index, file, line) for each in findings]
-    for each in intended:
-        silenced = {"suppressions": [{"kind": "inSource"}]}
-        results.append(_result(each, index, file, line) | silenced)
+    silenced = [_result(each, index, file, line) for each in intended]
+    if silenced:  # all results of a run have suppressions, or none (3.27.23)
+        results = [each | {"suppressions": []} for each in results]
+        results += [each | {"suppressions": [{"kind": "inSource"}]} for each in silenced]
     told = [{"level": "warning", "message": {"text": note}} for note in notes]
     return {
         "$schema": _SCHEMA,
@@ -73,8 +75,8 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "id": rule.code,
         "name": "".join(word.capitalize() for word in rule.name.split("-")),
         "shortDescription": {"text": sentence(rule.title)},
-        "fullDescription": {"text": rule.page.split("\n\n## ")[0].replace("\n", " ")},
-        "help": {"text": rule.page, "markdown": rule.page},
+        "fullDescription": {"text": _plain(rule.page.split("\n\n## ")[0])},
+        "help": {"text": page_text(rule.page), "markdown": rule.page},
         "properties": {"tags": [rule.kind, "normalization"]},
     }
 
@@ -84,7 +86,7 @@ def _result(finding: Finding, index: dict[str, int], file: str, line: int) -> di
     location: dict[str, Any] = {"logicalLocations": logical} if logical else {}
     if file:
         location["physicalLocation"] = {
-            "artifactLocation": {"uri": quote(file)},
+            "artifactLocation": {"uri": Path(file).as_uri() if file[:1] == "/" else quote(file)},
             "region": {"startLine": line},
         }
     identity = "\n".join((finding.code, finding.cause, *finding.layers))
@@ -102,9 +104,13 @@ def _result(finding: Finding, index: dict[str, int], file: str, line: int) -> di
     return result
 
 
+def _plain(markdown: str) -> str:
+    """Return a paragraph of a page in one line."""
+    return " ".join(markdown.replace("``", "`").split())
+
+
 def _message(finding: Finding) -> str:
-    more = len(finding.layers) - 1
-    parts = [sentence(f"{finding.where}{f' and {more} more' if more else ''}: {finding.cause}")]
+    parts = [f"{places(finding.layers)}: {sentence(finding.cause)}"]
     if finding.cost:
         parts.append(sentence(f"Cost: {finding.cost}"))
     if finding.fix:
