@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 import gammabeta as gb
 from gammabeta.ops.cpu import library, support
+from tests.forked import run_program
 
 pytestmark = pytest.mark.native
 
@@ -168,7 +168,7 @@ def test_a_momentum_that_is_no_number() -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_another_default_device(name: str) -> None:
+def test_another_default_device(name: str, tmp_path: Path) -> None:
     """In a process of its own: this crashed it."""
     made = {
         "batch": "BatchNorm2d(4, device='cpu')",
@@ -196,5 +196,4 @@ with torch.device("meta"):
 torch.set_default_device("meta")
 run()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    assert run_program(code, tmp_path, 60) == (0, "")

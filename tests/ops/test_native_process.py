@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import gammabeta as gb
+from tests.forked import run_program
 
 pytestmark = [pytest.mark.native, pytest.mark.usefixtures("native")]
 
@@ -53,17 +54,11 @@ def test_two_python_threads_train_as_one_after_the_other() -> None:
         assert all(torch.equal(a, b) for a, b in zip(expected[seed], found[seed], strict=True))
 
 
-def python(code: str, timeout: float = 120) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 FORK = """
-import os, sys, torch
+import os, warnings, torch
 import gammabeta as gb
+warnings.simplefilter("ignore")  # newer Pythons warn of every fork beside a thread
+gb.ops.use({native!r})
 torch.set_num_threads(2)
 layer = gb.BatchNorm2d(8, activation="relu")
 x = torch.randn(16, 8, 64, 64)
@@ -85,15 +80,17 @@ print(os.read(r, 10).decode(), all(torch.equal(a, b) for a, b in zip(step(), par
 """
 
 
-def test_a_forked_child_computes_and_does_not_wait_for_threads_it_lacks(native: str) -> None:
+def test_a_forked_child_computes_and_does_not_wait_for_threads_it_lacks(
+    native: str, tmp_path: Path
+) -> None:
     # A child that does wait for them hangs for ever: the timeout is the failure.
-    choice = f"import os; os.environ['GAMMABETA_KERNELS'] = {native!r}\n"
-    assert python(choice + FORK, timeout=60) == "same True\n"
+    assert run_program(FORK.format(native=native), tmp_path, 60) == (0, "same True\n")
 
 
 COUNT = """
 import os, threading, torch
 import gammabeta as gb
+gb.ops.use({native!r})
 torch.set_num_threads(1)
 layer, x = gb.BatchNorm2d(64), torch.randn(8, 64, 56, 56)
 layer(x)
@@ -110,6 +107,8 @@ print(started[0] - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_new_python_thread_uses_as_many_threads_as_torch_was_told(native: str) -> None:
+def test_a_new_python_thread_uses_as_many_threads_as_torch_was_told(
+    native: str, tmp_path: Path
+) -> None:
     # OpenMP keeps the number a thread; a new one would have as many as there are processors.
-    assert python(COUNT) == "1\n"
+    assert run_program(COUNT.format(native=native), tmp_path) == (0, "1\n")
