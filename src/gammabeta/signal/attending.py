@@ -77,8 +77,8 @@ class Attendant(Protocol):
     def after(self, model: nn.Module, args: Any, kwargs: Any, output: Any, raised: bool) -> None:
         """The call ends."""
 
-    def step(self, number: int) -> Iterable[Found]:
-        """An optimizer step ends; return what was found."""
+    def step(self, number: int, loss: float | None = None) -> Iterable[Found]:
+        """An optimizer step, with this loss if it is at hand, ends; return what was found."""
 
     def numbers(self, step: int, scalars: Mapping[str, float]) -> None:
         """The scalars of a step are known. Called by another thread."""

@@ -36,6 +36,11 @@ class Numbers:
         self._arrived: Callable[[], None] = send([(each, "value") for each in far])
         self.ready = not far
 
+    def at_hand(self, name: str) -> float | None:
+        """Return a number that is known without waiting for an accelerator; else None."""
+        value = self._values.get(name)
+        return value if isinstance(value, float) else None
+
     def values(self) -> dict[str, float]:
         """Return the numbers as floats."""
         self._arrived()

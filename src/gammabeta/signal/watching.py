@@ -134,7 +134,7 @@ class Watch:
         self._drafting.drop()
         seconds = time.monotonic() - self._began
         if self._attends:  # before it gets the numbers of this step
-            self._tell(self._attendant.step(self.steps))
+            self._tell(self._attendant.step(self.steps, numbers.at_hand("loss")))
             self._pace.others = self._attendant.spent
         self.record.write(
             self._arm,

@@ -24,7 +24,7 @@ learns.
 
 It is silent if a part that learns is in training mode (``model.eval(); model.head.train()``), if
 only the batch norms are in evaluation mode, which freezes them on purpose, or if `gammabeta.freeze`
-did.
+did. What becomes of the loss afterwards is a consequence, and no finding of its own.
 
 ## Fix
 
@@ -75,6 +75,8 @@ class Rule(TrainingRule):
         dropped = [m for root in roots for m in root.modules() if _drops(m)]
         if not norms and not dropped:
             return
+        if norms:  # a loss that leaves is a consequence
+            self.watched.course.blamed.add("GB301")
         yield Finding(
             severity="error" if norms else "warning",
             layer="",
@@ -110,6 +112,7 @@ class Rule(TrainingRule):
             and not modules[path.rpartition(".")[0]].training
         ]
         if found:
+            self.watched.course.blamed.add("GB301")
             yield Finding(
                 severity="error",
                 layer="" if alone else found[0],

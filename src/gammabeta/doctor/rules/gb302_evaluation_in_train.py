@@ -12,11 +12,12 @@ it leaks into the model.
 
 ## How it is detected
 
-Calls of the model in training mode moved running statistics, no backward pass reached their
-outputs, and they came between some of the steps only, after the first step only from the second on,
-or after the last one. Calls in each step are GB303 or GB304, calls before the first step GB306. It
-is silent while the momentum of batch norms is changed (somebody measures population statistics),
-and if another model's optimizer steps in between, as in a GAN.
+Calls of the model in training mode moved running statistics, or dropout was on and gradients off;
+no backward pass reached their outputs, and they came between some of the steps only, after the
+first step only from the second on, or after the last one. Calls in each step are GB303 or GB304 (or
+meant, if only dropout is on), calls before the first step GB306. It is silent while the momentum of
+batch norms is changed (somebody measures population statistics), and if another model's optimizer
+steps in between, as in a GAN.
 
 ## Fix
 
@@ -69,8 +70,13 @@ class Rule(TrainingRule):
                 severity="warning",
                 layer="",
                 layers=("", *spare.layers),
-                cause="it is evaluated in train() mode: batch norms normalize by the mini-batch, "
-                "and their running statistics follow the validation data",
+                cause="it is evaluated in train() mode: "
+                + (
+                    "batch norms normalize by the mini-batch, and their running statistics "
+                    "follow the validation data"
+                    if spare.layers
+                    else "dropout is on"
+                ),
                 numbers={
                     "calls": len(spare.passes),
                     "examples a call": first.size,

@@ -158,7 +158,7 @@ class _Grad:
 
 def _of_calls(spare: Spare) -> Iterator[Finding]:
     first = spare.passes[0]
-    if spare.why not in ("each step", "after", "evaluation"):
+    if spare.why not in ("each step", "after", "evaluation") or not spare.layers:
         return
     code = "GB302" if spare.why == "evaluation" else "GB304" if spare.same else ""
     yield Finding(

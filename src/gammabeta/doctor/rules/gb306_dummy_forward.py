@@ -16,8 +16,9 @@ rarely. And the run is no longer the one that its seed determines.
 When watching begins: ``num_batches_tracked`` is 1 to 8 in a model whose batch norms are otherwise
 untouched (every β is 0, every γ constant), so that nothing was loaded or trained. Or the model is
 called in training mode, up to three times, before the first step and in no later one, and no
-backward pass reaches the output. A resumed or pretrained model has trained β. More calls than that
-are taken for a calibration.
+backward pass reaches the output; or its norms are updated before its first call, by a part that is
+called alone, or while it is traced. A resumed or pretrained model has trained β. More calls than
+that are taken for a calibration.
 
 ## Fix
 
@@ -62,6 +63,8 @@ class Rule(TrainingRule):
     def __init__(self, watched: Watched) -> None:
         super().__init__(watched)
         self._said = False
+        self._steps = 0
+        self._outside: dict[str, int] = {}  # updates before the first call
 
     def begin(self) -> Iterator[Finding]:
         """Look at a model that nothing has trained."""
@@ -76,6 +79,13 @@ class Rule(TrainingRule):
         for spare in self.watched.spares:
             if spare.why == "before" and not self._said:
                 yield self._finding(spare.layers, len(spare.passes))
+        self._steps += 1
+        if self._steps == 1 and step.passes and step.passes[0].path == "":
+            self._outside = step.passes[0].outside
+        elif self._steps == 2 and self._outside and not self._said:
+            calls = max(self._outside.values())
+            if calls <= _MOST and not step.outside and step.passes:
+                yield self._finding(tuple(self._outside), calls)
 
     def end(self) -> Iterator[Finding]:
         """Look at the last calls."""

@@ -15,7 +15,8 @@ batches, while the weights stay those that were trained with the old ones.
 In two steps in a row, every call that updated a batch norm found all of its parameters (or, without
 any, those beside it) without ``requires_grad``, and after a third their values are still the same
 (those of a momentum encoder are not). Or a batch norm that was in evaluation mode while the model
-was in training mode, when watching began or in an earlier step, is updated later, and its
+was in training mode, when watching began or at the end of an earlier step that did not update it,
+is updated later, and its
 ``requires_grad`` was not turned on meanwhile, as gradual unfreezing does.
 
 ## Fix
@@ -32,7 +33,7 @@ documentation of `torch.nn.Module.train` and `torch.nn.Module.requires_grad_`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -86,14 +87,21 @@ class Rule(TrainingRule):
         if self._held:
             updated = {path for p in learned for path in p.updates}
             yield from self._flipped(updated, step.number)
-        if learned and any(not norm.training for norm in self._norms.values()):
-            self._hold()
+        if any(not norm.training for norm in self._norms.values()) and self._trains_yet(learned):
+            self._hold({path for p in learned for path in p.updates})
         if frozen or self._in_a_row:
             yield from self._moved(frozen, step.number)
 
-    def _hold(self) -> None:
+    def _trains_yet(self, learned: list[Passed]) -> bool:
+        """Whether what learned is in training mode still, and not evaluated since."""
+        modules = self.watched.subject.modules
+        return any(p.path in modules and modules[p.path].training for p in learned)
+
+    def _hold(self, updated: Collection[str] = ()) -> None:
         for path, norm in self._norms.items():
-            if not norm.training and path not in self._held and "train" not in norm.__dict__:
+            if norm.training or path in self._held or path in updated:
+                continue
+            if "train" not in norm.__dict__:
                 self._held[path] = _requires(self._guards[path])
 
     def _flipped(self, updated: set[str], step: int) -> Iterator[Finding]:

@@ -12,7 +12,8 @@ evaluation is that of another network. The average looks worse than the model, o
 
 ## How it is detected
 
-Modules of the same class, with parameters of the same shapes, are looked for in this process. One
+Modules of the same class, with parameters of the same shapes, are looked for in this process, and
+among the parts of the model (a target network beside the one that learns). One
 whose parameters have changed and whose running statistics have not, while those of the trained
 model have, is reported. Or the model's own parameters change for an evaluation, with no optimizer
 step, while its running statistics do not: weights of an average were put in. It is information for
@@ -147,11 +148,15 @@ class Rule(TrainingRule):
             live = self.watched.steps > 1
         if not moved or followed or not live:
             return None
+        if copy.path and (module.training or any(p.grad is not None for p in module.parameters())):
+            return None  # it learns by itself
+        of = f"of its part {copy.original}" if copy.path else "of it"
+        name = copy.path or type(module).__name__
         return self._finding(
-            f"a copy of it ({type(module).__name__}) follows its weights, but not its running "
-            "statistics",
+            f"a copy {of} ({name}) follows its weights, but not its running statistics",
             max(1, copy.step),
             _FIX,
+            copy=copy,
         )
 
     def _averaged(self, copy: Copy, wrapper: Any) -> Finding | None:
@@ -168,12 +173,17 @@ class Rule(TrainingRule):
             severity="info",
         )
 
-    def _finding(self, cause: str, step: int, fix: str, severity: str = "warning") -> Finding:
+    def _finding(
+        self, cause: str, step: int, fix: str, severity: str = "warning", copy: Copy | None = None
+    ) -> Finding:
         layers = tuple(n.path for n in self.watched.batch_norms)
+        inside = copy.path if copy is not None else ""
+        if copy is not None and inside:
+            layers = tuple(p for p in layers if p.startswith((f"{inside}.", f"{copy.original}.")))
         return Finding(
             severity=severity,
-            layer="",
-            layers=("", *layers),
+            layer=inside,
+            layers=(inside, *layers),
             cause=cause,
             numbers={"batch norms": len(layers)},
             fix=fix,

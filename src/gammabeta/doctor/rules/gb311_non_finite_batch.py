@@ -14,9 +14,14 @@ on.
 ## How it is detected
 
 The sum of each floating-point input is taken when the model is called, and looked at by the thread
-that writes the record, so that training does not wait. It is an error if running statistics are not
-finite afterwards; a warning if they are, because evaluation mode or a guard (`gammabeta`'s layers
-skip such a batch) kept it out.
+that writes the record, so that training does not wait. It is an error if weights or running
+statistics are not finite afterwards; a warning if they are, because evaluation mode or a guard
+(`gammabeta`'s layers skip such a batch) kept it out.
+
+In a step that was not observed, a loss that is not finite makes the rule look at the inputs, if
+they still exist; if they are gone, at the running statistics: they become NaN in the same step if
+the forward pass did, and one step later if it was the loss. Statistics that are not finite when
+the run ends, while the weights are, had such a batch, too.
 
 ## Fix
 
@@ -32,6 +37,7 @@ Documentation of `torch.nn.BatchNorm2d` (the moving average) and of `torch.isfin
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -71,10 +77,48 @@ class Rule(TrainingRule):
         if self.watched.bad_step is None:
             yield from self._look(step)
 
+    def lost(self, step: int, finite: bool | None) -> Iterator[Finding]:
+        """Look at what is left of a step that was not observed."""
+        if self.watched.bad_step is not None or finite:
+            return
+        norms = self._spoiled()
+        if finite is None and not (norms and self._is_sudden()):
+            return
+        self.watched.bad_step = step
+        yield self._finding(step, norms, {"step": step})
+
     def end(self) -> Iterator[Finding]:
-        """Look at the last sums."""
+        """Look at the last sums, and at statistics that a batch nobody saw has spoiled."""
         if self.watched.bad_step is None:
             yield from self._look(None)
+        norms = self._spoiled()
+        course = self.watched.course
+        if norms and self.watched.bad_step is None and not course.blamed and self._is_sudden():
+            self.watched.bad_step = self.watched.steps
+            if not self._broken():
+                yield self._finding(self.watched.steps, norms, {})
+
+    def _is_sudden(self) -> bool:
+        """Whether the losses before did not rise, as they do before a divergence."""
+        course = self.watched.course
+        return not course.recent or not any(
+            math.isfinite(x) and course.rose(x, 2) for x in course.last(5)
+        )
+
+    def _spoiled(self) -> list[str]:
+        return [
+            n.path
+            for n in self.watched.batch_norms
+            if not bool(torch.isfinite(n.module.running_mean).all())
+        ]
+
+    def _broken(self) -> bool:
+        """Whether weights are not finite."""
+        return not all(
+            bool(torch.isfinite(p.detach()).all())
+            for p in self.watched.model.parameters()
+            if p.is_floating_point() and not p.is_meta
+        )
 
     def _look(self, step: int | None) -> Iterator[Finding]:
         while self._sums and (step is None or self._sums[0][0].number <= step):
@@ -83,30 +127,31 @@ class Rule(TrainingRule):
                 continue
             self.watched.bad_step = passed.number
             self._sums.clear()
-            spoiled = [
-                n.path
-                for n in self.watched.batch_norms
-                if not bool(torch.isfinite(n.module.running_mean).all())
-            ]
-            seen = (
-                "the running statistics are not finite since"
-                if spoiled
-                else ("the running statistics are still finite")
-            )
-            yield Finding(
-                severity="error" if spoiled else "warning",
-                layer="",
-                layers=("", *spoiled),
-                cause=f"a batch with NaN or infinite values reached it; {seen}",
-                numbers={"examples": passed.size, "in training mode": passed.training},
-                fix="if not torch.isfinite(x).all():\n    continue"
-                + (
-                    "  # and reset_running_stats(), then gb.calibrate(model, batches)"
-                    if spoiled
-                    else ""
-                ),
-                step=passed.number,
-            )
+            numbers = {"examples": passed.size, "in training mode": passed.training}
+            yield self._finding(passed.number, self._spoiled(), numbers)
+
+    def _finding(self, step: int, norms: list[str], numbers: Mapping[str, Any]) -> Finding:
+        broken = self._broken()
+        what = [w for w, is_so in (("weights", broken), ("running statistics", norms)) if is_so]
+        fix = "if not torch.isfinite(x).all():\n    continue"
+        if broken:
+            fix += "  # and load the weights of before"
+        elif norms:
+            fix += "  # and reset_running_stats(), then gb.calibrate(model, batches)"
+        return Finding(
+            severity="error" if what else "warning",
+            layer="",
+            layers=("", *norms),
+            cause="a batch with NaN or infinite values reached it; "
+            + (
+                f"the {' and '.join(what)} are not finite since"
+                if what
+                else "weights and running statistics are still finite"
+            ),
+            numbers=numbers,
+            fix=fix,
+            step=step,
+        )
 
 
 def _sum(tensors: list[Tensor]) -> Tensor | None:

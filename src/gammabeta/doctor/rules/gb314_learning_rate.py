@@ -21,7 +21,10 @@ one, and one of
 - five losses in a row above twice the first one, and one above three times (divergence);
 - a loss that is not finite, after large updates or after losses above three times the first;
 - after 30 steps, or at the end, the last ten losses are above 0.9 of the first one, and one of
-  the first 20 was above three times it, or the median of update ÷ weight was 0.3 or more.
+  the first 20 was above three times it, or the median of update ÷ weight was 0.3 or more;
+- after 60 steps, and at the end, the last ten losses are above 0.85 of the first one, which is
+  above what a guess costs, one of the first 20 was above twice it, and the median of
+  update ÷ weight was 0.3 or more.
 
 A loss that rises slowly, as that of a GAN's generator or of a warm-up of a penalty, has small
 updates. A rise after the model has learned is a spike (GB315), unless the learning rate had been
@@ -54,8 +57,8 @@ from gammabeta.doctor.training.passes import Step
 
 _LARGE, _HUGE = 0.1, 0.3
 """Medians of update ÷ weight."""
-_ENOUGH, _AT_END = 30, 8
-"""Losses after which a plateau is judged: while it trains, and at the end."""
+_ENOUGH, _AT_END, _LONG = 30, 8, 60
+"""Losses after which a plateau is judged: while it trains, at the end, and for the last time."""
 
 
 @while_training("GB314", "learning-rate", "the learning rate is beyond the stable range")
@@ -92,13 +95,16 @@ class Rule(TrainingRule):
                 yield self._finding("the loss rises from the first steps on until it is not finite")
         elif len(last) == 5 and all(course.rose(x, 2) for x in last) and self._peak() >= 3:
             yield self._finding("the loss rises from the first steps on")
-        elif course.count == _ENOUGH:
+        elif course.count in (_ENOUGH, _LONG):
             yield from self._plateau()
 
     def end(self) -> Iterator[Finding]:
         """Yield the finding of a short run."""
         course = self.watched.course
-        if not course.blamed and not course.has_learned and _AT_END <= course.count < _ENOUGH:
+        if course.blamed:
+            return
+        thrown = course.count >= _LONG and course.largest_update >= _HUGE
+        if thrown or (not course.has_learned and _AT_END <= course.count < _ENOUGH):
             yield from self._plateau()
 
     def _is_beyond(self, loss: float) -> bool:
@@ -113,7 +119,9 @@ class Rule(TrainingRule):
             return
         middle = median(course.last(min(10, course.count // 2)))
         jumped = self._peak() >= 3 and course.rose(middle, 0.9)
-        if jumped or (course.largest_update >= _HUGE and course.rose(middle, 0.95)):
+        huge = course.largest_update >= _HUGE
+        thrown = huge and self._peak() >= 2 and course.count >= _LONG and course.rose(middle, 0.85)
+        if jumped or thrown or (huge and course.rose(middle, 0.95)):
             yield self._finding("the first updates replace the weights, and nothing is learned")
 
     def _peak(self) -> float:

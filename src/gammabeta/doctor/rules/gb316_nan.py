@@ -19,7 +19,8 @@ model as it was, finds the first module whose inputs and parameters are finite a
 not. If parameters are not finite already, an update made them so: the layers are named, the one
 nearest to the loss first, because a gradient that is not finite spreads from there to the input.
 An infinite output, such as logits that are masked with −∞, counts only if the loss is not finite
-either. A loss that is NaN while the output is finite began in the loss function. An input that is
+either. A loss that is NaN while the output is finite began in the loss function; if its step was
+not observed, and the output of the next one is finite, the weights were spared. An input that is
 not finite is GB311; NaN after a divergence is GB314. Steps that a `GradScaler` skips leave the
 weights finite and are normal.
 
@@ -75,6 +76,7 @@ class Rule(TrainingRule):
         self._finite: dict[int, bool] = {}  # step → whether its outputs were finite
         self._look = False  # whether to look for the origin in the next call
         self._inputs = True
+        self._unseen: int | None = None  # a step with a bad loss that was not observed
 
     def called(self, passed: Passed, args: Any, kwargs: Any, output: Any) -> None:
         """Look at the output, and where it is NaN for the origin."""
@@ -83,12 +85,15 @@ class Rule(TrainingRule):
         number = self.watched.steps + 1
         if not self._look and not self._flags and _is_known_finite(passed, output):
             self._note(number, True)
+            self._recovered()
             return
         outputs = list(tensors(output))
         host = [y for y in outputs if y.device.type == "cpu"]
         if not self._look and all(not _has_nan(y) for y in host):
             self._note(number, not self._flags)
             self._flags += [nan_flag(y) for y in outputs if y.device.type == "cuda"]
+            if not self._flags:
+                self._recovered()
             return
         if not all(is_finite(x) for x in tensors([args, kwargs])):
             self._inputs, self._said = False, True  # GB311
@@ -101,6 +106,21 @@ class Rule(TrainingRule):
             self._look = False
         else:
             self._found = number, self._finding("", "its output became NaN", number)
+
+    def _recovered(self) -> None:
+        """The output is finite, though a loss before was not."""
+        if self._unseen is not None and self._found is None:
+            self._found = self._unseen, self._of_loss(self._unseen)
+
+    def _of_loss(self, step: int, seen: bool = False) -> Finding:
+        return self._finding(
+            "",
+            "the loss is not finite although the model's output is"
+            if seen
+            else "the loss of a step is not finite, though its weights are",
+            step,
+            fix="loss = loss_function(output.clamp(-1e4, 1e4), target)  # eps in log, sqrt",
+        )
 
     def _note(self, number: int, finite: bool) -> None:
         self._finite[number] = self._finite.get(number, True) and finite
@@ -125,24 +145,23 @@ class Rule(TrainingRule):
         loss = scalars.get("loss", 0.0)
         if self._said or math.isfinite(loss):
             return
+        if self.watched.bad_step is not None and self.watched.bad_step in (step, self._unseen):
+            self._said = True  # GB311
+            return
+        if step not in self._finite and self._unseen is None:
+            self._unseen = step
         if self._found is not None and self._found[0] <= step:  # a later one is a consequence
             return
         if math.isinf(loss) and not self._finite.get(step, True):
             self._look = True
         elif self._finite.get(step, False):
-            self._found = (
-                step,
-                self._finding(
-                    "",
-                    "the loss is not finite although the model's output is",
-                    step,
-                    fix="loss = loss_function(output.clamp(-1e4, 1e4), target)  # eps in log, sqrt",
-                ),
-            )
+            self._found = step, self._of_loss(step, seen=True)
             yield from self._say(self._found[1])
 
     def end(self) -> Iterator[Finding]:
         """Yield what was found in a step whose loss was never given."""
+        if self._found is None and self._unseen is not None:
+            self._recovered()
         if self._found is not None:
             yield from self._say(self._found[1])
 

@@ -14,12 +14,12 @@ no other way to the loss. The network predicts a constant, or goes around the la
 
 In a recorded frame, all sampled outputs of a rectifying activation are exactly zero, or at least
 95% of its units have been off in 32 sampled values in a row and 90% of its outputs are zero; or 95%
-of the units of a sigmoid or tanh have been saturated for as long. In two frames in a row, two steps
-or more apart; at the end of a run that has only one, from the first one on. A layer whose
-activation gets exactly zeros, such as a branch with a norm whose γ was initialized to zero, is
-silent; so is the network's last activation, which may well saturate. After updates that replace the
-weights the learning rate is the cause (GB314), and the verdict waits for it. The first dead layer
-in the order of the network is named first.
+of the units of a sigmoid or tanh have been saturated for as long, or 98% of its outputs are. In two
+frames in a row, two steps or more apart; at the end of a run that has only one, from the first one
+on. A layer whose activation gets exactly zeros, such as a branch with a norm whose γ was
+initialized to zero, is silent; so is the network's last activation, which may well saturate. After
+updates that replace the weights the learning rate is the cause (GB314), and the verdict waits for
+it. The first dead layer in the order of the network is named first.
 
 ## Fix
 
@@ -38,12 +38,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from torch import nn
+
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import while_training
 from gammabeta.doctor.training.clinic import TrainingRule, Watched
 from gammabeta.signal.attending import Recorded
 
-_DEAD, _ZEROS, _SAMPLED = 0.95, 0.9, 64
+_DEAD, _ZEROS, _SATURATED, _SAMPLED = 0.95, 0.9, 0.98, 64
 _STEPS = 2
 _FIX = (
     "nn.init.kaiming_normal_(layer.weight); nn.init.zeros_(layer.bias)"
@@ -106,7 +108,10 @@ class Rule(TrainingRule):
         return Finding(
             severity="error" if rectified else "warning",
             layer=name,
-            layers=tuple(self._since)[tuple(self._since).index(name) :],
+            layers=(
+                *tuple(self._since)[tuple(self._since).index(name) :],
+                *_activation_of(name, self.watched.subject.modules),
+            ),
             cause="all of its units are off, so that no gradient passes"
             if rectified
             else "nearly all of its units are saturated, so that hardly any gradient passes",
@@ -118,6 +123,22 @@ class Rule(TrainingRule):
             fix=_FIX,
             step=since,
         )
+
+
+def _activation_of(name: str, modules: Mapping[str, nn.Module]) -> Iterator[str]:
+    """Yield the path of the activation that comes after a layer in an `nn.Sequential`."""
+    parent, _, last = name.rpartition(".")
+    around = modules.get(parent)
+    if not isinstance(around, nn.Sequential) or last not in around._modules:
+        return
+    names = list(around._modules)
+    for after in names[names.index(last) + 1 :]:
+        module = around._modules[after]
+        if type(module).__module__ == nn.ReLU.__module__:
+            yield f"{parent}.{after}" if parent else after
+            return
+        if not (isinstance(module, nn.Identity) or "Norm" in type(module).__name__):
+            return
 
 
 _Rows = Mapping[tuple[str, str], Mapping[str, float]]
@@ -140,7 +161,8 @@ def _saturated(rows: _Rows, name: str) -> bool:
     """Whether the sigmoid or tanh of row ``name`` is saturated in all units."""
     values = rows[name, "activation"]
     bounded = values["maximum"] <= 1 and values["minimum"] >= -1 and values["std"] > 0
-    return bounded and values["dead"] >= _DEAD and values["zeros"] < values["sampled"] / 2
+    most = values["dead"] >= _DEAD or values.get("saturated", 0.0) >= _SATURATED
+    return bounded and most and values["zeros"] < values["sampled"] / 2
 
 
 def _has_layers_after(frame: Recorded, name: str) -> bool:

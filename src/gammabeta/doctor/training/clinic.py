@@ -15,20 +15,23 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gammabeta.doctor.evidence import first_tensor
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.rule import RULES
 from gammabeta.doctor.subject import Subject
+from gammabeta.doctor.training.dropouts import Dropouts
 from gammabeta.doctor.training.entries import Entries
+from gammabeta.doctor.training.inputs import Inputs
 from gammabeta.doctor.training.ledger import Ledger
 from gammabeta.doctor.training.loops import Loop
 from gammabeta.doctor.training.noting import Measured, Noting
 from gammabeta.doctor.training.owners import Owners
 from gammabeta.doctor.training.passes import Passed, Step, rates_of
 from gammabeta.doctor.training.reached import follow
+from gammabeta.doctor.training.stale import Stale
 from gammabeta.doctor.training.throttle import Throttle
 from gammabeta.doctor.training.verdicts import Verdicts
 from gammabeta.doctor.training.watched import TrainingRule, Watched
@@ -79,14 +82,14 @@ class Clinic:
         self._ledger = Ledger(self.watched)
         self._loop = Loop()
         self._entries = Entries(model, self)
+        self._dropouts = Dropouts(model)
         self._owners = Owners(self._entries.modules)
         self._open: list[Passed | None] = []
         self._task = -1  # the backward pass that is under way
         self._modes: list[bool] = []
+        self._stale = Stale(dict(zip(self._paths, self._norms, strict=True)))
         self._by_path: dict[str, bool] = {}
-        self._last_input: weakref.ref[Tensor] | None = None
-        self._last_version = -1
-        self._inputs = 0
+        self._inputs = Inputs()
         self._stepping = self._copied = self._silent = False
         self._scans = 0
         # While a step is not observed, its calls are only counted, to notice an unusual one.
@@ -136,6 +139,8 @@ class Clinic:
             unusual = False
             with self._noting():
                 unusual = self._is_unusual(model, path)
+                if not unusual and self._inside == 1:
+                    self._inputs.remember(args, kwargs)
             if not unusual:
                 return
         with self._measured():
@@ -166,14 +171,19 @@ class Clinic:
             if not raised:
                 self.verdicts.collect("called", passed, args, kwargs, output)
 
-    def step(self, number: int) -> list[Finding]:
-        """An optimizer step ends. Return what was found since the last one."""
+    def step(self, number: int, loss: float | None = None) -> list[Finding]:
+        """An optimizer step ends. Return what was found since the last one.
+
+        Args:
+            number: its number.
+            loss: its loss, if it is known without waiting.
+        """
         if self._observing:
             with self._measured():
                 self._step(number)
         else:
             with self._noting():
-                self._pass_by(number)
+                self._pass_by(number, loss)
         with self._noting():
             if self._copied:
                 self._scan(fresh=True)
@@ -263,24 +273,11 @@ class Clinic:
             own=own,
             foreign=foreign,
             recomputed=again,
-            source=self._source(x),
+            source=self._inputs.source(x),
+            outside=dict(self._ledger.outside),
+            drops=not grad and model.training and self._dropouts.drop(),
             collecting=not grad and (swapped or self._momenta != self._now_momenta()),
         )
-
-    def _source(self, x: Tensor | None) -> tuple[object, ...] | None:
-        """A number that is that of the call before if its input was the same tensor.
-
-        A tensor that was refilled in place is another input: its version has changed. Inference
-        tensors have no version.
-        """
-        if x is None:
-            return None
-        version = -1 if x.is_inference() else x._version
-        same = self._last_input is not None and self._last_input() is x
-        if not same or version != self._last_version:
-            self._last_input, self._last_version = weakref.ref(x), version
-            self._inputs += 1
-        return (self._inputs,)
 
     def _now_momenta(self) -> list[Any]:
         return [getattr(norm, "momentum", None) for norm in self._norms]
@@ -357,15 +354,19 @@ class Clinic:
             updated = self._ledger.updates
             for path, norm in zip(self._paths, self._norms, strict=True):
                 gamma = norm._parameters.get("weight")
-                if gamma is None or gamma.grad is not None or not gamma.requires_grad:
+                if gamma is None or not gamma.requires_grad or path not in updated:
                     continue
-                if path in updated:
+                if gamma.grad is None or self._stale.has(path, gamma.grad):
                     self._without_gradient.add(path)
 
     # Steps that are not observed
 
-    def _pass_by(self, number: int) -> None:
+    def _pass_by(self, number: int, loss: float | None) -> None:
         self.watched.steps = number
+        if loss is not None and not math.isfinite(loss) and self.watched.bad_loss is None:
+            with self._measured():
+                self.verdicts.collect("lost", number, self._inputs.are_finite())
+        self._inputs.begin()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             self.verdicts.collect("step", Step(number, [], {}, {}, 0), comparing=True)
 

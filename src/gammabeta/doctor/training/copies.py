@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from gammabeta.layers.running import running
 
 _SMALL = 4096
 _TENSORS = 3
+_LEVELS = 2
+"""How deep parts of a model are compared."""
 
 
 @dataclass(eq=False)
@@ -36,6 +38,8 @@ class Copy:
         versions: sums of the version counters of its parameters and of its counters then.
         averaged: how many models the wrapper had averaged then.
         fresh: whether it was found right after it was made.
+        path: where it is in the watched model; empty if it is a module of its own.
+        original: path of the part of the watched model that it is a copy of; empty for all of it.
     """
 
     module: weakref.ref[nn.Module]
@@ -47,6 +51,8 @@ class Copy:
     versions: tuple[int, int]
     averaged: int
     fresh: bool
+    path: str = ""
+    original: str = ""
 
     def changed(self) -> tuple[bool, bool, bool]:
         """Whether parameters, statistics, and the watched model's statistics have changed."""
@@ -78,6 +84,8 @@ class Copies:
         around = {id(o.module): o for o in objects if type(o) is AveragedModel}
         del objects
         self.found = {key: c for key, c in self.found.items() if c.module() is not None}
+        if not step:
+            self._look_inside()
         for module in modules:
             if id(module) in self.found or "_parameters" not in vars(module):
                 continue
@@ -85,6 +93,27 @@ class Copies:
             if [p.shape for p in theirs] == shapes and all(_is_real(p) for p in theirs):
                 self.found[id(module)] = _copy(
                     module, around.get(id(module)), inner, step, fresh=fresh
+                )
+
+    def _look_inside(self) -> None:
+        """Look for parts of the model that are copies of others, such as a target network."""
+        for prefix, around in self.model.named_modules():
+            if prefix.count(".") >= _LEVELS:
+                continue
+            seen: dict[Any, str] = {}
+            for name, part in around.named_children():
+                shapes = tuple([p.shape for p in part.parameters()])
+                if not shapes or not _norms(part) or not all(map(_is_real, part.parameters())):
+                    continue
+                path, key = f"{prefix}.{name}" if prefix else name, (type(part), shapes)
+                other = seen.setdefault(key, path)
+                if other == path:
+                    continue
+                first = self.model.get_submodule(other)
+                if _is_frozen(first) and not _is_frozen(part):
+                    path, other, part, first = other, path, first, part
+                self.found[id(part)] = replace(
+                    _copy(part, None, first, 0, fresh=True), path=path, original=other
                 )
 
 
@@ -133,6 +162,10 @@ def _norms(module: nn.Module) -> list[Any]:
         if its is not None and its.of in ("batch", "timestep") and its.there:
             found.append(each)
     return found
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    return not any(p.requires_grad for p in module.parameters())
 
 
 def _is_real(parameter: Tensor) -> bool:

@@ -116,6 +116,8 @@ class _Calls:
         passes = [p for p in passes if p.is_finite()]  # those of a batch that was left out are not
         if why in self.said or not passes:
             return []
+        if why != "evaluation" and not any(p.updates for p in passes):
+            return []  # dropout without gradients in each step may well be meant
         self.said.add(why)
         return [Spare(why, passes, passes[0] in self.same)]
 
@@ -191,7 +193,7 @@ class _Calls:
 
 def _is_spare(p: Passed) -> bool:
     odd = p.raised or p.recomputed or p.collecting or not p.traceable
-    return p.training and bool(p.updates) and not p.backward and not odd
+    return p.training and (bool(p.updates) or p.drops) and not p.backward and not odd
 
 
 def _shares(learned: list[Passed]) -> bool:

@@ -40,6 +40,8 @@ class Passed:
             while somebody measures population statistics, or weights were exchanged, as for an
             evaluation of averaged ones.
         source: what is equal if two calls in a row had the same first tensor; or None.
+        outside: updates before it, since the last step ended, in no call that was seen.
+        drops: whether dropout was on although gradients were off.
         total: sum of its inputs and outputs, to see whether they are finite; or None.
     """
 
@@ -61,6 +63,8 @@ class Passed:
     traceable: bool = True
     collecting: bool = False
     source: tuple[object, ...] | None = None
+    outside: dict[str, int] = field(default_factory=dict)
+    drops: bool = False
     total: Tensor | None = None
 
     def is_finite(self) -> bool:

@@ -59,6 +59,14 @@ class TrainingRule:
     def step(self, step: Step) -> Iterable[Finding] | None:
         """After each optimizer step. Keep it cheap: microseconds."""
 
+    def lost(self, step: int, finite: bool | None) -> Iterable[Finding] | None:
+        """The first loss that is not finite is that of a step that was not observed.
+
+        Args:
+            step: its number.
+            finite: whether the inputs of its calls were finite; None if they are gone.
+        """
+
     def numbers(self, step: int, scalars: Mapping[str, float]) -> Iterable[Finding] | None:
         """The loss and other scalars of a step; runs in the thread that writes the record."""
 
