@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from gammabeta.doctor.evidence import PASSES, Evidence, LossError, SpentError
 from gammabeta.doctor.finding import Finding, merged
 from gammabeta.doctor.intent import apart
+from gammabeta.doctor.model.raising import refusing_norm
 from gammabeta.doctor.report import Report
 from gammabeta.doctor.rule import RULES, Rule
 from gammabeta.doctor.subject import Subject
@@ -49,8 +52,8 @@ def examine(
             a scalar. With it, the damage is measured. Without it, an output's ``loss`` is used if
             there is one.
         optimizer: the model's optimizer, for rules about weight decay and learning rates.
-        forward: called with each batch in place of ``model``; it runs the model and returns its
-            output.
+        forward: ``forward(batch)`` runs the model on a batch and returns its output, for batches
+            of any form.
         select: codes of the rules to run, or beginnings such as ``"GB1"``; None for all.
         ignore: codes not to run, likewise.
         progress: None for a bar on stderr if it is a terminal and the work takes longer than two
@@ -81,9 +84,11 @@ def examine(
     if batches is not None:
         _refuse_lazy(network)
     foreign = batches is not None or any(not rule.module.startswith("gammabeta.") for rule in rules)
-    with untouched(network, batches, copies=foreign):
+    with untouched(network, batches, copies=foreign), _uncompiled():
         found = _examined(subject, rules, batches, forward, progress)
     notes = [f"rules of {name} could not be loaded: {why}" for name, why in RULES.failed.items()]
+    if exported is None and optimizer is not None and _is_of_another(optimizer, network):
+        notes.append("optimizer holds no parameter of this model; give the one that trains it")
     open_, meant = apart(found.findings, network)
     return Report(
         findings=merged(open_),
@@ -119,7 +124,10 @@ def _examined(
         subject.evidence = evidence
         if not evidence.batches:
             raise ValueError("batches is empty; give at least one batch, or None")
-        _first_pass(evidence)
+        _first_pass(evidence, any(rule.code == "GB117" for rule in rules), forward is not None)
+        if subject.refusing is not None:
+            subject.evidence = None
+            rules = [rule for rule in rules if rule.kind != "batches"]
         # what a model alone shows comes first: it may explain what happens on batches
         for rule in sorted(rules, key=lambda rule: rule.kind == "batches"):
             args = (subject, evidence) if rule.kind == "batches" else (subject,)
@@ -169,8 +177,13 @@ def _evidence(
     """
     if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
         raise TypeError(
-            f"batches is a {type(batches).__name__}; give an iterable of batches, such as a "
+            f"batches is of type {type(batches).__name__}; give an iterable of batches, such as a "
             "DataLoader"
+        )
+    if isinstance(batches, torch.Tensor):
+        raise TypeError(
+            f"batches is one tensor, of shape {tuple(batches.shape)}; give a list of batches: "
+            "[batches]"
         )
     try:
         return Evidence(subject, batches, forward, done)
@@ -180,8 +193,14 @@ def _evidence(
         ) from error
 
 
-def _first_pass(evidence: Evidence) -> None:
-    """Run the first batches in evaluation, so that bad input is an error and not many notes."""
+def _first_pass(evidence: Evidence, tells: bool, given: bool) -> None:
+    """Run the first batches in evaluation, so that bad input is an error and not many notes.
+
+    Args:
+        evidence: the passes.
+        tells: whether a rule reports a norm that refuses its input.
+        given: whether the person gave ``forward``.
+    """
     for index in range(len(evidence.batches)):
         x = evidence.input(index)
         if x is not None and not x.numel():
@@ -194,17 +213,26 @@ def _first_pass(evidence: Evidence) -> None:
     except LossError:
         raise
     except Exception as error:
-        raise _refused(evidence, error) from error
+        norm = refusing_norm(evidence.subject, error) if tells else None
+        if norm is None:
+            raise _refused(evidence, error, given) from error
+        evidence.subject.refusing = norm
+        evidence.subject.notes.append(f"rules on batches not run: {_line(error)}")
 
 
-def _refused(evidence: Evidence, error: Exception) -> ValueError:
+def _refused(evidence: Evidence, error: Exception, given: bool) -> ValueError:
     index = max(0, min(evidence.spent, len(evidence.batches)) - 1)
     shape = getattr(evidence.input(index), "shape", None)
     about = f"of shape {tuple(shape)}" if shape is not None else "without a tensor"
     which = f"batch {index} (counted from 0)" if index else "the first batch"
+    if given:
+        return ValueError(
+            f"forward raised on {which} ({about}): {_line(error)}; it is called as forward(batch), "
+            "runs the model and returns its output"
+        )
     return ValueError(
-        f"batches: the model does not accept {which} ({about}): {_line(error)}; give batches as "
-        "the model is called with, or forward="
+        f"batches: the model does not accept {which} ({about}): {_line(error)}; give batches that "
+        "the model can be called with, or forward=, a function that runs the model on a batch"
     )
 
 
@@ -213,11 +241,29 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Have models from `torch.compile` run as they are written, so that passes can be observed."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled; importing it takes a second
+        yield
+        return
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.filterwarnings("ignore", "Using `torch.compile")  # global hooks, which run once
+        yield
+
+
+def _is_of_another(optimizer: torch.optim.Optimizer, model: nn.Module) -> bool:
+    """Whether ``optimizer`` trains parameters, and none of ``model``."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    own = {id(p) for p in model.parameters()}
+    return bool(held and own) and held.isdisjoint(own)
+
+
 def _program(model: Any) -> Any:
     if isinstance(model, torch.export.ExportedProgram):
         return model
     raise TypeError(
-        f"model is a {type(model).__name__}; give a torch.nn.Module or an ExportedProgram"
+        f"model is of type {type(model).__name__}; give a torch.nn.Module or an ExportedProgram"
     )
 
 
@@ -227,10 +273,10 @@ def _check(loss: Any, optimizer: Any, forward: Any) -> None:
         ("forward", forward, "a function that is called with each batch"),
     ):
         if value is not None and not callable(value):
-            raise TypeError(f"{name} is a {type(value).__name__}; give {what}, or None")
+            raise TypeError(f"{name} is of type {type(value).__name__}; give {what}, or None")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
-            f"optimizer is a {type(optimizer).__name__}; give a torch optimizer or None"
+            f"optimizer is of type {type(optimizer).__name__}; give a torch optimizer or None"
         )
 
 

@@ -55,6 +55,8 @@ class Subject:
         notes: what could not be examined, and why; rules may add to it.
         evidence: the forward passes on batches, for static rules too; None without batches.
         findings: what the rules before this one found; rules run in the order of their codes.
+        refusing: the norm that refused the first batch because it takes each statistic over one
+            value; then there is no evidence. None if there is none.
     """
 
     model: nn.Module
@@ -64,6 +66,7 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     evidence: Any = None
     findings: list[Finding] = field(default_factory=list)
+    refusing: Norm | None = None
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:

@@ -25,6 +25,9 @@ _ATEN = {
 }
 """Operator → position of its ``training``; None if it always trains. Position 3 is the mean."""
 
+STAGES = ("fake", "observed", "quantized")
+"""Fake quantization, observers that are calibrated, operators that quantize."""
+
 _JIT = ("aten::batch_norm", "aten::native_batch_norm", "aten::_batch_norm_impl_index")
 
 
@@ -36,6 +39,7 @@ class Baked:
         layer: path of the layer that it was.
         operator: what computes it, such as ``"aten::batch_norm"``.
         form: ``"exported"``, ``"traced"`` (by `torch.fx`) or ``"compiled"`` (by `torch.jit`).
+        quantized: `STAGES`, how far the graph is on its way to a quantized one; "" if not at all.
         on_purpose: whether the graph is one for training: it has a loss, a backward pass, fake
             quantization, or the model has an optimizer.
     """
@@ -44,6 +48,7 @@ class Baked:
     operator: str
     form: str
     on_purpose: bool
+    quantized: str = ""
 
 
 def baked(subject: Subject) -> list[Baked]:
@@ -54,14 +59,15 @@ def baked(subject: Subject) -> list[Baked]:
         if id(graph) in seen:
             continue
         seen.add(id(graph))
+        stage = ""
         if isinstance(graph, fx.Graph):
-            purpose = _on_purpose(subject, path, graph)
+            purpose, stage = _on_purpose(subject, path, graph), _stage(subject, path, graph)
             each: Iterator[tuple[str, str, str]] = _in_fx(subject, graph)
         else:
             purpose, each = subject.optimizer is not None, _in_jit(graph)
         for layer, operator, form in each:
             whole = ".".join(name for name in (path, layer) if name)
-            found.setdefault(whole, Baked(whole, operator, form, purpose))
+            found.setdefault(whole, Baked(whole, operator, form, purpose, stage))
     return list(found.values())
 
 
@@ -75,6 +81,17 @@ def _on_purpose(subject: Subject, path: str, graph: fx.Graph) -> bool:
     inside = subject.modules[path].modules() if path in subject.modules else ()
     fake = any("FakeQuantize" in type(module).__name__ for module in inside)
     return fake or any("backward" in str(node.target) for node in graph.nodes)
+
+
+def _stage(subject: Subject, path: str, graph: fx.Graph) -> str:
+    """Return what a graph shows of quantization; see `STAGES`."""
+    if any("quantize" in str(node.target) for node in graph.nodes if node.op == "call_function"):
+        return "quantized"
+    inside = subject.modules[path].modules() if path in subject.modules else ()
+    classes = {cls.__name__ for module in inside for cls in type(module).__mro__}
+    if "FakeQuantizeBase" in classes:
+        return "fake"
+    return "observed" if "ObserverBase" in classes else ""
 
 
 # torch.export and torch.fx

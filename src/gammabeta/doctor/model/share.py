@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections import OrderedDict
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +18,7 @@ from gammabeta.layers.probe import apart, reason_untried
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, float | None]] = WeakKeyDictionary()
 _READABLE = ("batch", "compiled", "instance", "timestep")
 """Kinds of running statistics whose ``momentum`` means what torch's does."""
+_AVERAGES = re.compile("momentum|decay|rate|alpha|rho", re.IGNORECASE)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -28,7 +30,8 @@ def share(norm: Norm) -> float | None:
     mean becomes is the share.
 
     Returns:
-        The share; None for a cumulative average, too, whose share differs from batch to batch.
+        The share; None for a cumulative average, too, whose share differs from batch to batch, and
+        for a norm that keeps its statistics as they are, such as a ``FrozenBatchNorm2d``.
     """
     its, module = norm.running, norm.module
     if its is None or not its.there:
@@ -43,7 +46,7 @@ def share(norm: Norm) -> float | None:
     settings = {k: v for k, v in vars(module).items() if isinstance(v, (bool, int, float, str))}
     known = _KNOWN.get(module)
     if known is None or known[0] != settings:
-        known = _KNOWN[module] = (settings, _measured(module))
+        known = _KNOWN[module] = (settings, _unless_fixed(_measured(module), settings))
     return known[1]
 
 
@@ -60,6 +63,16 @@ def moves(subject: Subject, norm: Norm) -> bool:
     if its.of in ("instance", "timestep"):
         return getattr(module, "track_running_stats", True) is not False
     return its.of == "other" and share(norm) is not None
+
+
+def _unless_fixed(part: float | None, settings: dict[str, Any]) -> float | None:
+    """Return None for a share of 0 that no setting of the norm, such as its momentum, explains."""
+    if part == 0 and not any(
+        value in (0, 1) and not isinstance(value, bool) and _AVERAGES.search(name)
+        for name, value in settings.items()
+    ):
+        return None
+    return part
 
 
 def _measured(module: nn.Module) -> float | None:

@@ -22,9 +22,8 @@ and a loss, an error where the loss with the norms in training mode is 1.5 times
 
 Silent: norms without parameters (``affine=False``), with only γ or only β frozen (as the neck of
 re-identification networks), in ``eval()``, or held by `gammabeta.freeze`; the slow copy of a part
-that trains (momentum encoders). Only information: a model in which nothing trains; γ = 1 and β = 0
-in a model where nothing but norms is frozen, which is ``affine=False`` in other words; a
-discriminator, which training freezes for half of each step.
+that trains (momentum encoders). Only information: a model in which nothing trains; a discriminator,
+which training freezes for half of each step.
 
 ## Fix
 
@@ -46,13 +45,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from gammabeta.doctor.evidence.damage import MUCH_WORSE, of_batch_statistics
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.model.access import access
-from gammabeta.doctor.model.initial import has_values, is_all, is_initial
+from gammabeta.doctor.model.initial import has_values, is_initial
 from gammabeta.doctor.model.share import moves
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject
@@ -146,9 +145,6 @@ class _Frozen:
         self._held = _probed(subject)
         self._parts: dict[nn.Module, _Part] = {}
         self._twins: dict[str, bool] = {}
-        norms = {id(p) for norm in subject.norms for p in norm.module.parameters()}
-        mine = subject.model.parameters()
-        self._only_norms = all(self.trains(p) or id(p) in norms for p in mine)
 
     def part(self, module: nn.Module) -> _Part:
         """Count the parameters of ``module`` and those of them that train."""
@@ -192,8 +188,6 @@ class _Frozen:
             return ""
         if any(_DISCRIMINATOR.fullmatch(name.lower()) for name in norm.path.split(".")):
             return "meant"
-        if self._only_norms and is_initial(norm) and _is_plain(norm.module):
-            return "meant"
         return "fault"
 
     def _follows(self, root: str) -> bool:
@@ -227,14 +221,6 @@ def _alike(one: nn.Module, other: nn.Module) -> bool:
     a, b = max(pairs, key=lambda pair: pair[0].numel())
     cosine = torch.cosine_similarity(a.flatten().float(), b.flatten().float().to(a.device), dim=0)
     return float(cosine) > _ALIKE
-
-
-def _is_plain(norm: nn.Module) -> bool:
-    """Whether γ is all 1 and β all 0."""
-    gamma, beta = (getattr(norm, name, None) for name in ("weight", "bias"))
-    return (not isinstance(gamma, Tensor) or is_all(gamma, 1)) and (
-        not isinstance(beta, Tensor) or is_all(beta, 0)
-    )
 
 
 def _probed(subject: Subject) -> set[int] | None:

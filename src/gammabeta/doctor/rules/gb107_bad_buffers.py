@@ -14,8 +14,9 @@ happened, since it normalizes by the batch.
 ## How it is detected
 
 All buffers of all norms are read: every value must be finite, and values of buffers with ``var`` in
-their names must not be negative. It is always an error. An infinity in float16 that is the range of
-the type, not the data, is reported by GB105.
+their names must not be negative; all of that is an error. A ``running_var`` of `torch.nn` that is 0
+in every channel is a warning: evaluation then multiplies by 1/√ε. An infinity in float16 that is
+the range of the type, not the data, is reported by GB105.
 
 ## Fix
 
@@ -41,9 +42,11 @@ from torch import Tensor
 
 from gammabeta.doctor.evidence.damage import of_statistics
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.model.initial import has_values
+from gammabeta.doctor.model.initial import has_values, is_all
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject
+
+_ZERO = "the running variance is 0 in every channel, so evaluation multiplies by 1/√ε"
 
 
 @static("GB107", "bad-buffers", "buffers hold NaN, infinity or a negative variance")
@@ -56,7 +59,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         cause, name, bad, total = found
         damage = of_statistics(subject, [norm.path])
         yield Finding(
-            severity="error",
+            severity="warning" if cause == _ZERO else "error",
             layer=norm.path,
             cause=cause,
             numbers={"buffer": name, "values": bad, "of": total},
@@ -83,6 +86,9 @@ def _worst(norm: Norm) -> tuple[str, str, int, int] | None:
             bad = test(buffer)
             if bool(bad.any()):
                 return cause, name, int(bad.sum()), buffer.numel()
+    var = norm.running.var if norm.running is not None and norm.running.of == "batch" else None
+    if var is not None and is_all(var, 0) and var.numel() > 1:
+        return _ZERO, "running_var", var.numel(), var.numel()
     return None
 
 

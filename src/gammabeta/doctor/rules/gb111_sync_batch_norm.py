@@ -21,9 +21,10 @@ The model is read:
   ``convert_sync_batchnorm`` had run before they were added, or on a part (warning).
 - `DistributedDataParallel` was made before the layers were converted, in the wrong order
   (warning).
-- A process group is running and the layer is on the CPU, where it raises in training (error).
-
-A SyncBatchNorm in a single process without a group is a plain batch norm and is not reported.
+- A process group is running and the layer is on the CPU, where it raises in training: an error with
+  several processes, a warning with one, and information if the model is wrapped already or the
+  group is one for accelerators only, because the model may be moved yet.
+- No process group is running: in this process it is a plain batch norm (information).
 
 ## Fix
 
@@ -44,7 +45,13 @@ from collections.abc import Iterator
 from torch import distributed, nn
 
 from gammabeta.doctor.finding import Finding
-from gammabeta.doctor.model.parallel import data_parallel, group_size, logged, wrapped_by
+from gammabeta.doctor.model.parallel import (
+    data_parallel,
+    group_size,
+    logged,
+    sharded,
+    wrapped_by,
+)
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject, is_within
 from gammabeta.layers.running import synchronizes
@@ -56,8 +63,11 @@ _CONVERT = "model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # all of it,
 def check(subject: Subject) -> Iterator[Finding]:
     """Yield the findings of each SyncBatchNorm."""
     synced = [norm for norm in subject.batch_norms if synchronizes(norm.module)]
-    if not synced:
-        return
+    faults = list(_faults(subject, synced)) if synced else []
+    yield from faults or _without_group(synced)
+
+
+def _faults(subject: Subject, synced: list[Norm]) -> Iterator[Finding]:
     replicated = [w.path for w in wrapped_by(subject, nn.DataParallel)]
     processes = _processes()
     for norm in synced:
@@ -85,7 +95,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             )
         elif distributed.is_available() and distributed.is_initialized() and device == "cpu":
             yield Finding(
-                severity="error" if processes > 1 else "info",
+                severity=_on_the_cpu(subject, processes),
                 layer=norm.path,
                 cause="SyncBatchNorm is on the CPU while a process group is running: it raises in "
                 "training",
@@ -105,6 +115,29 @@ def check(subject: Subject) -> Iterator[Finding]:
                 numbers={"ranks": wrapper.size},
                 fix=_CONVERT,
             )
+
+
+def _on_the_cpu(subject: Subject, processes: int) -> str:
+    """Return the severity of a layer on the CPU, where it raises, if it stays there."""
+    if processes > 1:
+        return "error"
+    wrapped = data_parallel(subject) or sharded(subject)
+    return "warning" if "gloo" in distributed.get_backend() and not wrapped else "info"
+
+
+def _without_group(synced: list[Norm]) -> Iterator[Finding]:
+    if distributed.is_available() and distributed.is_initialized():
+        return
+    alone = [norm.path for norm in synced if norm.module.training]
+    if alone:
+        yield Finding(
+            severity="info",
+            layer=alone[0],
+            layers=tuple(alone),
+            cause="no process group is running, so SyncBatchNorm is a plain batch norm here",
+            numbers={"norms": len(alone)},
+            fix='torch.distributed.init_process_group("nccl")  # in each process, before training',
+        )
 
 
 def _left_out(subject: Subject, synced: list[Norm]) -> Iterator[Finding]:

@@ -15,8 +15,8 @@ each rank, and a checkpoint holds those of one.
 
 The wrapper nearest to each batch norm is read (`FullyShardedDataParallel`, or a module that
 `fully_shard` was applied to). A low ``buffer_dtype`` is a warning; batch norms that are neither
-frozen nor synchronized are a warning with several processes, and information if their number is
-unknown; inputs that are cast to a low precision are information.
+frozen nor synchronized are a warning with several processes, and information if there is one or
+their number is unknown; inputs that are cast to a low precision are information.
 
 ## Fix
 
@@ -80,10 +80,10 @@ def _precision(norm: Norm, wrapper: Wrapper) -> Finding | None:
 
 
 def _local(norm: Norm, wrapper: Wrapper) -> Finding | None:
-    if synchronizes(norm.module) or wrapper.size == 1:
+    if synchronizes(norm.module):
         return None
     return Finding(
-        severity="info" if wrapper.size is None else "warning",
+        severity="info" if wrapper.size in (None, 1) else "warning",
         layer=norm.path,
         cause="FSDP does not synchronize buffers, so each rank has running statistics of its own",
         numbers={"ranks": wrapper.size},

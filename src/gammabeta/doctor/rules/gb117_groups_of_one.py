@@ -15,7 +15,8 @@ only: not for a group norm if the batch is larger than one.
 
 Layer and RMS norms are read. Group norms with one channel a group are reported if they come right
 after a linear layer, a flattening or a pooling to 1×1. With batches, the shapes of all calls
-decide. One value is an error, two are a warning.
+decide; where torch refuses the first batch for this reason, the norm that it names. One value is an
+error, two are a warning.
 
 ## Fix
 
@@ -54,6 +55,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     shapes = _shapes(subject, norms)
     for norm in norms:
         values = _most(norm, shapes[norm.path]) if norm.path in shapes else _read(subject, norm)
+        values = 1 if norm is subject.refusing else values
         if values is None or values > 2:
             continue
         rms = norm.family == "rms"

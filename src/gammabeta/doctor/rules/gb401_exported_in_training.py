@@ -42,7 +42,7 @@ from gammabeta.doctor.subject import Subject
 def check(subject: Subject) -> Iterator[Finding]:
     """Yield a finding for each such batch norm."""
     for each in baked(subject):
-        if each.form == "exported":
+        if each.form == "exported" and not each.quantized:
             yield Finding(
                 severity="info" if each.on_purpose else "error",
                 layer=each.layer,
