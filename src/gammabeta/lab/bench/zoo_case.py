@@ -91,11 +91,11 @@ def examine(name: str, layout: str) -> Result:
     result.parameters = sum(p.numel() for p in network.model.parameters())
     start = time.process_time()
     try:
-        network = _laid_out(network, layout)
+        network = in_layout(network, layout)
     except RuntimeError:  # it views what only NCHW can be viewed as
         result.layout = "nchw"
         try:
-            network = _laid_out(network, "nchw")
+            network = in_layout(network, "nchw")
         except RuntimeError as e:
             result.note = f"torch's own step raises: {' '.join(str(e).split())[:120]}"
             return result
@@ -107,7 +107,7 @@ def examine(name: str, layout: str) -> Result:
     return result
 
 
-def _laid_out(network: Network, layout: str) -> Network:
+def in_layout(network: Network, layout: str) -> Network:
     """Return ``network`` in ``layout``, in which it has run once."""
     formats = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
     network.model.to(memory_format=formats[layout])  # type: ignore[call-overload]
@@ -188,10 +188,10 @@ def _extend(outcomes: list[Outcome], model: nn.Module, network: Network, rounds:
     """Add outcomes of other roundings, up to ``rounds`` of them."""
     if len(outcomes) < rounds:
         start = len(outcomes)
-        outcomes += _moved(model, rounds, lambda: run(model, network), start)
+        outcomes += redrawn(model, rounds, lambda: run(model, network), start)
 
 
-def _moved(
+def redrawn(
     model: nn.Module, rounds: int, call: Callable[[], _Made], start: int = 0
 ) -> Iterator[_Made]:
     """Yield ``call()`` with the first weight moved by one rounding, other ones each time.
@@ -232,7 +232,7 @@ def _in_double(exact: Network, truth: Outcome, result: Result) -> None:
         result.figures[f"float64 {check}"] = (0.0, far)
         if far <= 100 * 2.0**-29 * max(theirs, 2.0**-22):
             continue
-        moved = moved or next(_moved(exact.model, 2, lambda: run(exact.model, exact), 1))
+        moved = moved or next(redrawn(exact.model, 2, lambda: run(exact.model, exact), 1))
         if result.status != "chaotic" or far > 100 * distance(getattr(moved, check), true):
             result.failures.append(f"float64: {check} {far:.1e}")
 
@@ -300,7 +300,7 @@ def _folded(network: Network, truth: Outcome, theirs: list[Outcome], result: Res
         near = [distance(each.evaluation, truth.evaluation) for each in theirs[:rounds]]
         far = [
             distance(evaluated, truth.evaluation)
-            for evaluated in _moved(model, rounds, lambda: evaluate(model, network))
+            for evaluated in redrawn(model, rounds, lambda: evaluate(model, network))
         ]
         result.figures["folded evaluation"] = (statistics.median(near), statistics.median(far))
         if as_near(far, near):
