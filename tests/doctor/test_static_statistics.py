@@ -226,6 +226,22 @@ def test_the_cost_of_bad_buffers(net: Net) -> None:
     assert "instead of" in the("GB107", net, batches, F.mse_loss).cost
 
 
+@pytest.mark.parametrize("fault", ["GB106", "GB107"])
+def test_statistics_that_hold_nothing_are_measured_on_batches(net: Net, fault: str) -> None:
+    for _ in range(60):
+        net(torch.randn(16, 4) + 1)
+    batches = [(x, net.eval()(x).detach()) for x in torch.randn(8, 64, 4) + 1]
+    norm, good = net.backbone[1], copy.deepcopy(net.state_dict())
+    norm.reset_running_stats() if fault == "GB106" else norm.running_var[3:].fill_(math.nan)
+    assert the(fault, net).repair is None  # without batches there is nothing to measure
+    (found,) = (f for f in examined(net, batches, F.mse_loss).findings if f.code == fault)
+    assert found.repair is not None
+    assert found.repair(net) == "backbone.1: running statistics measured on 8 batches"
+    assert torch.allclose(norm.running_var, good["backbone.1.running_var"], rtol=0.3)
+    assert norm.running_mean.isfinite().all()
+    assert examined(net, batches, F.mse_loss).healthy
+
+
 # All
 
 

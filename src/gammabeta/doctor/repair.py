@@ -55,6 +55,41 @@ def joined(repairs: Iterable[Repair | None]) -> Repair | None:
     return Repairs(tuple(found)) if len(found) > 1 else found[0] if found else None
 
 
+def measured(evidence: Any, layers: Iterable[str]) -> Repair | None:
+    """Return a repair that replaces running statistics by those that the batches show.
+
+    Args:
+        evidence: the forward passes on batches; None without batches.
+        layers: paths of batch norms whose statistics hold nothing that training has learned.
+
+    Returns:
+        The repair; None if the batches do not show the statistics of all layers.
+    """
+    try:
+        known = {} if evidence is None else evidence.statistics
+        mine = {layer: known[layer] for layer in layers}
+    except Exception:  # not among those that were measured, or the batches do not serve
+        return None
+    if not mine or not all(
+        bool(torch.isfinite(each).all()) for pair in mine.values() for each in pair
+    ):
+        return None
+    return Repairs(
+        tuple(_writer(path, *pair, len(evidence.batches)) for path, pair in mine.items())
+    )
+
+
+def _writer(path: str, mean: Tensor, var: Tensor, batches: int) -> Repair:
+    def repair(model: nn.Module) -> str:
+        norm: Any = model.get_submodule(path)
+        with torch.no_grad():
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(var)
+        return f"{path}: running statistics measured on {batches} batches"
+
+    return repair
+
+
 def repaired(
     repairs: Iterable[tuple[str, Repair]], model: nn.Module
 ) -> tuple[list[Change], list[str]]:

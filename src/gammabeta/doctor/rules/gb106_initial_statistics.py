@@ -28,6 +28,8 @@ information. Layers whose momentum is 0 or whose tracking was turned off have fi
 gb.calibrate(model, batches)  # measure the statistics on training batches
 ```
 
+``--fix`` does so on the batches that were given.
+
 ## Source
 
 Documentation of `torch.nn.Module.load_state_dict` and of `torch.optim.swa_utils.update_bn`;
@@ -41,6 +43,7 @@ from collections.abc import Iterator
 from gammabeta.doctor.evidence.damage import of_statistics
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.model.initial import batches_seen, beta_moved, initial_parts, optimizer_steps
+from gammabeta.doctor.repair import measured
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject
 
@@ -89,6 +92,7 @@ def _finding(subject: Subject, cause: str, layers: dict[str, str]) -> Finding:
         numbers={"layers": len(layers), "sign of training": layers[first]},
         cost="" if damage is None else damage.text,
         fix="gb.calibrate(model, batches)  # measure the statistics on training batches",
+        repair=None if severity == "info" else measured(subject.evidence, layers),
     )
 
 

@@ -24,8 +24,8 @@ the range of the type, not the data, is reported by GB105.
 gb.calibrate(model, batches)  # measure the statistics anew
 ```
 
-gammabeta's batch norms skip updates that would make the statistics non-finite:
-``gb.convert(model)``.
+``--fix`` does so on the batches that were given. gammabeta's batch norms skip updates that would
+make the statistics non-finite: ``gb.convert(model)``.
 
 ## Source
 
@@ -43,6 +43,7 @@ from torch import Tensor
 from gammabeta.doctor.evidence.damage import of_statistics
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.model.initial import has_values, is_all
+from gammabeta.doctor.repair import measured
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject
 
@@ -65,6 +66,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             numbers={"buffer": name, "values": bad, "of": total},
             cost=damage.text if damage is not None and damage.severity != "info" else "",
             fix="gb.calibrate(model, batches)  # measure the statistics anew",
+            repair=measured(subject.evidence, [norm.path]),
         )
 
 
