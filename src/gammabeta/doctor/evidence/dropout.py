@@ -18,7 +18,8 @@ _CLEAR = 1.15
 _REACHED = 0.1
 """Least share of channels that dropout reaches; others may come past it, concatenated."""
 _CLOSE = 0.4
-"""Running variances no further from those with dropout than this share of the shift are theirs."""
+"""Running variances no further from those with dropout than this share of the shift are theirs, in
+the median of the channels: that of a single one is known only to a few tens of percent."""
 _DROP = re.compile("[Dd]rop")
 
 
@@ -61,9 +62,9 @@ def shifts(evidence: Evidence) -> list[Shift]:
         size = math.exp(ratio)
         if size < SHIFTED:
             continue
-        rest = _logs(norm.running_var.double(), first.var, float(norm.eps))[reached].abs()
+        rest = float(_logs(norm.running_var.double(), first.var, float(norm.eps))[reached].median())
         moved = bool(norm.running_mean.any())  # else they are at their initial values
-        learned = moved and float(rest.median()) <= _CLOSE * ratio and size >= _CLEAR
+        learned = moved and abs(rest) <= _CLOSE * ratio and size >= _CLEAR
         found.append(Shift(path, size, learned, _dropout_before(on, path)))
     return sorted(found, key=lambda each: -each.ratio)
 

@@ -33,6 +33,8 @@ class Call:
         rows: (N, C) float32 mean of each row of the input's first dim by feature, or None.
         axis: the dim of the input that indexes features according to the layer that made it; None
             if that is not known. See `gammabeta.doctor.evidence.feature_axis`.
+        chosen: whether the layer's own code normalizes a part of its input, which is described
+            here, such as the positions that are no padding.
     """
 
     layer: str
@@ -50,6 +52,7 @@ class Call:
     source: str = ""
     rows: Tensor | None = None
     axis: int | None = None
+    chosen: bool = False
 
 
 @dataclass

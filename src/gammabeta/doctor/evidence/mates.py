@@ -34,6 +34,8 @@ _EXAMPLES = 64
 """Small batches are mixed into one of about this many examples: fewer would prove nothing."""
 _T = 3.5
 """Least mean of the paired differences, in standard errors."""
+_LIKELY, _SURELY = 2.0, 5.0
+"""The same of what is right, and of the margins, if both are asked for."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _mixed(evidence: Evidence, trained: list[Pass]) -> Leak | None:
     rounds = min(len(batches), max(1, _EXAMPLES // size))
     places = [((i + r) % len(batches), i) for r in range(rounds) for i in range(size)]
     mixed = _gathered(batches, size, places)
-    if mixed is None or size < len(batches):
+    if mixed is None or size < 2:
         return None
     result = evidence.run(mixed, "train")
     before = [first_tensor(each.output) for each in trained]
@@ -100,14 +102,20 @@ def _mixed(evidence: Evidence, trained: list[Pass]) -> Leak | None:
     if y is None or any(each is None for each in before):
         return None
     own = torch.stack([_row(before[which], place) for which, place in places])
-    with_mates, without = _right(own, target), _right(y, target)
+    with_mates, without = _margins(own, target), _margins(y, target)
     if with_mates is None or without is None:
         return None
     return _judged(with_mates, without, _weights(target))
 
 
 def _right(y: Tensor, target: Any) -> Tensor | None:
-    """Return which examples are classified rightly; None if it is no classification.
+    """Return which examples are classified rightly; None if it is no classification."""
+    margins = _margins(y, target)
+    return None if margins is None else margins > 0
+
+
+def _margins(y: Tensor, target: Any) -> Tensor | None:
+    """Return by how much the right answer of each example wins; None if it is no classification.
 
     By class scores, or by one number an example: a logit, or a probability.
     """
@@ -115,14 +123,16 @@ def _right(y: Tensor, target: Any) -> Tensor | None:
         return None
     target = target.to(y.device)
     if target.dim() == 1 and y.dim() == 2 and y.shape[1] > 1 and not target.is_floating_point():
-        classes: Tensor = y.argmax(1) == target
-        return classes
+        chosen = F.one_hot(target, y.shape[1]).bool()
+        others = y.masked_fill(chosen, -math.inf).amax(1)
+        margins: Tensor = y[chosen] - others
+        return margins
     y, target = y.flatten(), target.flatten()
     if y.shape != target.shape or not bool(((target == 0) | (target == 1)).all()):
         return None
     half = 0.5 if bool(((y >= 0) & (y <= 1)).all()) else 0.0
-    right: Tensor = (y > half) == (target == 1)
-    return right
+    signed: Tensor = (y - half) * (2 * target - 1)
+    return signed
 
 
 def _is_of_one_class(target: Any) -> bool:
@@ -132,14 +142,16 @@ def _is_of_one_class(target: Any) -> bool:
 
 
 def _weights(target: Tensor) -> Tensor:
-    """Return the weights of examples, mean 1; those of two classes count as much, if rare, too."""
-    if not target.is_floating_point():
-        return torch.ones(len(target), dtype=torch.float64)
-    positive = target.flatten().double()
-    share = float(positive.mean())
-    if not 0 < share < 1:
-        return torch.ones(len(positive), dtype=torch.float64)
-    return (positive / (2 * share) + (1 - positive) / (2 * (1 - share))).cpu()
+    """Return the weights of examples, mean 1; each class counts as much, also a rare one.
+
+    Example:
+        >>> _weights(torch.tensor([0, 0, 0, 1]))
+        tensor([0.6667, 0.6667, 0.6667, 2.0000], dtype=torch.float64)
+    """
+    classes = target.flatten().cpu()
+    where = torch.unique(classes, return_inverse=True)[1]
+    counts = torch.bincount(where).double()
+    return len(where) / (len(counts) * counts[where])
 
 
 def _accuracy(evidence: Evidence, passes: list[Pass]) -> float | None:
@@ -215,12 +227,17 @@ def _paired(evidence: Evidence) -> Leak | None:
 
 
 def _judged(own: Tensor, other: Tensor, weights: Tensor) -> Leak | None:
-    """Return the leak if ``own`` is right where ``other`` is wrong, and not the reverse."""
-    own, other = own.cpu().double() * weights, other.cpu().double() * weights
-    lost = own - other
-    if float(lost.mean()) < _DROP or _t(lost) < _T:
+    """Return the leak if the margin of ``own`` is positive where that of ``other`` is not.
+
+    Of small batches there are few examples: then it counts, too, that margins fall nearly always.
+    """
+    own, other = own.cpu().double(), other.cpu().double()
+    right, still = (own > 0) * weights, (other > 0) * weights
+    lost = right - still
+    clear = _t(lost) >= _T or (_t(lost) >= _LIKELY and _t(own - other) >= _SURELY)
+    if float(lost.mean()) < _DROP or not clear:
         return None
-    return Leak(float(own.mean()), float(other.mean()), len(lost), False)
+    return Leak(float(right.mean()), float(still.mean()), len(lost), False)
 
 
 def _t(differences: Tensor) -> float:

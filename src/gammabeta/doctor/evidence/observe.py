@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from gammabeta.doctor.evidence.examplewise import Trace, rows
 from gammabeta.doctor.evidence.feature_axis import FeatureAxes
 from gammabeta.doctor.evidence.forward_pass import Broken, Call, Functional, Pass
-from gammabeta.doctor.evidence.producers import ACTIVATIONS, DROPOUTS, Producers
+from gammabeta.doctor.evidence.producers import ACTIVATIONS, BERNOULLI, DROPOUTS, Producers
 from gammabeta.doctor.evidence.summary import summed_call, summed_up
 from gammabeta.doctor.subject import Subject
 from gammabeta.layers.traits import lineage, mini_batches
@@ -70,6 +71,7 @@ class _Watcher(TorchFunctionMode):
     producers: Producers = field(default_factory=Producers)
     sources: list[tuple[str, int | None]] = field(default_factory=list)
     arguments: list[Any] = field(default_factory=list)
+    within: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -114,6 +116,8 @@ class _Watcher(TorchFunctionMode):
         path = self.subject.paths.get(module)
         if path is None:
             return
+        if module in self.within:
+            self.chosen(module)
         if self.traced:
             self.result.traces.append(Trace(path, module, before, rows(output)))
         if self.result.broken is None:
@@ -186,10 +190,15 @@ class _Watcher(TorchFunctionMode):
             p = args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)
             if p:
                 self.result.dropouts.append((self.path(), float(p), True))
-        if func in _FUNCTIONAL and not (self.stack and self.is_norm(self.stack[-1])):
-            self.note(func, args, kwargs)
+        if func in _FUNCTIONAL:
+            if self.stack and self.is_norm(self.stack[-1]):
+                self.normalized(self.stack[-1], args[0] if args else kwargs.get("input"))
+            else:
+                self.note(func, args, kwargs)
         if func in DROPOUTS:
             self.result.dropouts.append((self.path(), *_dropout(args, kwargs)))
+        elif func in BERNOULLI:
+            self.result.dropouts.append((self.path(), _chance(func, args, kwargs), True))
         name = ACTIVATIONS.get(func)
         if name is None or not args or (self.stack and isinstance(self.stack[-1], _ELEMENTWISE)):
             return func(*args, **kwargs)
@@ -208,6 +217,24 @@ class _Watcher(TorchFunctionMode):
             found.function = name
             self.result.outputs.append(found)
             self.producers.add(output, source[0], found.dim)
+
+    def normalized(self, module: nn.Module, x: Any) -> None:
+        """Note what the code of a norm's subclass normalizes."""
+        if module in self.norms and isinstance(x, Tensor):
+            own = type(module).__module__.partition(".")[0] in ("torch", "gammabeta")
+            if not own:
+                self.within.setdefault(module, []).append(x.detach())
+
+    def chosen(self, module: nn.Module) -> None:
+        """Sum up what a subclass of a norm normalizes, if it left values out, as padded ones."""
+        inner, call = self.within.pop(module, []), self.result.calls[-1]
+        if call.module is not module or len(inner) != 1:
+            return
+        if inner[0].numel() >= math.prod(call.shape):
+            return
+        new = summed_call(call.layer, module, inner[0], is_batch=self.norms[module].is_batch)
+        new.number, new.source, new.axis, new.chosen = call.number, call.source, call.axis, True
+        self.result.calls[-1] = new
 
     def is_norm(self, module: nn.Module) -> bool:
         return module in self.norms or bool(lineage(module))
@@ -272,6 +299,16 @@ def _tensor(value: Any) -> Tensor | None:
         value = next((each for each in value if isinstance(each, Tensor)), None)
     known = isinstance(value, Tensor) and value.is_floating_point() and value.numel()
     return value.detach() if known else None
+
+
+def _chance(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    """Return the share of zeros of a random mask; 0 if it is a sample, whose places differ."""
+    p = kwargs.get("p", args[1] if len(args) > 1 else None)
+    if p is None:
+        p = 0.5 if func is Tensor.bernoulli_ else args[0] if args else kwargs["input"]
+    if isinstance(p, Tensor):
+        p = float(p.flatten()[0]) if p.numel() and bool((p == p.flatten()[0]).all()) else 1.0
+    return 1 - float(p)
 
 
 def _dropout(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, bool]:

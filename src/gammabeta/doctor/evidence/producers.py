@@ -44,6 +44,10 @@ DROPOUTS = {
 """Functions that set values to 0 at random."""
 
 
+BERNOULLI = {torch.bernoulli, Tensor.bernoulli, Tensor.bernoulli_}
+"""Functions that draw zeros and ones: dropout by hand."""
+
+
 class Producers:
     """The path of the layer, and the dim of its features, for each tensor that one returned.
 

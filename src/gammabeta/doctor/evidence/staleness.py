@@ -35,10 +35,9 @@ class Distance:
     ratio_noise: float
 
     def exceeds(self, shift: float, ratio: float) -> bool:
-        """Whether it is above these limits by more than chance explains."""
-        return (
-            self.shift > shift + _NOISES * self.noise
-            or self.ratio > ratio + _NOISES * self.ratio_noise
+        """Whether it is above these limits, and more than chance explains."""
+        return self.shift > max(shift + self.noise, _NOISES * self.noise) or (
+            self.ratio > max(ratio + self.ratio_noise, _NOISES * self.ratio_noise)
         )
 
     @property

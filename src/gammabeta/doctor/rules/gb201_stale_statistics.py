@@ -16,16 +16,19 @@ of another checkpoint.
 The first batches are run with batch norms in training mode, and the statistics of their inputs are
 pooled. Both of these must hold:
 
-- *The running statistics are far from the pooled ones*: by more than 0.35 σ, or 20 % of the
+- *The running statistics are far from the pooled ones*: by more than 0.35 σ, or 35 % of the
   variance (1 σ or 50 % if there is no loss), beyond three standard errors of the pooled statistics
-  and of an exponential average of batches. Healthy trainings at a large learning rate reach 0.25 σ,
-  because the average lags behind the weights.
+  and of an exponential average of batches. Healthy trainings at a large learning rate reach 0.3 σ
+  and 30 %, because the average lags behind the weights. The mean of the first norm cannot lag if
+  the model's inputs are centered and one layer is between: for it, 0.15 σ is far.
 - *Evaluation suffers*: the model is evaluated on the same batches with its own statistics and with
   the pooled ones. If the pooled ones lower the loss by 10 % or raise the accuracy by 2 points, it
   is a warning; by 50 % or 10 points, an error. The outputs must also change by a tenth of their
   spread, and 5 % of what the model has learned must be lost, so that noise in losses near 0 does
-  not count. Without a loss, outputs that change by 30 % of their spread are a warning, and by more
-  than their spread an error.
+  not count (1.5 %, if every batch is better, and by a half on average). Without a loss, outputs
+  that change by 30 % of their spread are a warning, and by more than their spread an error.
+
+If evaluation does not suffer, 0.35 σ or 50 % of the variance are information.
 
 Silent cases:
 
@@ -70,9 +73,15 @@ from gammabeta.doctor.rule import on_batches
 from gammabeta.doctor.subject import Subject
 from gammabeta.statistics.preserve import preserved
 
-_WITH_LOSS, _WITHOUT = (0.35, 0.2), (1.0, 0.4)
+_WITH_LOSS, _WITHOUT = (0.35, 0.3), (1.0, 0.4)
 """Shift of the means in σ and logarithm of the variances' ratio that a running average does not
 reach by following a training, also a fast one; if there is a loss, and if there is none."""
+_FIRST = (0.15, 0.3)
+"""The same for the first norm of a model of centered inputs, whose mean does not lag."""
+_HARMLESS = (0.35, 0.4)
+"""The same of what is information if evaluation does not suffer."""
+_CENTERED = 0.1
+"""Largest mean of centered inputs, in σ."""
 _ELSEWHERE = ("GB101", "GB102", "GB103", "GB104", "GB105", "GB106", "GB107")
 _LOSS = {"error": 1.5, "warning": 1.1}
 """Factor by which the loss is higher with the running statistics."""
@@ -88,8 +97,9 @@ _LEARNED = 0.97
 """A model that has learned has a loss below this much of that of its mean output."""
 _SURELY = 0.7
 """The same, if all statistics are at their initial values, as those of a new model are."""
-_SHARE = 0.05
-"""Least share of what was learned that is lost: losses near 0 have ratios of any size."""
+_SHARE, _LEAST_SHARE = 0.05, 0.015
+"""Least share of what was learned that is lost: losses near 0 have ratios of any size. The second
+one is enough if all batches agree on an error."""
 
 
 @on_batches("GB201", "stale-statistics", "running statistics are far from those of the batches")
@@ -109,12 +119,20 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
         if path in norms and path not in still and (untouched or path not in initial)
     }
     limits = _WITH_LOSS if evidence.evaluated[0].loss is not None else _WITHOUT
-    far = {path: each for path, each in every.items() if each.exceeds(*limits)}
+    first = _first(evidence) if limits is _WITH_LOSS else ""
+    far = {
+        path: each
+        for path, each in every.items()
+        if each.exceeds(*limits) or (path == first and each.exceeds(*_FIRST))
+    }
     if limits is _WITHOUT and far and _warming_up(evidence, far):
         return
     if not far or any(subject.is_explained(path, _ELSEWHERE) for path in evidence.statistics):
         return
     damage = _damage(subject, evidence, _SURELY if untouched else _LEARNED)
+    if damage is None and limits is _WITH_LOSS and not untouched:
+        far = {path: each for path, each in far.items() if each.exceeds(*_HARMLESS)}
+        damage = _Damage("info", "", {}) if far else None
     if damage is None or dependence(subject, evidence) is not None or explains(evidence):
         return  # the last one is GB209
     worst = max(far, key=lambda path: far[path].largest)
@@ -140,6 +158,19 @@ def _warming_up(evidence: Evidence, far: Iterable[str]) -> bool:
     """Whether the layers are far because the average has just begun: a few steps later no more."""
     warm = distances(evidence, warm=True)
     return not any(warm[path].exceeds(*_WITHOUT) for path in far)
+
+
+def _first(evidence: Evidence) -> str:
+    """Return the path of the first norm, if its input is a linear function of centered inputs."""
+    x, ran = evidence.input(0), evidence.evaluated[0]
+    if x is None or not x.is_floating_point() or x.dim() < 2 or not ran.calls:
+        return ""
+    first = ran.calls[0]
+    if ran.outputs and ran.outputs[0].layer not in (first.layer, first.source):
+        return ""
+    z = x.detach().double().movedim(1, 0).flatten(1)
+    square = (z.mean(1) / z.std(1).clamp_min(1e-12)).square().mean()
+    return first.layer if float(square) <= _CENTERED**2 + 2 / len(x) else ""
 
 
 @dataclass(frozen=True)
@@ -182,7 +213,9 @@ def _damage(subject: Subject, evidence: Evidence, learned: float = _LEARNED) -> 
     if chance is not None and after > learned * chance:
         return None
     by_accuracy = not math.isnan(lower) and lower >= _ACCURACY["warning"]
-    if chance is not None and not by_accuracy and before - after < _SHARE * (chance - after):
+    sure = by_loss == "error" and better == len(both)
+    share = _LEAST_SHARE if sure else _SHARE
+    if chance is not None and not by_accuracy and before - after < share * (chance - after):
         return None
     numbers: dict[str, Number] = {"loss before": before, "loss after calibration": after}
     text = f"evaluation loss {before:.3g} instead of {after:.3g}"

@@ -15,9 +15,10 @@ on chance, and each evaluation changes the running statistics by data of the tes
 
 The model is put into evaluation by ``eval()``, and the modes of its batch norms and dropout layers
 are read. A forward pass in evaluation then shows norms that normalize by the batch although they
-keep running statistics, and functional dropout that drops. All of it is certain, so no threshold is
-involved; only what was really called counts. Frozen norms, and norms that keep no statistics
-(``track_running_stats=False``, see GB203), are left out.
+keep running statistics, and functional dropout, or a random mask of zeros and ones
+(``torch.bernoulli`` with one probability for all places), that drops. All of it is certain, so no
+threshold is involved; only what was really called counts. Frozen norms, and norms that keep no
+statistics (``track_running_stats=False``, see GB203), are left out.
 
 ## Fix
 
@@ -98,7 +99,7 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
     if functional:
         yield _finding(
             tuple(functional),
-            "its functional dropout drops in evaluation, too: training= is not passed",
+            "its functional dropout drops in evaluation, too: the mode is not looked at",
             "x = F.dropout(x, p, training=self.training)",
             dropouts=len(functional),
         )

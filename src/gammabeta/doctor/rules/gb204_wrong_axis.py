@@ -17,10 +17,12 @@ trains, worse, and fails as soon as the length changes.
 During one forward pass the dim of the features is followed from the layer that made the tensor,
 through transposes, elementwise functions and pooling. A norm whose dim is another one of the same
 length is reported. Where two sources disagree, or a function is not known, nothing is said. Where
-the lengths differ, the layer was made for positions on purpose, so nothing is said either; only
-instance norm without affine parameters does not check its ``num_features``. A norm of the model's
-raw input (N, A, B) is judged by the values: neighbors along the dim that it takes for features are
-correlated by more than 0.6, as in a time series, and along the other one by less than 0.3.
+the lengths differ, the layer was made for positions, perhaps on purpose (a norm over nodes, over
+frequencies): that is information, but a warning for groups of several positions, and an error for
+instance norm without affine parameters, which does not check its ``num_features``. A norm of the
+model's raw input (N, A, B) is judged by the values: neighbors along the dim that it takes for
+features are correlated by more than 0.6, as in a time series, and along the other one by less than
+0.3.
 
 ## Fix
 
@@ -70,13 +72,12 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
             continue
         wanted = call.shape[call.axis]
         made_for = getattr(call.module, "num_features", call.shape[taken])
-        if wanted != made_for:
-            continue
+        alike = wanted == made_for
         yield Finding(
-            severity="error",
+            severity="error" if alike else _of_another_length(call, family, taken),
             layer=call.layer,
             cause="it normalizes positions in place of features: the layer before it puts its "
-            "features in another dim, of the same length",
+            f"features in another dim{', of the same length' if alike else ''}",
             numbers={
                 "input": str(tuple(call.shape)),
                 "dim it takes for features": taken,
@@ -87,6 +88,15 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
             if family != "group"
             else "groups are made of positions, not of features",
         )
+
+
+def _of_another_length(call: Call, family: str, taken: int) -> str:
+    """Return the severity if the layer was made for the positions, perhaps on purpose.
+
+    A group of several positions is hardly meant; one of a single position, or of all, may be.
+    """
+    groups = getattr(call.module, "num_groups", 1)
+    return "warning" if family == "group" and 1 < groups < call.shape[taken] else "info"
 
 
 def _raw(call: Call, taken: int, evidence: Evidence) -> Iterator[Finding]:

@@ -15,10 +15,11 @@ no mates, and the accuracy is gone; calibration does not help.
 
 With class labels, or one logit an example: the first batches are mixed, so that each example has
 mates of other batches, and the mixed batch (of up to 64 examples, if batches are smaller) is run in
-training mode. With random batches that changes nothing on average. It is
-reported if the accuracy of the same examples falls by at least 0.15 and by 3.5 standard errors of
-the paired differences, and if evaluation with calibrated statistics is worse than training, too.
-Batches of one class each are GB207's.
+training mode. With random batches that changes nothing on average. It is reported if the accuracy
+of the same examples, all classes counting the same, falls by at least 0.15 and by 3.5 standard
+errors of the paired differences (or by 2, if the margins of the right answers fall by 5), and if
+evaluation with calibrated statistics is worse than training, too. Batches of one class each are
+GB207's.
 
 With pairs, for a model that returns the similarity of each first view with each second one: the
 second views are shuffled before the pass and put in order after it. Batch norm over the whole batch
