@@ -95,7 +95,7 @@ def test_an_option(shell: Shell, tmp_path: Path, option: str, value: str, said: 
     ("args", "said"),
     [
         (("dem",), "No such command 'dem'. Did you mean 'demo'?"),
-        (("trian",), "No such command 'trian'."),
+        (("trian",), "No such command 'trian'. Did you mean 'train'?"),
         (("--lr", "1"), "No such option: --lr"),
         (
             ("demo", "--stesp", "3"),
@@ -103,7 +103,7 @@ def test_an_option(shell: Shell, tmp_path: Path, option: str, value: str, said: 
         ),
         (("demo", "extra"), "Got unexpected extra argument"),
         (("demo", "--steps"), "Option '--steps' requires an argument."),
-        (("view",), "Missing argument 'runs"),
+        (("view",), "Missing argument 'runs'; see gammabeta view --help"),
         (("info", "--verbose"), "No such option: --verbose"),
         (
             ("demo", "--norm", "group", "--width", "20"),

@@ -56,7 +56,7 @@ def test_several_runs_and_a_folder(shell: Shell, run: Path, tmp_path: Path) -> N
 def test_a_table(shell: Shell, run: Path, tmp_path: Path) -> None:
     printed = shell("view", "run", "--table", "numbers.csv", folder=tmp_path).ok()
     size = (tmp_path / "numbers.csv").stat().st_size
-    assert printed == f"wrote numbers.csv ({size / 1e6:.1f} MB)\n"
+    assert printed == f"wrote numbers.csv ({size / 1e3:.0f} kB)\n"
     with (tmp_path / "numbers.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * 2 * 8

@@ -69,7 +69,7 @@ def main() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a reader that has gone is no error
     except _ParserError as e:
-        code = complain(e.format_message())
+        code = complain(_with_help(e))
     except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
@@ -82,6 +82,14 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _with_help(error: typer.BadParameter) -> str:
+    """Return a complaint of the parser, and where to read what will do if it does not say so."""
+    message = error.format_message()
+    command = error.ctx.command_path if error.ctx is not None else ""
+    vague = message.startswith(("Missing", "No such", "Got unexpected")) and message[-1] != "?"
+    return f"{message.rstrip('.')}; see {command} --help" if vague and command else message
 
 
 def complain(message: str) -> int:

@@ -214,7 +214,7 @@ command(app, "doctor")(bench_doctor.score)
 
 @command(app, "all")
 def all_of_them(options: AllOptions) -> None:
-    """Run all four benchmarks, one after the other."""
+    """Run norm, step, memory and error, one after the other."""
     norm(NormOptions(**options.given(NormOptions)))
     step(StepOptions(**options.given(StepOptions)))
     memory(MemoryOptions(**options.given(MemoryOptions)))

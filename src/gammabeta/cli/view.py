@@ -86,10 +86,15 @@ def _write(
     try:
         if html is not None:
             page = export(runs, html)
-            say(console, f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
+            say(console, f"wrote {page} ({_size(page)})")
         if table is not None:
             written = runs[0].save_table(table)
-            say(console, f"wrote {written} ({written.stat().st_size / 1e6:.1f} MB)")
+            say(console, f"wrote {written} ({_size(written)})")
     finally:
         for run in runs:
             run.close()
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{max(1, round(size / 1e3))} kB"
