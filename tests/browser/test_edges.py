@@ -41,7 +41,7 @@ def test_names_are_text_never_markup(open_page, made) -> None:
 
 def test_a_run_without_frames(open_page, made) -> None:
     page = open_page(made({}))
-    expect(page.get_by_text("This run ended before its first frame.")).to_be_visible()
+    expect(page.get_by_text("ended before its first frame: call the watched")).to_be_visible()
     for key in ("Space", "ArrowRight", "End", "1", "s", "g"):
         page.keyboard.press(key)
 

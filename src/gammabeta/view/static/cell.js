@@ -205,7 +205,9 @@ export class Cell {
       label(context, `${percent(signal.over / signal.total)} ›`, width - 3, 18, "right", palette.ink, palette.paper);
     }
     if (signal.nonfinite > 0) {
-      const text = `not finite ${percent(signal.nonfinite / signal.count)}`;
+      const share = percent(signal.nonfinite / signal.count);
+      const full = `not finite ${share}`;
+      const text = context.measureText(full).width + 12 > width ? `NaN ${share}` : full; // in a narrow cell
       const wide = context.measureText(text).width + 12;
       context.fillStyle = palette.bad;
       context.beginPath();

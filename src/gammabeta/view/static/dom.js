@@ -14,6 +14,11 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** A dotted name that may be broken after its dots. @param {string} name */
+export function breakable(name) {
+  return name.split(/(?<=\.)/).flatMap((part, i) => (i ? [element("wbr"), part] : [part]));
+}
+
 /**
  * @param {string} value
  * @param {string} text

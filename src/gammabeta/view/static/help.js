@@ -12,6 +12,7 @@ const KEYS = [
   ["J, K", "in an open layer: the next one, the one before"],
   ["S", "slow motion: watch each frame pass through its stages"],
   ["G", "pin this frame as an outline; again to let go"],
+  ["Tab, Enter", "go to a finding's mark or name; show its step and layer"],
   ["T", "light or dark"],
   ["?", "these keys"],
 ];

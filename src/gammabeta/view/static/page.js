@@ -106,8 +106,8 @@ export class Page {
       this.empty.textContent = run.running
         ? "No frame yet: waiting for the first step."
         : run.last > 0
-          ? "No layer was seen in this run: only its scalars were recorded."
-          : "This run ended before its first frame.";
+          ? "No layer was seen in this run, only its scalars: layers are recorded when the watched model is called in training mode."
+          : "This run ended before its first frame: call the watched model in training mode, and signal.step() in every step.";
     }
     this.measure();
   }

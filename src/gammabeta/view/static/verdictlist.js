@@ -1,7 +1,7 @@
 // The list of the doctor's verdicts: each leads to its layer and step, and unfolds its evidence.
 
-import { element, setText } from "gammabeta/dom.js";
-import { grouped, place, SEVERITIES, symbol } from "gammabeta/verdicts.js";
+import { breakable, element, setText } from "gammabeta/dom.js";
+import { grouped, place, sentence, SEVERITIES, symbol } from "gammabeta/verdicts.js";
 
 /** @typedef {import("gammabeta/run.js").Verdict} Verdict */
 
@@ -43,7 +43,7 @@ export class VerdictList {
   item(verdict, open) {
     const { run } = this;
     const arm = run.arms.length > 1 ? ` · ${run.arms.find((each) => each.id === verdict.arm)?.name ?? ""}` : "";
-    const go = element("button", { type: "button", class: "link", title: "Go to this layer and step" }, place(verdict));
+    const go = element("button", { type: "button", class: "link", title: "Go to this layer and step" }, ...breakable(place(verdict)));
     go.addEventListener("click", () => this.show(verdict));
     const line = element(
       "p",
@@ -51,13 +51,16 @@ export class VerdictList {
       symbol(verdict.severity),
       element("span", { class: "severity" }, verdict.severity),
       element("b", {}, verdict.code),
+      element("span", {}, verdict.name),
       go,
       element("span", { class: "when" }, `step ${verdict.step}${arm}`),
     );
-    const item = element("li", { class: verdict.severity, tabindex: "-1" }, line, element("p", { class: "cause" }, verdict.cause + (verdict.cost ? ` (${verdict.cost})` : "")));
+    const cost = verdict.cost ? ` Cost: ${sentence(verdict.cost)}` : "";
+    const item = element("li", { class: verdict.severity, tabindex: "-1" }, line, element("p", { class: "cause" }, sentence(verdict.cause) + cost));
     const numbers = element("dl", { class: "evidence" });
     for (const [name, value] of verdict.numbers) numbers.append(element("dt", {}, name), element("dd", {}, value));
     if (verdict.layers.length > 1) numbers.append(element("dt", {}, "layers"), element("dd", {}, verdict.layers.map((each) => each || "the model").join(", ")));
+    if (verdict.code) numbers.append(element("dt", {}, "about the rule"), element("dd", {}, `gammabeta doctor --explain ${verdict.code}`));
     const parts = [...(numbers.childElementCount ? [numbers] : []), ...(verdict.fix ? [element("pre", { tabindex: "0", "aria-label": "Fix" }, verdict.fix)] : [])];
     if (parts.length) {
       const details = element("details", open ? { open: "" } : {}, element("summary", {}, "evidence and fix"), ...parts);

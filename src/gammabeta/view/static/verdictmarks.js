@@ -9,6 +9,10 @@ import { grouped, place, rank, symbol } from "gammabeta/verdicts.js";
 
 /** Marks that are nearer to each other, in pixels, are one. */
 const APART = 18;
+/** The same for a mark with a number beside it. */
+const APART_NUMBERED = 28;
+/** Findings of a mark that are described. */
+const MOST = 6;
 
 export class VerdictMarks {
   /**
@@ -33,7 +37,7 @@ export class VerdictMarks {
     const marks = [];
     for (const verdict of grouped(this.run)) {
       const x = Math.min(time.end, Math.max(time.left, time.x(clock.tickOfStep(verdict.step, verdict.arm))));
-      const near = marks.find((each) => Math.abs(each.x - x) < APART);
+      const near = marks.find((each) => Math.abs(each.x - x) < (each.verdicts.length > 1 ? APART_NUMBERED : APART));
       if (near) near.verdicts.push(verdict);
       else marks.push({ x, verdicts: [verdict] });
     }
@@ -66,9 +70,15 @@ export class VerdictMarks {
   words(target) {
     const mark = this.marks.get(/** @type {Element} */ (target.closest(".verdictmark")));
     if (!mark) return null;
-    const [first] = mark.verdicts;
-    const title = mark.verdicts.length === 1 && first ? `${first.severity} · step ${first.step}` : `${mark.verdicts.length} findings`;
-    return { title, prose: true, rows: mark.verdicts.slice(0, 6).map((each) => [each.code, `${place(each)}: ${each.cause}`]) };
+    const some = [...mark.verdicts].sort((a, b) => rank(a) - rank(b) || a.step - b.step);
+    const steps = mark.verdicts.map((each) => each.step);
+    const [from, to] = [Math.min(...steps), Math.max(...steps)];
+    const when = from === to ? `step ${from}` : `steps ${from} to ${to}`;
+    const title = `${some.length === 1 ? some[0]?.severity : `${some.length} findings`} · ${when}`;
+    /** @type {[string, string][]} */
+    const rows = some.slice(0, MOST).map((each) => [some.length > 1 ? `${each.severity} ${each.code}` : each.code, `${place(each)}: ${each.cause}`]);
+    if (some.length > MOST) rows.push(["", `and ${some.length - MOST} more`]);
+    return { title, prose: true, rows };
   }
 }
 

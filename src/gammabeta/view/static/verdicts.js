@@ -59,10 +59,23 @@ export function rank(verdict) {
   return SEVERITIES.indexOf(verdict.severity);
 }
 
-/** The layer in words, with the number of the others. @param {Verdict} verdict */
+/** Layers whose names together are longer are counted instead. */
+const LONG = 40;
+
+/** The layers in words: a few short names, else the first one and the number of the others. @param {Verdict} verdict */
 export function place({ layer, layers }) {
+  const names = layers.map((each) => each || "the model").join(", ");
   const more = layers.length - 1;
-  return `${layer || "the model"}${more > 0 ? ` and ${more} more` : ""}`;
+  if (more < 1) return layer || "the model";
+  if (more < 3 && names.length <= LONG) return names;
+  return layer ? `${layer} and ${more} more layer${more > 1 ? "s" : ""}` : `the model and ${more} of its layers`;
+}
+
+/** A cause as a sentence; a first word that is code or a symbol keeps its case. @param {string} text */
+export function sentence(text) {
+  const word = (text.split(" ", 1)[0] ?? "").replace(/[,:;]+$/, "");
+  const first = text.charAt(0);
+  return (/^[A-Za-z][A-Za-z'-]*$/.test(word) ? first.toUpperCase() : first) + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".");
 }
 
 /**
