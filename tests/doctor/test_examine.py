@@ -268,8 +268,8 @@ def net() -> nn.Module:
 def test_bad_input_is_refused_in_one_line() -> None:
     wide = [(torch.randn(16, 5), torch.zeros(16).long())]
     loss = nn.CrossEntropyLoss()
-    refuse(TypeError, "model is a dict; give a torch.nn.Module", {})
-    refuse(TypeError, "model is a type; give", nn.Linear)
+    refuse(TypeError, "model is of type dict; give a torch.nn.Module", {})
+    refuse(TypeError, "model is of type type; give", nn.Linear)
     refuse(ValueError, r"model: '0.weight' is on the meta device .* load_state_dict", on_meta())
     refuse(ValueError, "on the meta device", on_meta(), batches())
     refuse(ValueError, "'weight' is a lazy parameter.*run the model", nn.LazyLinear(3), batches())
@@ -279,22 +279,35 @@ def test_bad_input_is_refused_in_one_line() -> None:
     nothing = [*batches(2), (torch.zeros(0, 4), torch.zeros(0).long())]
     refuse(ValueError, r"batch 2 .* is empty, of shape \(0, 4\); omit", net(), nothing)
     refuse(ValueError, "batches is empty", net(), [])
-    refuse(TypeError, "batches is a int; give an iterable", net(), 3)
+    refuse(TypeError, "batches is of type int; give an iterable", net(), 3)
+    refuse(TypeError, r"one tensor, of shape \(8, 4\); give a list", net(), torch.ones(8, 4))
     refuse(ValueError, "first batch .without a tensor", net(), ["text"])
     refuse(ValueError, "batches raised ZeroDivisionError", net(), (1 / n for n in (0,)))
-    refuse(TypeError, "loss is a str; give a function", net(), batches(), "mse")
-    refuse(TypeError, "forward is a str", net(), batches(), forward="x")
-    refuse(TypeError, "optimizer is a str", net(), batches(), optimizer="sgd")
+    refuse(TypeError, "loss is of type str; give a function", net(), batches(), "mse")
+    refuse(TypeError, "forward is of type str", net(), batches(), forward="x")
+    said = r"forward raised on the first batch .of shape .16, 4..: TypeError: .*as forward\(batch\)"
+    refuse(ValueError, said, net(), batches(), forward=lambda model, batch: model(batch))
+    refuse(TypeError, "optimizer is of type str", net(), batches(), optimizer="sgd")
     for reduced in (nn.CrossEntropyLoss(reduction="none"), lambda y, t: y):
         refuse(ValueError, "loss returned a tensor of shape .* scalar", net(), batches(), reduced)
     refuse(ValueError, "loss returned a NoneType", net(), batches(), lambda y, t: None)
     refuse(ValueError, "loss raised TypeError: .* output", net(), batches(), lambda: 0)
     refuse(ValueError, "loss raised", net(), [torch.randn(4, 4)], loss)
-    refuse(ValueError, "select='GB9' matches no rule; codes: GB101", net(), select="GB9")
-    refuse(TypeError, "select has a int", net(), select=[101])
+    refuse(ValueError, "select='GB9' matches no rule; .* GB1 ", net(), select="GB9")
+    refuse(TypeError, "select holds 101, which is no text", net(), select=[101])
     refuse(ValueError, "leaves only rules that need batches", net(), select=["GB2"])
     refuse(ValueError, "only rules about trainings", net(), select=["GB301"])
     refuse(ValueError, "ignore=.* leaves no rule", net(), ignore=["GB"])
+
+
+def test_an_optimizer_of_another_model_is_a_note() -> None:
+    model, other = net(), net()
+    report = gb.examine(model, optimizer=torch.optim.SGD(other.parameters()))
+    assert report.healthy
+    assert report.notes == [
+        "optimizer holds no parameter of this model; give the one that trains it"
+    ]
+    assert gb.examine(model, optimizer=torch.optim.SGD(model[2].parameters())).notes == []
 
 
 def test_what_will_do() -> None:
