@@ -203,6 +203,13 @@ def test_a_checkpoint_is_what_is_examined(doctor: Doctor) -> None:
     assert "error GB107" in doctor("nets:healthy", "--checkpoint=x.safetensors", code=1)
 
 
+def test_a_checkpoint_of_parameters_only_is_a_finding(doctor: Doctor) -> None:
+    state = {key: torch.randn_like(value) for key, value in healthy().named_parameters()}
+    state["1.weight"] = torch.ones(8)
+    said = doctor("nets:healthy", "--checkpoint", saved(doctor, "parameters.pt", state))
+    assert "warning GB106" in said
+
+
 def test_fix_shows_what_it_changed_and_what_remains(doctor: Doctor) -> None:
     said = doctor("nets:still", "--fix")
     assert re.match(
@@ -223,7 +230,7 @@ def test_a_fixed_checkpoint_has_the_form_of_the_old_one(doctor: Doctor) -> None:
     before = saved(doctor, "old.pt", {"epoch": 3, "state_dict": state})
     raw = (doctor.folder / before).read_bytes()
     said = doctor("nets:half", "--checkpoint=old.pt", "--fix", "--out=sub/new.pt")
-    assert re.search(r"GB105 1.* → float32\n", said)
+    assert re.search(r"GB105 1.* → float32 \(in the code, too\)\n", said)
     assert "a setting" not in said
     assert "Wrote sub/new.pt.\n\n" in said
     assert (doctor.folder / before).read_bytes() == raw

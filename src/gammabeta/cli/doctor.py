@@ -96,6 +96,12 @@ def doctor(options: DoctorOptions) -> None:
         if not isinstance(model, nn.Module):
             raise ValueError("checkpoint: an ExportedProgram holds its weights; omit --checkpoint")
         loaded = state_file.load_into(model, state_file.read(options.checkpoint))
+        if loaded.left_out:
+            print(
+                f"gammabeta: checkpoint='{options.checkpoint}' does not hold running statistics, "
+                f"such as {loaded.left_out[0]!r}; the model keeps its own",
+                file=sys.stderr,
+            )
     batches = None if options.batches is None else batches_of(options.batches)
     arguments: dict[str, Any] = {
         "loss": None if options.loss is None else loss_of(options.loss),

@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ _NESTED = ("state_dict", "model_state_dict", "model", "module", "net", "weights"
 """Where training scripts put a state dict in a checkpoint."""
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 """What wrappers (DistributedDataParallel, torch.compile, Lightning) put before each key."""
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _MOST = 3
 _LAYERS = 6
 
@@ -34,12 +35,14 @@ class StateFile:
         content: everything in it.
         key: where its state dict is; None if it is the content.
         prefix: what each of its keys begins with, and those of the model do not.
+        left_out: running statistics of the model that it does not hold.
     """
 
     path: Path
     content: Any
     key: str | None
     prefix: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def state(self) -> dict[str, Any]:
@@ -78,8 +81,11 @@ def read(path: Path) -> StateFile:
 def load_into(model: nn.Module, file: StateFile) -> StateFile:
     """Load the state dict into ``model``; a model on ``meta`` gets the tensors themselves.
 
+    A file of parameters only, without running statistics, is loaded as ``strict=False`` does: that
+    is a fault which the doctor finds.
+
     Returns:
-        ``file``, with the prefix that the model's keys do not have.
+        ``file``, with the prefix that the model's keys do not have, and what it leaves out.
 
     Raises:
         ValueError: keys or shapes do not match.
@@ -95,7 +101,8 @@ def load_into(model: nn.Module, file: StateFile) -> StateFile:
         and not nn.parameter.is_lazy(own[key])
         and value.shape != own[key].shape
     ]
-    said = []
+    said: list[str] = []
+    left_out: tuple[str, ...] = ()
     if shapes:
         more = f" (and {len(shapes) - 1} more)" if len(shapes) > 1 else ""
         said.append(f"{shapes[0]}{more}")
@@ -107,14 +114,17 @@ def load_into(model: nn.Module, file: StateFile) -> StateFile:
             raise ValueError(
                 f"checkpoint='{file.path}' cannot be loaded into the model: {line(error)}"
             ) from error
-        said += _named("missing keys", found.missing_keys)
+        missing = found.missing_keys
+        if not on_meta and all(key.rpartition(".")[2] in _STATISTICS for key in missing):
+            left_out, missing = tuple(missing), []
+        said += _named("missing keys", missing)
         said += _named("unexpected keys", found.unexpected_keys)
     if said:
         raise ValueError(
             f"checkpoint='{file.path}' does not match the model: {'; '.join(said)}; make the "
             "factory return the model that was saved"
         )
-    return file
+    return replace(file, left_out=left_out)
 
 
 def write(path: Path, model: nn.Module, like: StateFile | None) -> None:

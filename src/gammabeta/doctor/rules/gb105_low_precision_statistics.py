@@ -163,7 +163,7 @@ def _to_float(path: str) -> Callable[[nn.Module], str]:
         norm = model.get_submodule(path)
         before = _name(norm.running_var.dtype)  # type: ignore[arg-type]
         norm.float()
-        return f"{path}: {before} → float32"
+        return f"{path}: {before} → float32 (in the code, too)"
 
     return repair
 

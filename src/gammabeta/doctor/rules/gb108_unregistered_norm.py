@@ -161,6 +161,7 @@ def _registrar(
         registered.train(module.training)
         setattr(module, attribute, registered)
         where = f"{owner}.{attribute}" if owner else attribute
-        return f"{where}: {type(held).__name__} → {type(registered).__name__}, registered"
+        kinds = f"{type(held).__name__} → {type(registered).__name__}"
+        return f"{where}: {kinds}, registered (in the code, too)"
 
     return repair
