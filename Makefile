@@ -16,6 +16,9 @@ JOBS ?= auto
 demo: $(VENV)/.installed
 	$(BIN)/gammabeta demo $(ARGS)
 
+# Threads that wait leave their core to the other tests, instead of turning in circles on it.
+test test-all: export OMP_WAIT_POLICY := passive
+
 test: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not sweep"
 

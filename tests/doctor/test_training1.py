@@ -6,7 +6,7 @@ import copy
 import gc
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,6 @@ from torch.utils.checkpoint import checkpoint
 
 import gammabeta as gb
 from gammabeta.doctor import RULES, Clinic, TrainingRule, Watched
-
-
-@pytest.fixture(autouse=True, scope="module")
-def few_objects() -> Iterator[None]:
-    """Hide what is there before: a clinic searches all objects for copies of the model."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def net() -> nn.Sequential:
