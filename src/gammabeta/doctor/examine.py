@@ -51,7 +51,7 @@ def examine(
         loss: ``loss(output, target)``, or ``loss(output)`` for batches without a target; it returns
             a scalar. With it, the damage is measured. Without it, an output's ``loss`` is used if
             there is one.
-        optimizer: the model's optimizer, for rules about weight decay and learning rates.
+        optimizer: the model's optimizer, for rules about weight decay and about what is trained.
         forward: ``forward(batch)`` runs the model on a batch and returns its output, for batches
             of any form.
         select: codes of the rules to run, or beginnings such as ``"GB1"``; None for all.
