@@ -15,8 +15,9 @@ averages.
 
 A `torch.optim.swa_utils.AveragedModel` of the model, with the equal average of SWA and
 ``use_buffers=False``, has averaged at least twice, and only ``update_parameters`` ever wrote its
-running statistics. If it is in evaluation mode when watching ends, that is a warning; else it is
-information, because ``update_bn`` may still come. For an average of your own making, see GB308.
+running statistics. If it, or the module inside, is in evaluation mode when watching ends, that is a
+warning; else it is information, because ``update_bn`` may still come. For an average of your own
+making, see GB308.
 
 ## Fix
 
@@ -60,7 +61,7 @@ class Rule(TrainingRule):
                 continue
             layers = tuple(n.path for n in self.watched.batch_norms)
             yield Finding(
-                severity="info" if wrapper.training else "warning",
+                severity="info" if wrapper.training and wrapper.module.training else "warning",
                 layer="",
                 layers=("", *layers),
                 cause="its averaged weights (SWA) have the running statistics of another network",

@@ -20,11 +20,12 @@ one, and one of
 
 - five losses in a row above twice the first one, and one above three times (divergence);
 - a loss that is not finite, after large updates or after losses above three times the first;
-- after 30 steps, or at the end, the last ten losses are above 0.9 of the first one, and one of
-  the first 20 was above three times it, or the median of update ÷ weight was 0.3 or more;
+- after 30 steps, or at the end, the last ten losses are above 0.9 of the first one, and the first
+  20 (medians of three: a single one may be that of a small batch) were once above three times it,
+  or the median of update ÷ weight was 0.8 or more;
 - after 60 steps, and at the end, the last ten losses are above 0.85 of the first one, which is
-  above what a guess costs, one of the first 20 was above twice it, and the median of
-  update ÷ weight was 0.3 or more.
+  above what a guess costs, the first 20 (likewise) were once above 1.7 times it, and the median
+  of update ÷ weight was 0.3 or more.
 
 A loss that rises slowly, as that of a GAN's generator or of a warm-up of a penalty, has small
 updates. A rise after the model has learned is a spike (GB315), unless the learning rate had been
@@ -55,7 +56,7 @@ from gammabeta.doctor.rule import while_training
 from gammabeta.doctor.training.clinic import TrainingRule, Watched
 from gammabeta.doctor.training.passes import Step
 
-_LARGE, _HUGE = 0.1, 0.3
+_LARGE, _HUGE, _REPLACED = 0.1, 0.3, 0.8
 """Medians of update ÷ weight."""
 _ENOUGH, _AT_END, _LONG = 30, 8, 60
 """Losses after which a plateau is judged: while it trains, at the end, and for the last time."""
@@ -118,16 +119,22 @@ class Rule(TrainingRule):
         if not course.largest_update >= _LARGE:
             return
         middle = median(course.last(min(10, course.count // 2)))
-        jumped = self._peak() >= 3 and course.rose(middle, 0.9)
-        huge = course.largest_update >= _HUGE
-        thrown = huge and self._peak() >= 2 and course.count >= _LONG and course.rose(middle, 0.85)
-        if jumped or thrown or (huge and course.rose(middle, 0.95)):
+        update, peak = course.largest_update, self._peak(3)
+        jumped = peak >= 3 and course.rose(middle, 0.9)
+        long = course.count >= _LONG and update >= _HUGE
+        thrown = long and peak >= 1.7 and course.rose(middle, 0.85)
+        if jumped or thrown or (update >= _REPLACED and course.rose(middle, 0.95)):
             yield self._finding("the first updates replace the weights, and nothing is learned")
 
-    def _peak(self) -> float:
-        """The highest of the early losses, relative to the first one; 1 is no rise."""
+    def _peak(self, together: int = 1) -> float:
+        """The highest of the early losses, relative to the first one; 1 is no rise.
+
+        With ``together`` = 3 it is the highest median of three: one of them may be a small batch's.
+        """
         course = self.watched.course
-        highest = max((x if math.isfinite(x) else 0.0) for _, x in course.early[:20])
+        early = [x if math.isfinite(x) else 0.0 for _, x in course.early[:20]]
+        last = max(1, len(early) - together + 1)
+        highest = max(median(early[i : i + together]) for i in range(last))
         return 1 + (highest - course.initial) / max(abs(course.initial), 1e-8)
 
     def _finding(self, cause: str) -> Finding:

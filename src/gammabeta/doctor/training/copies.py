@@ -90,7 +90,8 @@ class Copies:
             if id(module) in self.found or "_parameters" not in vars(module):
                 continue
             theirs = list(module.parameters())
-            if [p.shape for p in theirs] == shapes and all(_is_real(p) for p in theirs):
+            same = [p.shape for p in theirs] == shapes and _norms(module)
+            if same and all(_is_real(p) for p in theirs):
                 self.found[id(module)] = _copy(
                     module, around.get(id(module)), inner, step, fresh=fresh
                 )

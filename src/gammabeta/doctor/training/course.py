@@ -18,6 +18,8 @@ from gammabeta.signal.attending import Recorded
 _EARLY = 64
 _RECENT = 64
 _LOOKS = 64
+_FROM_ZERO = 1e-5
+"""An update this close to the weight itself began at 0."""
 IMPROVED = 0.7
 """A loss below this share of the first one has been learned."""
 
@@ -51,9 +53,14 @@ class Look:
     def update(self) -> float:
         """Median of update ÷ weight over the weights that have a gradient; NaN if unknown.
 
-        Frozen weights would count as updates of 0.
+        Frozen weights would count as updates of 0, and those that were 0 as updates of 1: beside
+        them, nothing else has a gradient in the first step.
         """
-        known = [w for w in self.weights.values() if math.isfinite(w.update)]
+        known = [
+            w
+            for w in self.weights.values()
+            if math.isfinite(w.update) and abs(w.update - 1) > _FROM_ZERO
+        ]
         ratios = [w.update for w in known if w.gradient > 0] or [w.update for w in known]
         return median(ratios) if ratios else math.nan
 
