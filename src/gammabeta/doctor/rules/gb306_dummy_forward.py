@@ -84,7 +84,8 @@ class Rule(TrainingRule):
             self._outside = step.passes[0].outside
         elif self._steps == 2 and self._outside and not self._said:
             calls = max(self._outside.values())
-            if calls <= _MOST and not step.outside and step.passes:
+            alone = step.outside or any(p.path for p in step.passes)  # again: a habit
+            if calls <= _MOST and step.passes and not alone:
                 yield self._finding(tuple(self._outside), calls)
 
     def end(self) -> Iterator[Finding]:

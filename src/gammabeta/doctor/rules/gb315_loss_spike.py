@@ -87,6 +87,9 @@ class Rule(TrainingRule):
         rates = [rate for n, rate in scalars.items() if n == "lr" or n.startswith("lr ")]
         if rates:  # of steps that were not observed, too
             self._rates[step] = max(rates)
+        size = self.watched.course.sizes.pop(step, 0)
+        if size:
+            self._sizes[step] = size
         loss = scalars.get("loss")
         if loss is None or self.watched.course.blamed:
             return

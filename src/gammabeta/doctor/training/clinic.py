@@ -366,6 +366,7 @@ class Clinic:
         if loss is not None and not math.isfinite(loss) and self.watched.bad_loss is None:
             with self._measured():
                 self.verdicts.collect("lost", number, self._inputs.are_finite())
+        self.watched.course.add_size(number, self._inputs.examples)
         self._inputs.begin()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             self.verdicts.collect("step", Step(number, [], {}, {}, 0), comparing=True)

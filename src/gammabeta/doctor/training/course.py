@@ -18,6 +18,7 @@ from gammabeta.signal.attending import Recorded
 _EARLY = 64
 _RECENT = 64
 _LOOKS = 64
+_SIZES = 512
 _FROM_ZERO = 1e-5
 """An update this close to the weight itself began at 0."""
 IMPROVED = 0.7
@@ -77,6 +78,7 @@ class Course:
         blamed: codes of the rules that have named the cause of what goes wrong.
         count: number of losses.
         lost: step at which a raised learning rate undid what had been learned; None if none did.
+        sizes: step that was not observed → number of its examples; of the last ones.
     """
 
     early: list[tuple[int, float]] = field(default_factory=list)
@@ -86,6 +88,7 @@ class Course:
     blamed: set[str] = field(default_factory=set)
     count: int = 0
     lost: int | None = None
+    sizes: dict[int, int] = field(default_factory=dict)
 
     def add_loss(self, step: int, loss: float) -> None:
         """Note the loss of a step."""
@@ -96,6 +99,12 @@ class Course:
         if len(self.recent) >= 5:
             middle = median(self.last(5))
             self.best = min(self.best, middle)
+
+    def add_size(self, step: int, examples: int) -> None:
+        """Note the number of examples of a step that was not observed."""
+        self.sizes[step] = examples
+        if len(self.sizes) > _SIZES:
+            self.sizes.pop(next(iter(self.sizes)), None)
 
     def add_frame(self, frame: Recorded) -> None:
         """Note a frame."""

@@ -16,9 +16,14 @@ _CALLS, _TENSORS = 32, 4
 
 
 class Inputs:
-    """Remembers which tensors went into a model."""
+    """Remembers which tensors went into a model.
+
+    Attributes:
+        examples: number of examples in the calls that are remembered, with gradients on.
+    """
 
     def __init__(self) -> None:
+        self.examples = 0
         self._last: weakref.ref[Tensor] | None = None
         self._version = -1
         self._number = 0
@@ -43,16 +48,21 @@ class Inputs:
         """Forget the step before."""
         if self._seen:
             self._seen = []
+        self.examples = 0
 
     def remember(self, args: Any, kwargs: Any) -> None:
         """Remember the tensors of a call, as long as they live."""
         if len(self._seen) > _CALLS * _TENSORS:
             return
+        before = len(self._seen)
         for x in (*args, *kwargs.values()):
             if isinstance(x, Tensor):
                 self._seen.append(weakref.ref(x))
             elif isinstance(x, (Mapping, list, tuple)):
                 self._seen += map(weakref.ref, tensors_of(x, _TENSORS))
+        if torch.is_grad_enabled() and len(self._seen) > before:
+            first = self._seen[before]()
+            self.examples += int(first.shape[0]) if first is not None and first.dim() else 0
 
     def are_finite(self) -> bool | None:
         """Whether the remembered tensors that still live are finite; None if none does."""

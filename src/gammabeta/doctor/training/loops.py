@@ -19,6 +19,8 @@ _DUMMIES = 3
 """More calls than this before the first step are a validation (a sanity check), no dummies."""
 _LASTS = 4
 """Consecutive intervals after which calls count as a part of the step."""
+_SEVERAL = 3
+"""So many calls are a validation even if a call in each step is known already."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class _Calls:
             return []
         if why != "evaluation" and not any(p.updates for p in passes):
             return []  # dropout without gradients in each step may well be meant
+        if why == "evaluation" and self.said & {"after", "each step"} and len(passes) < _SEVERAL:
+            return []  # the same call again, in a step that was not observed from its beginning
         self.said.add(why)
         return [Spare(why, passes, passes[0] in self.same)]
 
