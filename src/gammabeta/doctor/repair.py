@@ -70,13 +70,11 @@ def measured(evidence: Any, layers: Iterable[str]) -> Repair | None:
         mine = {layer: known[layer] for layer in layers}
     except Exception:  # not among those that were measured, or the batches do not serve
         return None
-    if not mine or not all(
-        bool(torch.isfinite(each).all()) for pair in mine.values() for each in pair
-    ):
+    values = [value for pair in mine.values() for value in pair]
+    if not values or not all(bool(torch.isfinite(value).all()) for value in values):
         return None
-    return Repairs(
-        tuple(_writer(path, *pair, len(evidence.batches)) for path, pair in mine.items())
-    )
+    count = len(evidence.batches)
+    return Repairs(tuple(_writer(path, mean, var, count) for path, (mean, var) in mine.items()))
 
 
 def _writer(path: str, mean: Tensor, var: Tensor, batches: int) -> Repair:

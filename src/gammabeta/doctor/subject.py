@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from gammabeta.conversion.graph.flow import Flow
 from gammabeta.doctor.finding import Finding
+from gammabeta.doctor.model.renamed import renamed
 from gammabeta.layers.running import Running, running
 from gammabeta.layers.traits import Traits, lineage, traits
 
@@ -84,8 +85,10 @@ class Subject:
         found = []
         for path, module in self.modules.items():
             what = traits(module)
-            its = running(module)
-            keeps = its is not None and its.of in ("compiled", "timestep")
+            its = running(module) or renamed(module)
+            keeps = its is not None and (
+                its.of in ("compiled", "timestep") or renamed(module) is not None
+            )
             if what.normalizes or what.stranger or what.lineage or keeps:
                 found.append(Norm(path, module, what, its))
         return tuple(found)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-_MISSING = object()
+MISSING = object()
 
 
 def holds(module: nn.Module, test: ast.expr) -> bool | None:
@@ -31,21 +31,21 @@ def holds(module: nn.Module, test: ast.expr) -> bool | None:
         return None if value is None else not value
     if isinstance(test, ast.Compare) and len(test.ops) == 1:
         return _compared(
-            test.ops[0], _value(module, test.left), _value(module, test.comparators[0])
+            test.ops[0], value_of(module, test.left), value_of(module, test.comparators[0])
         )
     if isinstance(test, ast.Call) and ast.unparse(test.func) == "hasattr" and len(test.args) == 2:
         owner, name = test.args
         if ast.unparse(owner) == "self" and isinstance(name, ast.Constant):
             return hasattr(module, str(name.value))
         return None
-    value = _value(module, test)
+    value = value_of(module, test)
     if isinstance(value, (bool, int, float, str, type(None))):
         return bool(value)
     return True if isinstance(value, nn.Module) and not hasattr(type(value), "__len__") else None
 
 
 def _compared(operator: ast.cmpop, left: Any, right: Any) -> bool | None:
-    if left is _MISSING or right is _MISSING:
+    if left is MISSING or right is MISSING:
         return None
     if isinstance(operator, (ast.Is, ast.IsNot)):
         return (left is right) == isinstance(operator, ast.Is)
@@ -56,13 +56,13 @@ def _compared(operator: ast.cmpop, left: Any, right: Any) -> bool | None:
     return None
 
 
-def _value(module: nn.Module, node: ast.expr) -> Any:
-    """Return a constant, or an attribute of ``module`` that is no property and not its mode."""
+def value_of(module: nn.Module, node: ast.expr) -> Any:
+    """Return a constant or an attribute of ``module``; `MISSING` for a property or its mode."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
         if node.attr == "training":
-            return _MISSING
+            return MISSING
         for held in (
             module.__dict__,
             module._modules,
@@ -72,5 +72,5 @@ def _value(module: nn.Module, node: ast.expr) -> Any:
         ):
             if node.attr in held:
                 value = held[node.attr]
-                return _MISSING if isinstance(value, property) else value
-    return _MISSING
+                return MISSING if isinstance(value, property) else value
+    return MISSING

@@ -147,14 +147,22 @@ class _Walk:
             ]
         if isinstance(value, (BuiltinFunctionType, BaseException)) or is_library(type(value)):
             return []
-        inside = getattr(value, "__dict__", None)
-        if not isinstance(inside, dict) or len(inside) > 100:
+        inside = getattr(value, "__dict__", {})
+        slots = [n for cls in type(value).__mro__ for n in _slots(cls)]
+        if not isinstance(inside, dict) or len(inside) + len(slots) > 100:
             return []
+        inside = inside | {n: getattr(value, n) for n in slots if hasattr(value, n)}
         self.seen.add(id(value))
         return [(f"{name}.{key}", each) for key, each in list(inside.items())]
 
     def _contains_model(self, module: nn.Module) -> bool:
         return any(each is self.subject.model for each in module.modules())
+
+
+def _slots(cls: type) -> list[str]:
+    slots = vars(cls).get("__slots__", ())
+    names = [slots] if isinstance(slots, str) else list(slots)
+    return [n for n in names if n not in ("__dict__", "__weakref__")]
 
 
 def _methods_of_forward(cls: type) -> set[str]:

@@ -10,10 +10,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from gammabeta.doctor.model.renamed import number, renamed
 from gammabeta.doctor.subject import Norm, Subject
 from gammabeta.layers.probe import apart, reason_untried
+from gammabeta.layers.running import running
 
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, float | None]] = WeakKeyDictionary()
 _READABLE = ("batch", "compiled", "instance", "timestep")
@@ -38,9 +40,7 @@ def share(norm: Norm) -> float | None:
         return None
     if its.of in _READABLE:
         if norm.traits.exact or norm.traits.normalizes or its.of in ("compiled", "timestep"):
-            momentum = getattr(module, "momentum", None)
-            number = isinstance(momentum, (int, float)) and not isinstance(momentum, bool)
-            return float(momentum) if number else None  # type: ignore[arg-type]
+            return number(getattr(module, "momentum", None))
     elif its.of != "other":
         return None
     settings = {k: v for k, v in vars(module).items() if isinstance(v, (bool, int, float, str))}
@@ -80,11 +80,18 @@ def _measured(module: nn.Module) -> float | None:
         if reason_untried(module) or next(module.children(), None) is not None:
             return None
         with apart(), torch.no_grad():
-            c = module.running_mean.numel()  # type: ignore[operator]
+            c = _mean_of(module).numel()
             tried = (_after(module, shape) for shape in ((8, c), (8, c, 2), (8, c, 2, 2)))
             return next((found for found in tried if found is not None), None)
     except Exception:  # whatever a stranger's code may raise
         return None
+
+
+def _mean_of(module: nn.Module) -> Tensor:
+    its = running(module) or renamed(module)
+    if its is None or its.mean is None:
+        raise ValueError("it keeps no running mean")
+    return its.mean
 
 
 def _after(module: nn.Module, shape: tuple[int, ...]) -> float | None:
@@ -96,9 +103,9 @@ def _after(module: nn.Module, shape: tuple[int, ...]) -> float | None:
         copied = copied.to("cpu", torch.float32).train()
         shares = []
         for _ in range(2):
-            copied.running_mean.zero_()
+            _mean_of(copied).zero_()
             copied.forward(torch.ones(shape))
-            shares.append(float(copied.running_mean.mean()))
+            shares.append(float(_mean_of(copied).mean()))
     except Exception:
         return None
     first, second = shares

@@ -14,11 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from gammabeta.doctor.model.conditions import holds
+from gammabeta.doctor.model.conditions import holds, value_of
 from gammabeta.doctor.model.hidden import is_library
 
 _DEPTH = 4
 _MISSING = object()
+_NO_CALL = ast.Call(ast.Name("function"), [ast.Starred(ast.Name("args"))], [])
+"""The call of a function that somebody else calls."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,21 @@ def _follow(
         site = replace(each, outer=outer, callee=callee)
         found.append(site)
         _follow(module, target, found, seen, depth - 1, site)
+        for passed in each.node.args:  # such as checkpoint(self.run, x)
+            handed = _passed(module, function, passed)
+            if handed is not None:
+                _follow(module, handed, found, seen, depth - 1, replace(site, node=_NO_CALL))
+
+
+def _passed(module: nn.Module, function: FunctionType, node: ast.expr) -> Any:
+    """Return the method or function that a call is given, if an argument is one."""
+    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
+        method = getattr(type(module), node.attr, None)
+        return method if isinstance(method, FunctionType) else None
+    if isinstance(node, ast.Name):
+        value = function.__globals__.get(node.id)
+        return value if isinstance(value, FunctionType) else None
+    return None
 
 
 def _known(module: nn.Module, site: CallSite) -> list[tuple[ast.expr, bool]]:
@@ -119,6 +136,8 @@ def _function(value: Any) -> FunctionType | None:
 def _target(module: nn.Module, function: FunctionType, site: CallSite) -> Any:
     """Return the method of ``module`` or the function that is called."""
     called = site.node.func
+    if isinstance(called, ast.Subscript):
+        return _chosen(module, function, site, called)
     if isinstance(called, ast.Attribute):
         if isinstance(called.value, ast.Name) and called.value.id == "self":
             own = module.__dict__.get(called.attr)
@@ -134,10 +153,26 @@ def _target(module: nn.Module, function: FunctionType, site: CallSite) -> Any:
     return site.callee
 
 
+def _chosen(
+    module: nn.Module, function: FunctionType, site: CallSite, called: ast.Subscript
+) -> Any:
+    """Return what a table of classes or functions holds under a key that the module fixes."""
+    own = isinstance(called.value, ast.Attribute) and ast.unparse(called.value.value) == "self"
+    if own and isinstance(called.value, ast.Attribute):
+        table = getattr(type(module), called.value.attr, module.__dict__.get(called.value.attr))
+    else:
+        table = _resolve(function, site.tree, called.value)
+    key = value_of(module, called.slice)
+    try:
+        return table.get(key) if isinstance(table, dict) else None
+    except TypeError:  # a key that is known only when it runs
+        return None
+
+
 @lru_cache(maxsize=4096)
 def calls_of(function: FunctionType) -> tuple[CallSite, ...]:
     """Return the calls in the code of one function."""
-    tree = _tree(function)
+    tree = tree_of(function)
     if tree is None:
         return ()
     owner = function.__qualname__.rpartition(".")[0]
@@ -176,7 +211,8 @@ def _leaves(branch: ast.If) -> bool:
     return isinstance(branch.body[-1], (ast.Return, ast.Raise))
 
 
-def _tree(function: FunctionType) -> ast.AST | None:
+def tree_of(function: FunctionType) -> ast.AST | None:
+    """Return the code of a function; None if its source is not available."""
     try:
         text = textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError, IndentationError):

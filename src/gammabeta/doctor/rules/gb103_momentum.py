@@ -48,6 +48,7 @@ from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.model.access import access
 from gammabeta.doctor.model.initial import is_initial
 from gammabeta.doctor.model.published import is_published
+from gammabeta.doctor.model.renamed import number
 from gammabeta.doctor.model.share import moves, share
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject
@@ -102,9 +103,8 @@ def _found(subject: Subject, norm: Norm, part: float, severity: str, cause: str)
         severity = "error"
     elif severity == "warning" and is_published(subject, norm):
         severity = "info" if damage is None else damage.severity
-    setting = getattr(norm.module, "momentum", None)
-    if not isinstance(setting, (int, float)):
-        setting = part
+    setting = number(getattr(norm.module, "momentum", None))
+    setting = part if setting is None else round(setting, 6)
     as_torch = math.isclose(setting, part, abs_tol=1e-6)
     better = _better(part)
     value = better if as_torch else 1 - better
@@ -127,7 +127,7 @@ def _found(subject: Subject, norm: Norm, part: float, severity: str, cause: str)
 
 def _better(part: float) -> float:
     """The share that was probably meant."""
-    ported = round(1 - part, 10)
+    ported = round(1 - part, 6)
     return ported if _PORTED < part < 1 else _DEFAULT
 
 

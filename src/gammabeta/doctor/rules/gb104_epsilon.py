@@ -57,6 +57,7 @@ from gammabeta.doctor.model.access import access
 from gammabeta.doctor.model.fresh import is_fresh
 from gammabeta.doctor.model.initial import has_values, is_initial
 from gammabeta.doctor.model.published import is_published
+from gammabeta.doctor.model.renamed import number
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Norm, Subject
 from gammabeta.layers.probe import apart, reason_untried
@@ -79,10 +80,10 @@ def check(subject: Subject) -> Iterator[Finding]:
     variances: dict[str, _Met] | None = None
     tried: dict[tuple[Any, ...], bool] = {}
     for norm in subject.norms:
-        name = next((n for n in _NAMES if _number(getattr(norm.module, n, None))), None)
-        if name is None:
+        found_in = ((n, number(getattr(norm.module, n, None))) for n in _NAMES)
+        name, eps = next(((n, value) for n, value in found_in if value is not None), ("", None))
+        if eps is None:
             continue
-        eps = float(getattr(norm.module, name))
         found = _invalid(norm, eps) or _underflow(norm, eps, usual, tried)
         if found is None:
             if variances is None:
@@ -114,10 +115,6 @@ class _Met:
 
     var: float
     data: bool
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _invalid(norm: Norm, eps: float) -> _Found | None:

@@ -16,7 +16,8 @@ its norms in ``eval()``.
 
 The statistics are exactly 0 and 1, and one of these holds: ``num_batches_tracked`` is above 0; the
 optimizer has a state for γ or β; β is no longer a constant (models begin with β = 0, and with any
-γ: ones, zeros, or drawn at random; γ and β drawn alike are no training). If only the mean or only
+γ: ones, zeros, or drawn at random; γ and β drawn alike are no training); the norm has no parameters
+and a layer beside it has biases beyond torch's initialization. If only the mean or only
 the variance is at its initial values while the other has moved, that is reported, too. A model just
 built shows none of these signs and is silent. A warning; with batches and a loss, the losses before
 and after a calibration decide: where they agree, as in a model that was trained this way, it is
@@ -42,6 +43,7 @@ from collections.abc import Iterator
 
 from gammabeta.doctor.evidence.damage import of_statistics
 from gammabeta.doctor.finding import Finding
+from gammabeta.doctor.model.fresh import biased_by_training
 from gammabeta.doctor.model.initial import batches_seen, beta_moved, initial_parts, optimizer_steps
 from gammabeta.doctor.repair import measured
 from gammabeta.doctor.rule import static
@@ -103,4 +105,12 @@ def _trained(subject: Subject, norm: Norm) -> str:
         return f"num_batches_tracked is {seen}"
     if optimizer_steps(subject, norm):
         return "the optimizer has made steps"
+    if next(norm.module.parameters(), None) is None and _beside_trained(subject, norm):
+        return "biases beside it are beyond their initialization"
     return "β is no constant" if beta_moved(norm) else ""
+
+
+def _beside_trained(subject: Subject, norm: Norm) -> bool:
+    """Whether a layer right beside a norm without parameters shows that it was trained."""
+    around = subject.modules.get(norm.path.rpartition(".")[0], subject.model)
+    return any(biased_by_training(module) for module in around.children())

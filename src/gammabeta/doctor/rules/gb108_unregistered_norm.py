@@ -16,10 +16,11 @@ does not move it, ``state_dict()`` does not save it, and an optimizer that was g
 
 The attributes of each module are searched for modules that the model does not contain: through
 lists, tuples, dicts, sets, partial functions, closures, default arguments, class attributes, hooks
-and plain objects. With batches, calls of norms that the model does not contain are certain
-evidence, and a norm that is never called is not reported. Nothing is reported for a norm without
-parameters and buffers, or if everything that is hidden is in evaluation mode and has no gradients:
-a teacher network is often kept out of the model that way on purpose.
+and plain objects; so is the source of ``forward`` for a list or dict that it fills. With batches,
+calls of norms that the model does not contain are certain evidence, and a norm that is never called
+is not reported. Nothing is reported for a norm without parameters and buffers, or if everything
+that is hidden is in evaluation mode and has no gradients: a teacher network is often kept out of
+the model that way on purpose.
 
 ## Fix
 
@@ -34,14 +35,17 @@ Documentation of `torch.nn.ModuleList` and of `torch.nn.ModuleDict`.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gammabeta.conversion.graph.reach import names_in_code
 from gammabeta.doctor.finding import Finding
 from gammabeta.doctor.model.hidden import Hidden, has_state, hidden_norms, is_library
+from gammabeta.doctor.model.source import forward_calls
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Subject
 from gammabeta.layers.traits import lineage
@@ -64,8 +68,10 @@ def check(subject: Subject) -> Iterator[Finding]:
     for (owner, attribute), norms in owners.items():
         if not any(_is_alive(each.norm) for each in norms):
             continue
-        used = called is not None or not attribute or attribute in _mentioned(subject)
+        used = called is not None or attribute in ("", "forward", *_mentioned(subject))
         yield _finding(subject, owner, attribute, norms, "error" if used else "info")
+    if called is None:
+        yield from _cached(subject, {path for path, _ in owners})
     known = {each.norm for each in hidden}
     for norm, path in (called or {}).items():
         alive = has_state(norm) and _is_alive(norm)
@@ -79,6 +85,43 @@ def check(subject: Subject) -> Iterator[Finding]:
             numbers={"norm": type(norm).__name__},
             fix="self.norm = norm  # assign it in __init__, so that it is registered",
         )
+
+
+def _cached(subject: Subject, known: set[str]) -> Iterator[Finding]:
+    """Yield a finding for each module whose ``forward`` will put batch norms into a container."""
+    for path, module in subject.modules.items():
+        for site in forward_calls(module):
+            cls = site.callee
+            if path in known or not (isinstance(cls, type) and issubclass(cls, _BatchNorm)):
+                continue
+            attribute = _container(module, site.statement)
+            if attribute:
+                known.add(path)
+                yield Finding(
+                    severity="error",
+                    layer=path,
+                    cause=_CAUSE,
+                    numbers={"where": attribute, "norm": cls.__name__},
+                    fix=f"self.{attribute} = nn.ModuleDict()  # in __init__, with all its norms",
+                )
+
+
+def _container(module: nn.Module, statement: ast.stmt | None) -> str:
+    """Return the plain list or dict of ``module`` that a statement puts something into, or ""."""
+    if isinstance(statement, ast.Assign):
+        into = [t.value for t in statement.targets if isinstance(t, ast.Subscript)]
+    elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        called = statement.value.func
+        adds = isinstance(called, ast.Attribute) and called.attr in ("append", "setdefault")
+        into = [called.value] if adds and isinstance(called, ast.Attribute) else []
+    else:
+        into = []
+    for each in into:
+        own = isinstance(each, ast.Attribute) and ast.unparse(each.value) == "self"
+        name = each.attr if own and isinstance(each, ast.Attribute) else ""
+        if isinstance(module.__dict__.get(name), (list, dict)):
+            return name
+    return ""
 
 
 def _finding(

@@ -12,7 +12,8 @@ The prediction for one example depends on the others in its batch, and on the ba
 ## How it is detected
 
 The source of ``forward``, and of what it calls, is read for calls of ``F.batch_norm`` with
-``training=True``, without running statistics, or with running statistics that are made on the spot
+``training=True`` (or with a variable, a default or an attribute that nothing else can be), without
+running statistics, or with running statistics that are made on the spot
 or are no buffers. ``training=self.training`` is right. With batches, such a call in evaluation mode
 is certain evidence. Not reported: calls that happen in training only; an input that is a weight
 (weight standardization) or that has one row (an instance norm written with a batch norm).
@@ -40,6 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from gammabeta.doctor.finding import Finding
+from gammabeta.doctor.model.arguments import certain
 from gammabeta.doctor.model.source import CallSite, forward_calls
 from gammabeta.doctor.rule import static
 from gammabeta.doctor.subject import Subject
@@ -134,7 +136,7 @@ def _written(subject: Subject) -> Iterator[tuple[str, str]]:
 
 def _wrong(module: nn.Module, site: CallSite, x: int, mean: int, training: int) -> str:
     mode = site.argument(training, "training")
-    if isinstance(mode, ast.Constant) and mode.value is True:
+    if mode is not None and certain(module, site, mode) is True:
         return _BY_BATCH
     statistics = site.argument(mean, "running_mean")
     if isinstance(statistics, ast.Call) and _last(statistics.func) in (
