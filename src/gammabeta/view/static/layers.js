@@ -32,7 +32,7 @@ export class Layers {
     this.listed = "";
     /** @type {Scene | null} */
     this.scene = null;
-    this.search = element("input", { type: "search", class: "search", placeholder: "Search layers, such as layer3.*.conv2", "aria-label": "Search layers by name or pattern", autocomplete: "off", spellcheck: "false" });
+    this.search = element("input", { type: "search", class: "search", placeholder: "Search, such as layer3.*.conv2", "aria-label": "Search layers by name or pattern", autocomplete: "off", spellcheck: "false" });
     this.chips = element("div", { class: "chips", role: "group", "aria-label": "Show only" });
     this.orders = element("select", { class: "measure", "aria-label": "Order of the layers" });
     this.all = button("plain", "", "unfold all");
