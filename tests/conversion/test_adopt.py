@@ -34,6 +34,8 @@ CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "layer, channels by hand": (lambda: theirs.LayerNorm2dByHand(6), (4, 6, 5, 7)),
     "layer by hand": (lambda: theirs.LayerNormByHand(6), (4, 5, 6)),
     "layer renamed": (lambda: theirs.Renamed((5, 6)), (4, 5, 6)),
+    "layer, channels by hand, of four dims": (lambda: theirs.LayerNormOfFourDims(6), (4, 6, 5, 7)),
+    "frozen, of four dims": (lambda: theirs.FrozenOfFourDims(6), (4, 6, 5, 7)),
     "frozen": (lambda: theirs.FrozenBatchNorm2d(6), (4, 6, 5, 7)),
     "rms": (lambda: theirs.RMSNorm(6), (4, 5, 6)),
     "rms, other eps": (lambda: theirs.RMSNorm(6, 1e-3), (4, 3, 5, 6)),
@@ -87,7 +89,7 @@ def made(case: str) -> tuple[Any, Any, Tensor]:
         assert gb.convert(converted, fuse=False) is converted
     assert is_adopted(converted)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 2 + 1
-    if case == "layer, channels by hand":  # faster there only, and its output is laid out as x
+    if "channels by hand" in case:  # faster there only, and its output is laid out as x
         x = x.contiguous(memory_format=torch.channels_last)
     return module, converted, x
 

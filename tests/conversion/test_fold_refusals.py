@@ -508,3 +508,14 @@ def test_nothing_to_fold_is_no_error() -> None:
     once = gb.fold(trained(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))))
     assert repr(gb.fold(once)) == repr(once)
     assert traits(once[1]).normalizes is False
+
+
+@pytest.mark.parametrize("example", [torch.randn(2, 4, 8, 8), "picture", (1, 2)])
+def test_an_example_that_the_model_does_not_take(example):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    said = r"^example: model=Sequential raises .* on it: .*; give "
+    with pytest.raises(ValueError, match=said) as raised:
+        gb.fold(model, example=example)
+    assert "\n" not in str(raised.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -120,6 +120,37 @@ class FrozenBatchNorm2d(nn.Module):
         return f"FrozenBatchNorm2d({self.weight.shape[0]}, eps={self.eps})"
 
 
+FROZEN = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+
+
+class LayerNormOfFourDims(nn.Module):
+    """γ and β as they broadcast: (1, C, 1, 1)."""
+
+    def __init__(self, channels, eps=1e-6):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.eps = eps
+
+    def forward(self, x):
+        deviation = x - x.mean(1, keepdim=True)
+        variance = deviation.pow(2).mean(1, keepdim=True)
+        return deviation / torch.sqrt(variance + self.eps) * self.gamma + self.beta
+
+
+class FrozenOfFourDims(nn.Module):
+    """Statistics as they broadcast, too."""
+
+    def __init__(self, channels):
+        super().__init__()
+        for name, value in FROZEN.items():
+            self.register_buffer(name, torch.full((1, channels, 1, 1), value))
+
+    def forward(self, x):
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        return x * scale + (self.bias - self.running_mean * scale)
+
+
 class RMSNorm(nn.Module):
     """As in Llama: in float32, back to the input's dtype, then γ."""
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gammabeta.layers import findings
+from gammabeta.layers.code import code_of
 from gammabeta.layers.standardized import standardized
 from gammabeta.layers.traits import affine, traits
 
@@ -348,3 +349,25 @@ def test_a_probe_runs_once(monkeypatch) -> None:
     held.forward = lambda x: x
     assert not traits(held).normalizes
     assert len(probed) == 3
+
+
+weight = torch.ones(4)  # of a notebook, say: no business of a layer that has an attribute so named
+doubles = False
+
+
+def test_the_attributes_of_a_module_are_no_names_of_its_file() -> None:
+    assert not code_of(RMSNorm(4)).shares
+
+    class Reads(RMSNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * weight
+
+    assert code_of(Reads(4)).shares
+
+
+def test_a_switch_that_is_read_within_a_lambda_is_seen() -> None:
+    class Reads(RMSNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return (lambda y: y * (2 if doubles else 1))(super().forward(x))
+
+    assert ("doubles", __name__) in code_of(Reads(4)).switches

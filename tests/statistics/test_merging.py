@@ -396,7 +396,7 @@ def test_a_model_that_does_not_fit_is_named_and_nothing_changes(change, message)
             ValueError,
             r"models\[0\] has 13 arrays, but the state_dict of into has 14 entries \(12 without",
         ),
-        ({"weights": [1, 2]}, ValueError, "weights has 2 numbers for 3 models"),
+        ({"weights": [1, 2]}, ValueError, r"weights=\[1.0, 2.0\] does not fit 3 models"),
         ({"weights": [1, -2, 3]}, ValueError, r"weights\[1\]=-2.0 must be 0 or more"),
         ({"weights": [1, math.nan, 3]}, ValueError, r"weights\[1\]=nan must be 0 or more"),
         ({"weights": [0, 0, 0]}, ValueError, "weights are all 0"),

@@ -157,7 +157,8 @@ def convert(
     if memory is not None:
         _plan_memory(model, changes, memory)
     conversion.fusions = plan_fusing(model, changes, fuse)
-    tell(conversion, report, conversion.summary() if to else _unchanged(model, conversion))
+    warning = conversion.summary() if to else _unchanged(model, conversion)
+    tell("convert", conversion, report, warning)
     undo = become(changes)
     try:
         guard_statistics(model)  # the guard's warnings can then name the layer
@@ -224,4 +225,4 @@ def _unchanged(model: nn.Module, conversion: Conversion) -> str:
     )
     if conversion.changes or not conversion.left or ours:
         return ""
-    return f"convert() changed nothing of model={type(model).__name__}: {conversion.summary()}"
+    return f"nothing of model={type(model).__name__} changed: {conversion.summary()}"

@@ -126,9 +126,11 @@ class Conversion:
 
     def summary(self) -> str:
         """What was lost, adjusted and left, in one line; empty if nothing was."""
-        counted = self.lost
+        counted = Counter({f"lost: {what}": number for what, number in self.lost.items()})
         counted.update(what for change in self.changes for what in change.adjusted)
-        parts = [f"{what} ({number} of {len(self.changes)})" for what, number in counted.items()]
+        parts = [
+            f"{what} ({number} of {len(self.changes)} layers)" for what, number in counted.items()
+        ]
         parts += [f"{_names(one.names)} left as it is: {one.reason}" for one in self.left[:3]]
         if len(self.left) > 3:
             parts.append(f"and {len(self.left) - 3} more left")
@@ -155,7 +157,7 @@ Report = Callable[[Conversion], object]
 """What a person gives to be called with what was changed."""
 
 
-def tell(conversion: Conversion, report: Report | None, warning: str) -> None:
+def tell(who: str, conversion: Conversion, report: Report | None, warning: str) -> None:
     """Give the report to whom it is for; without one, warn if there is something to say.
 
     To be called before anything is changed: a report may raise, and a warning too.
@@ -165,4 +167,5 @@ def tell(conversion: Conversion, report: Report | None, warning: str) -> None:
         return
     _log.info("%s", conversion)
     if warning:
-        warnings.warn(f"{warning} (report=print shows every layer)", UserWarning, stacklevel=3)
+        said = f"gammabeta.{who}: {warning} (report=print shows every layer)"
+        warnings.warn(said, UserWarning, stacklevel=3)

@@ -98,7 +98,7 @@ track_running_stats=True)
             if repr(value) != repr(getattr(cls, key, None))
         )
         conversion.changes.append(Change(names, label(cls), after, notes=notes))
-    tell(conversion, report, conversion.summary())
+    tell("revert", conversion, report, conversion.summary())
     become(changes)
     return model
 

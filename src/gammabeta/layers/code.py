@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import sys
 from collections.abc import Iterator
@@ -54,31 +55,39 @@ def code_of(module: nn.Module) -> Code:
         if not cls.__module__.startswith(("torch.", "gammabeta.")):
             ours |= {name: value for name, value in vars(cls).items() if callable(value)}
     code, asked = Code(), set()
-    found = [_function(module.__dict__.get("forward", ours.get("forward")))]
+    # Of code within a function, such as a lambda, the file is that of the function.
+    found: list[tuple[Any, dict[str, Any]]] = []
+    found.append((_function(module.__dict__.get("forward", ours.get("forward"))), {}))
     while found:
-        function = found.pop()
+        function, theirs = found.pop()
         its = getattr(function, "__code__", function)
         if not isinstance(its, CodeType) or its in asked:
             continue
         asked.add(its)
         code.names |= {*its.co_names}
         code.strings |= {text for text in its.co_consts if isinstance(text, str)}
-        found += its.co_consts
-        theirs = getattr(function, "__globals__", {})
+        theirs = getattr(function, "__globals__", theirs)
+        found += [(const, theirs) for const in its.co_consts]
         reached = [ours[name] for name in its.co_names if name in ours]
         held = {name: cell.cell_contents for name, cell in _cells(function, its)}
         code.objects |= {n for n, v in held.items() if not (callable(v) or isinstance(v, _PLAIN))}
         reached += held.values()
-        for name in its.co_names:
-            if name in theirs and name not in ours:
+        for name in _global_names(its):
+            if name in theirs:
                 reached += _read(code, name, theirs, its.co_names)
         for value in reached:
             owner = getattr(value, "__self__", value)
             code.shares |= isinstance(owner, (nn.Module, Tensor))
             home = str(getattr(value, "__module__", "torch"))
             if not isinstance(value, type) and home.split(".")[0] != "torch":
-                found.append(_function(value))
+                found.append((_function(value), {}))
     return code
+
+
+def _global_names(code: CodeType) -> list[str]:
+    """The names that ``code`` looks up in its file; `co_names` has those of attributes, too."""
+    found = [i.argval for i in dis.get_instructions(code) if i.opname.endswith("_GLOBAL")]
+    return [*dict.fromkeys(found)]
 
 
 def _cells(function: Any, code: CodeType) -> Iterator[tuple[str, CellType]]:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from gammabeta.ops.activations import ACTIVATIONS
 
-
 PRELU = "prelu"
 """The kernels' leaky ReLU with a slope that is learned, and gets a gradient."""
 

@@ -189,8 +189,10 @@ def _large(
     measured.clear()
     try:
         feed(batch)
-    except Exception:
+    except Exception as error:
         if measured.failure is None:
+            if hasattr(error, "add_note"):  # from Python 3.11 on
+                error.add_note(f"raised by the model on batch {index + 1} of batches=")
             raise
     if measured.failure is None:
         return True

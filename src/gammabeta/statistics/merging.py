@@ -153,7 +153,9 @@ def _shares(weights: Iterable[float] | None, number: int) -> list[float]:
             f"weights={weights!r} must be a list of numbers, one for each model, or None"
         ) from None
     if len(values) != number:
-        raise ValueError(f"weights has {len(values)} numbers for {number} models; give one each")
+        raise ValueError(
+            f"weights={values} does not fit {number} models; give one number for each of them"
+        )
     for index, value in enumerate(values):
         if not math.isfinite(value) or value < 0:
             raise ValueError(f"weights[{index}]={value} must be 0 or more, and finite")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gammabeta import ops
 from gammabeta.layers.code import code_of
+from gammabeta.layers.formulas import RUNNING
 from gammabeta.layers.probe import Finding
 from gammabeta.layers.traits import lineage
 from gammabeta.ops.cpu.support import is_channels_last
@@ -48,6 +49,7 @@ class Recipe:
         groups: of group norm.
         statistics: by what it normalizes: ``"input"``, always its input; ``"batch"``, as torch's
             batch norms do; ``"fixed"``, its running statistics in training, too.
+        flat: whether γ, β and statistics are (1, C, 1, 1) and the like, to be viewed as (C,).
         by_hand: whether its code computes mean and variance itself, where torch has a layer norm.
     """
 
@@ -61,6 +63,7 @@ class Recipe:
     groups: int = 1
     statistics: str = "input"
     by_hand: bool = False
+    flat: bool = False
 
     def call(self, module: nn.Module, x: Tensor) -> Call | None:
         """The call for ``x``, with its features moved; None if ``module`` lacks a tensor for it."""
@@ -68,6 +71,7 @@ class Recipe:
         gamma, beta = _named(self.gamma, tensors), _named(self.beta, tensors)
         if (gamma is None and self.gamma) or (beta is None and self.beta):
             return None  # computed by a parametrization, pruned or taken away
+        gamma, beta = self._viewed(gamma), self._viewed(beta)
         if gamma is not None and self.offset:
             # In float32, as these layers have it: 1 + γ of bfloat16 would lose γ's digits.
             gamma = gamma.to(torch.promote_types(gamma.dtype, torch.float32)) + self.offset
@@ -84,6 +88,9 @@ class Recipe:
             return None
         return call
 
+    def _viewed(self, tensor: Tensor | None) -> Tensor | None:
+        return tensor.view(-1) if tensor is not None and self.flat else tensor
+
     def _add_statistics(self, call: Call, module: Any) -> bool:
         """Give ``call`` the running statistics as torch's batch norms read and update them."""
         buffers = module._buffers
@@ -92,7 +99,8 @@ class Recipe:
         if self.statistics == "fixed" or not module.training:
             if not there and (self.statistics == "fixed" or mean is not None or var is not None):
                 return False
-            call.running_mean, call.running_var, call.training = mean, var, not there
+            call.running_mean, call.running_var = self._viewed(mean), self._viewed(var)
+            call.training = not there
         elif module.track_running_stats:
             call.batches = buffers.get("num_batches_tracked")
             if not there or call.batches is None:
@@ -155,12 +163,10 @@ def recipe(module: Any, finding: Finding) -> Recipe | str:
         return _by_class(module, finding)
     if formula.outside or formula.unbiased or formula.unit:
         return "gammabeta has no kernel for this formula"
-    sizes = {
-        tensor.dim()
-        for name in (formula.gamma, formula.beta)
-        if name and (tensor := getattr(module, name)) is not None
-    }
-    if sizes - {1}:
+    names = (formula.gamma, formula.beta, *(RUNNING if formula.family == "frozen" else ()))
+    its = [tensor for name in names if name and (tensor := getattr(module, name)) is not None]
+    flat = any(tensor.dim() != 1 for tensor in its)
+    if flat and any(tensor.numel() not in tensor.shape for tensor in its):
         return "gammabeta has no kernel for a γ or β of several dims"
     kind = _KINDS.get(formula.family)
     if kind is None or formula.family == "batch":
@@ -180,6 +186,7 @@ def recipe(module: Any, finding: Finding) -> Recipe | str:
         moved=finding.dim == (1 if rows else -1),
         statistics="fixed" if formula.family == "frozen" else "input",
         by_hand=kind == ops.LAYER and "layer_norm" not in code_of(module).names,
+        flat=flat,
     )
 
 

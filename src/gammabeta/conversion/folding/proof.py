@@ -46,7 +46,14 @@ class Reference:
     ) -> None:
         self.example, self.random = example, torch.get_rng_state()
         self.original = copy_model(model)
-        self.outputs = self._run(copy_model(model), example)
+        try:
+            self.outputs = self._run(copy_model(model), example)
+        except Exception as error:  # a person's code may raise anything
+            said = (str(error).splitlines() or [""])[0]
+            raise ValueError(
+                f"example: model={type(model).__name__} raises {type(error).__name__} on it: "
+                f"{said}; give an input as the model is called with: a tensor, a tuple or a dict"
+            ) from error
         if not self.outputs:
             raise ValueError(
                 f"example: the output of model={type(model).__name__} has no floating-point tensor"
