@@ -255,8 +255,9 @@ def test_a_fixed_checkpoint_has_the_form_of_the_old_one(doctor: Doctor) -> None:
 def test_a_factory_that_will_not_do(doctor: Doctor) -> None:
     cases = {
         "nets": "must be package.module:name, such as train:make_model",
-        "nets.py:healthy": "there is no module 'nets.py'",
-        "./nets.py:healthy": "must be package.module:name",
+        "nets.py:healthy": "there is no module 'nets.py' .*; did you mean nets:healthy",
+        "./nets.py:healthy": "must be package.module:name, such as nets:healthy",
+        "nets.healthy": "must be package.module:name, such as nets:healthy",
         ":healthy": "must be package.module:name",
         "nets:": "must be package.module:name",
         "nope:x": "there is no module 'nope' in .* or on PYTHONPATH",
@@ -266,7 +267,7 @@ def test_a_factory_that_will_not_do(doctor: Doctor) -> None:
         "script:f": "importing script raised SystemExit: usage: script",
         "nets:health": "name='health' is not known; did you mean 'healthy'",
         "nets:number": "is an int; name a function that returns the model",
-        "nets:needs": "needs the arguments width, depth; name a function",
+        "nets:needs": "needs the arguments width, depth; name a function without",
         "nets:raises": "raised RuntimeError: no such; it must return the model",
         "nets:leaves": "raised SystemExit: 3",
         "nets:wrong": "returned a dict; it must return a torch.nn.Module",
@@ -336,7 +337,11 @@ def test_options_that_contradict_each_other(doctor: Doctor) -> None:
         ("--ignore=nothing",): "ignore='nothing' matches no rule",
         ("--select=",): "select='' matches no rule",
         ("--select=GB2",): "leaves only rules that need batches",
+        ("--select=GB103", "--ignore=GB1"): r"select=\['GB103'\] without ignore=\['GB1'\] leaves",
         ("--select=GB301",): r"only rules about trainings; .* gammabeta.watch\(doctor=True\)",
     }.items():
         assert re.search(said, doctor.refused("nets:healthy", *args))
+    exported = "class ExportedProgram: ...\n\n\ngraph = ExportedProgram()\n"  # only its name counts
+    (doctor.folder / "graphs.py").write_text(exported)
+    assert "fix: an exported graph cannot be changed" in doctor.refused("graphs:graph", "--fix")
     assert sorted(path.name for path in doctor.folder.glob("*.pt")) == ["there.pt"]

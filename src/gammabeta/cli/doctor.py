@@ -91,6 +91,8 @@ def doctor(options: DoctorOptions) -> None:
         return
     _check(options)
     model = model_of(options.factory or "")
+    if options.fix and not isinstance(model, nn.Module):
+        raise ValueError("fix: an exported graph cannot be changed; fix the model and export it")
     loaded = None
     if options.checkpoint is not None:
         if not isinstance(model, nn.Module):

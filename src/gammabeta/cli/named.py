@@ -32,9 +32,8 @@ def load(argument: str, text: str) -> Any:
     name, colon, attributes = text.partition(":")
     dotted = [*name.split("."), *attributes.split(".")]
     if not colon or not all(part.isidentifier() for part in dotted):
-        raise ValueError(
-            f"{argument}={text!r} must be package.module:name, such as train:make_model"
-        )
+        such = _meant(text) or "train:make_model"
+        raise ValueError(f"{argument}={text!r} must be package.module:name, such as {such}")
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -43,9 +42,10 @@ def load(argument: str, text: str) -> Any:
             value: Any = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            meant = f"did you mean {_meant(text)}? Else " if _meant(text) else ""
             raise ValueError(
                 f"{argument}={text!r}: there is no module {error.name!r} in {folder} or on "
-                "PYTHONPATH; run the command in the folder that holds it"
+                f"PYTHONPATH; {meant}run the command in the folder that holds it, or install it"
             ) from error
         raise ValueError(f"{argument}={text!r}: importing {name} raised {line(error)}") from error
     except (Exception, SystemExit) as error:
@@ -87,7 +87,7 @@ def made(argument: str, text: str, what: str) -> Any:
     if needed:
         raise ValueError(
             f"{argument}={text!r} needs the argument{'s' * (len(needed) > 1)} "
-            f"{', '.join(needed)}; name a function that returns {what} without any"
+            f"{', '.join(needed)}; name a function without arguments that returns {what}"
         )
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -178,6 +178,22 @@ def line(error: BaseException) -> str:
     """
     said = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _meant(text: str) -> str:
+    """Return what a path of a file, or a name with a dot for the colon, may mean; or ``""``.
+
+    Example:
+        >>> _meant("./nets/cnn.py:make"), _meant("nets.cnn.make"), _meant("nets.cnn:make")
+        ('nets.cnn:make', 'nets.cnn:make', '')
+    """
+    name, colon, attribute = text.partition(":")
+    if not colon and not name.endswith(".py") and "/" not in name:
+        name, _, attribute = name.rpartition(".")
+    name = name.removesuffix(".py").removeprefix("./").replace("/", ".")
+    parts = (*name.split("."), *(attribute or "make_model").split("."))
+    found = f"{name}:{attribute or 'make_model'}"
+    return found if all(map(str.isidentifier, parts)) and found != text else ""
 
 
 def _kind(value: object) -> str:

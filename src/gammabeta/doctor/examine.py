@@ -308,7 +308,8 @@ def _rules(select: Any, ignore: Any, batches: bool) -> list[Rule]:
     rules = [r for r in chosen if r.kind != "training" and (batches or r.kind != "batches")]
     if rules:
         return rules
-    asked = f"select={select!r}" if select is not None else f"ignore={ignore!r}"
+    both = {"select": select, "ignore": ignore}
+    asked = " without ".join(f"{name}={its!r}" for name, its in both.items() if its is not None)
     if any(r.kind == "batches" for r in chosen):
         raise ValueError(f"{asked} leaves only rules that need batches; give batches")
     if chosen:
