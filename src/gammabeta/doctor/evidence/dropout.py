@@ -62,7 +62,9 @@ def shifts(evidence: Evidence) -> list[Shift]:
         size = math.exp(ratio)
         if size < SHIFTED:
             continue
-        rest = float(_logs(norm.running_var.double(), first.var, float(norm.eps))[reached].median())
+        _, pooled = evidence.statistics[path]  # of all batches, without dropout
+        learnt = _logs(norm.running_var.double(), pooled, float(norm.eps))[reached]
+        rest = float(learnt.median()) - ratio
         moved = bool(norm.running_mean.any())  # else they are at their initial values
         learned = moved and abs(rest) <= _CLOSE * ratio and size >= _CLEAR
         found.append(Shift(path, size, learned, _dropout_before(on, path)))

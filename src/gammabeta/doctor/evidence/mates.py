@@ -102,6 +102,8 @@ def _mixed(evidence: Evidence, trained: list[Pass]) -> Leak | None:
     if y is None or any(each is None for each in before):
         return None
     own = torch.stack([_row(before[which], place) for which, place in places])
+    if not bool(torch.isfinite(own).all() and torch.isfinite(y).all()):
+        return None  # GB216
     with_mates, without = _margins(own, target), _margins(y, target)
     if with_mates is None or without is None:
         return None

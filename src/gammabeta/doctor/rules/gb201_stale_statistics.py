@@ -37,9 +37,9 @@ Silent cases:
   all statistics are initial, as in a new model, it must be clearly below, and the accuracy 10
   points too low);
 - norms that ``train()`` leaves in evaluation, and batches that are not random (see GB207);
-- without a loss, distances that what is left of the initial values explains, while their weight in
-  the average is below 5 %: after a few dozen steps this happens if variances are small, and a few
-  more steps mend it.
+- distances that what is left of the initial values explains, while their weight in the average is
+  below 5 %: after a few dozen steps this happens if variances are small, and a few more steps mend
+  it. With a loss, they are information.
 
 ## Fix
 
@@ -56,7 +56,7 @@ Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 2; Izmailov et al. 2018, arXiv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -66,7 +66,7 @@ from gammabeta.doctor.evidence.composition import dependence
 from gammabeta.doctor.evidence.dropout import explains
 from gammabeta.doctor.evidence.part import distance as apart
 from gammabeta.doctor.evidence.part import found_in_model, outputs
-from gammabeta.doctor.evidence.staleness import distances
+from gammabeta.doctor.evidence.staleness import Distance, distances
 from gammabeta.doctor.finding import Finding, Number
 from gammabeta.doctor.model.initial import is_initial
 from gammabeta.doctor.rule import on_batches
@@ -120,25 +120,23 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
     }
     limits = _WITH_LOSS if evidence.evaluated[0].loss is not None else _WITHOUT
     first = _first(evidence) if limits is _WITH_LOSS else ""
-    far = {
-        path: each
-        for path, each in every.items()
-        if each.exceeds(*limits) or (path == first and each.exceeds(*_FIRST))
-    }
-    if limits is _WITHOUT and far and _warming_up(evidence, far):
+    far = _far(every, limits, first)
+    warming = bool(far) and not _far(distances(evidence, warm=True), limits, first).keys() & far
+    if limits is _WITHOUT and warming:
         return
     if not far or any(subject.is_explained(path, _ELSEWHERE) for path in evidence.statistics):
         return
     damage = _damage(subject, evidence, _SURELY if untouched else _LEARNED)
     if damage is None and limits is _WITH_LOSS and not untouched:
-        far = {path: each for path, each in far.items() if each.exceeds(*_HARMLESS)}
+        far = {p: each for p, each in far.items() if p == first or each.exceeds(*_HARMLESS)}
         damage = _Damage("info", "", {}) if far else None
     if damage is None or dependence(subject, evidence) is not None or explains(evidence):
         return  # the last one is GB209
+    severity = "info" if warming else damage.severity
     worst = max(far, key=lambda path: far[path].largest)
     moved = [path for path, each in every.items() if each.largest > _MOVED]
     yield Finding(
-        severity=damage.severity,
+        severity=severity,
         layer=worst,
         layers=tuple(dict.fromkeys((worst, *far, *moved))),
         cause="the running statistics are not those of these batches under the present weights",
@@ -154,10 +152,15 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def _warming_up(evidence: Evidence, far: Iterable[str]) -> bool:
-    """Whether the layers are far because the average has just begun: a few steps later no more."""
-    warm = distances(evidence, warm=True)
-    return not any(warm[path].exceeds(*_WITHOUT) for path in far)
+def _far(
+    every: dict[str, Distance], limits: tuple[float, float], first: str
+) -> dict[str, Distance]:
+    """Return the layers that are above the limits; the first one has limits of its own."""
+    return {
+        path: each
+        for path, each in every.items()
+        if each.exceeds(*limits) or (path == first and each.exceeds(*_FIRST))
+    }
 
 
 def _first(evidence: Evidence) -> str:

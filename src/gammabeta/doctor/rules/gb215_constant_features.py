@@ -22,8 +22,9 @@ the model's input is as small: initial weights may be small. For layer, group an
 variance of the whole input counts.
 
 Constants that are 0 because the layer before returns 0 for them, with weights that are not 0, are
-not reported: they are dead features (GB213) or meant (γ = 0). Where GB104 has found ε too large,
-only constants are reported.
+not reported: they are dead features (GB213) or meant (γ = 0). Behind a layer that is wholly dead
+everything is constant, which is information. Where GB104 has found ε too large, only constants are
+reported.
 
 ## Fix
 
@@ -63,6 +64,7 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
     """Yield a finding for each norm that gets such features."""
     passes = evidence.trained if subject.batch_norms else evidence.evaluated
     trained = not is_fresh(subject)
+    dead = any(f.code == "GB213" and f.severity == "error" for f in subject.findings)
     for norm in subject.norms:
         calls = [c for p in passes for c in p.of(norm.path)]
         calls = [c for c in calls if c.var is not None and c.finite and c.values > 1]
@@ -76,13 +78,13 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
         if subject.is_explained(norm.path, ("GB104",)):
             told = False
         if norm.is_batch or norm.family == "instance":
-            yield from _by_feature(norm, calls, eps, passes, told)
+            yield from _by_feature(norm, calls, eps, passes, told, dead)
         elif norm.family in ("layer", "group", "rms") and 0 < eps <= _LARGEST_EPS:
             yield from _as_a_whole(norm, calls, eps, told)
 
 
 def _by_feature(
-    norm: Norm, calls: list[Call], eps: float, passes: list[Pass], told: bool
+    norm: Norm, calls: list[Call], eps: float, passes: list[Pass], told: bool, dead: bool
 ) -> Iterator[Finding]:
     var, mean = _pooled(calls)
     constant = var <= _ROUNDING * mean.square()
@@ -91,7 +93,7 @@ def _by_feature(
     features, fixed, small = var.numel(), int(constant.sum()), int(ruled.sum())
     numbers = {"features": features, "eps": eps, "median variance": float(var.median())}
     if fixed:
-        much = fixed >= _CONSTANT * features
+        much = fixed >= _CONSTANT * features and not dead
         yield Finding(
             severity="warning" if much else "info",
             layer=norm.path,
