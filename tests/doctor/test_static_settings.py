@@ -163,7 +163,7 @@ def test_eps_that_makes_nan_of_constant_input() -> None:
 
 
 def test_eps_of_a_half_precision_batch_norm_in_evaluation_divides_by_the_running_variance() -> None:
-    assert nothing(nn.BatchNorm1d(8, eps=1e-12).half().eval())
+    assert the("GB105", nn.BatchNorm1d(8, eps=1e-12).half().eval()).severity == "info"
 
 
 @pytest.mark.parametrize(

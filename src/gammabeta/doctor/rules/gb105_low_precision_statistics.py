@@ -20,8 +20,8 @@ when the distance is below half a unit in the last place divided by the momentum
 gives. A warning; with batches and a loss, an error where a calibration lowers the evaluation loss
 by a third. An infinity in a float16 buffer is an error. A counter whose type is too narrow is an
 error with ``momentum=None`` and information otherwise, and so is half precision where GB104 already
-asks for another ε. A model in ``eval()`` is silent: float16 is
-precise enough to normalize by.
+asks for another ε. In ``eval()`` it is information, because float16 is precise enough to normalize
+by.
 
 ## Fix
 
@@ -60,6 +60,11 @@ _MOST_COUNTED = 1e6
 """A counter must be able to count as many batches."""
 
 
+_EVALUATED = (
+    "the running statistics are in half precision, which is enough to evaluate but not to train on"
+)
+
+
 @static(
     "GB105",
     "low-precision-statistics",
@@ -89,15 +94,18 @@ def check(subject: Subject) -> Iterator[Finding]:
                 "the running statistics are in half precision, where small updates are rounded "
                 "away, so they stop short of those of the data",
             )
+        elif low is not None and norm.is_batch and norm.traits.exact and not norm.module.training:
+            yield _found(subject, norm, low, "info", _EVALUATED)
         counter = its.tracked
         if counter is not None and moves(subject, norm) and _largest(counter) < _MOST_COUNTED:
             yield _counter(norm, counter)
 
 
 def _found(subject: Subject, norm: Norm, low: Tensor, severity: str, cause: str) -> Finding:
-    damage = of_statistics(subject, [norm.path])
+    damage = None if cause == _EVALUATED else of_statistics(subject, [norm.path])
     if damage is not None and damage.severity == "error":
         severity = "error"
+    safe = severity != "error" and norm.module.training and norm.traits.exact
     numbers: dict[str, Any] = {"dtype": _name(low.dtype)}
     part = share(norm)
     if part:
@@ -109,7 +117,7 @@ def _found(subject: Subject, norm: Norm, low: Tensor, severity: str, cause: str)
         numbers=numbers,
         cost=damage.text if damage is not None and damage.severity != "info" else "",
         fix=f"{access(norm.path)}.float()  # input and output stay in half precision",
-        repair=_to_float(norm.path) if severity != "error" and norm.traits.exact else None,
+        repair=_to_float(norm.path) if safe else None,
     )
 
 
