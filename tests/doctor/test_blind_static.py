@@ -191,10 +191,38 @@ class Switched(Functional):
         return F.batch_norm(x, self.mean, self.var, training=self.batch)
 
 
+class Deployed(Functional):
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.mean, self.var, training=self.live)
+
+
+def deploy(model: nn.Module) -> None:
+    for module in model.modules():
+        if hasattr(module, "live"):
+            module.live = False  # type: ignore[assignment]
+
+
 class Both(Functional):
     def forward(self, x: Tensor) -> Tensor:
         by_batch = self.training and not self.frozen
         return F.batch_norm(x, self.mean, self.var, training=by_batch)
+
+
+class ThroughMethods(Functional):
+    def by_mode(this, x: Tensor, training: bool = True) -> Tensor:
+        return F.batch_norm(x, this.mean, this.var, training=training)
+
+    @staticmethod
+    def static(x: Tensor, mean: Tensor, var: Tensor, training: bool = True) -> Tensor:
+        return F.batch_norm(x, mean, var, training=training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.by_mode(x, self.training)
+        return self.static(x, self.mean, self.var, self.training)
 
 
 class FromOutside(Functional):
@@ -207,6 +235,6 @@ def test_training_that_is_true_in_other_words(cls: type[nn.Module]) -> None:
     assert severities("GB110", cls()) == ["error"]
 
 
-@pytest.mark.parametrize("cls", [Passed, Switched, Both, FromOutside])
+@pytest.mark.parametrize("cls", [Passed, Switched, Deployed, Both, ThroughMethods, FromOutside])
 def test_training_that_may_be_false(cls: type[nn.Module]) -> None:
     assert not of("GB110", cls())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
-from types import FunctionType
+import re
+import sys
 
 from torch import nn
 
 from gammabeta.doctor.model.hidden import is_library
-from gammabeta.doctor.model.source import CallSite, calls_of, tree_of
+from gammabeta.doctor.model.source import CallSite
 
 _DEPTH = 4
 
@@ -66,8 +67,8 @@ def _parameter(module: nn.Module, site: CallSite, name: str, depth: int) -> bool
         return None
     names = list(inspect.signature(site.function).parameters)
     call = site.outer.node
-    method = isinstance(call.func, ast.Attribute) and names[:1] == ["self"]
-    given = site.outer.argument(names.index(name) - method, name)
+    position = names.index(name) - _is_bound(module, call.func)
+    given = site.outer.argument(position, name) if position >= 0 else None
     if given is not None:
         return certain(module, site.outer, given, depth - 1)
     stars = any(isinstance(a, ast.Starred) for a in call.args)
@@ -75,6 +76,15 @@ def _parameter(module: nn.Module, site: CallSite, name: str, depth: int) -> bool
         return None
     default = inspect.signature(site.function).parameters[name].default
     return bool(default) if isinstance(default, (bool, int)) else None
+
+
+def _is_bound(module: nn.Module, called: ast.expr) -> bool:
+    """Whether a call gives the first parameter by what is before the dot."""
+    if not isinstance(called, ast.Attribute):
+        return False
+    before = ast.unparse(called.value)
+    found = inspect.getattr_static(type(module), called.attr, None)
+    return (before == "self" or before.startswith("super(")) and not isinstance(found, staticmethod)
 
 
 def _attribute(module: nn.Module, name: str) -> bool | None:
@@ -86,20 +96,16 @@ def _attribute(module: nn.Module, name: str) -> bool | None:
 
 
 def _is_set_elsewhere(module: nn.Module, name: str) -> bool:
-    for cls in type(module).__mro__:
-        for key, function in vars(cls).items():
-            if key == "__init__" or not isinstance(function, FunctionType) or is_library(cls):
-                continue
-            for tree in {site.tree for site in calls_of(function)} or _trees(function):
-                if any(
-                    isinstance(n, ast.Attribute) and n.attr == name and isinstance(n.ctx, ast.Store)
-                    for n in ast.walk(tree)
-                ):
-                    return True
-    return False
+    """Whether anything but ``__init__`` sets or names an attribute, in the files of its classes.
 
-
-def _trees(function: FunctionType) -> set[ast.AST]:
-    """Return the code of a function without calls; nothing if its source is not there."""
-    tree = tree_of(function)
-    return set() if tree is None else {tree}
+    If their source is not there, something may.
+    """
+    classes = [cls for cls in type(module).__mro__ if not is_library(cls)]
+    sets = re.compile(rf"\.{name}\s*(:[^=\n]+)?=(?!=)|[\"']{name}[\"']")
+    try:
+        files = {inspect.getsource(sys.modules[cls.__module__]) for cls in classes}
+        inits = [vars(cls)["__init__"] for cls in classes if "__init__" in vars(cls)]
+        made = [inspect.getsource(function) for function in inits]
+    except (OSError, TypeError, KeyError):
+        return True
+    return sum(len(sets.findall(f)) for f in files) > sum(len(sets.findall(m)) for m in made)

@@ -172,7 +172,7 @@ def _chosen(
 @lru_cache(maxsize=4096)
 def calls_of(function: FunctionType) -> tuple[CallSite, ...]:
     """Return the calls in the code of one function."""
-    tree = tree_of(function)
+    tree = _tree(function)
     if tree is None:
         return ()
     owner = function.__qualname__.rpartition(".")[0]
@@ -211,8 +211,7 @@ def _leaves(branch: ast.If) -> bool:
     return isinstance(branch.body[-1], (ast.Return, ast.Raise))
 
 
-def tree_of(function: FunctionType) -> ast.AST | None:
-    """Return the code of a function; None if its source is not available."""
+def _tree(function: FunctionType) -> ast.AST | None:
     try:
         text = textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError, IndentationError):
