@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
 import gammabeta as gb
+from gammabeta.doctor.evidence.composition import compared
 
 
 def report(code: str, model: nn.Module, batches: Any, **given: Any) -> gb.Report:
@@ -59,18 +60,39 @@ def test_a_new_model_without_a_loss_is_silent() -> None:
 
 def test_a_model_that_has_learned_nothing_has_nothing_to_lose() -> None:
     model, batches = calibrated(normal(8, 64, 8))
-    torch.manual_seed(2)
-    batches = [(x, 0.01 * torch.randn_like(y)) for x, y in batches]
-    model[1].running_mean += 3 * model[1].running_var.sqrt()
-    assert severities("GB201", model, batches, loss=F.mse_loss) == ["info"]
+    same = model[3].weight[0].detach().sign()  # so that the outputs all move in one direction
+    model[1].running_mean += 2 * same * model[1].running_var.sqrt()
+    with torch.no_grad():
+        moved = (model.eval()(batches[0][0]) - batches[0][1]).mean()
+    # targets that the outputs move away from, and that they have nothing to do with
+    random = [(x, y.roll(1, 0) - 3 * moved) for x, y in batches]
+    assert severities("GB201", model.train(), random, loss=F.mse_loss) == ["info"]
+    right = [(x, y - moved) for x, y in batches]
+    assert severities("GB201", model, right, loss=F.mse_loss) == ["error"]
 
 
 def test_few_examples_explain_a_distance() -> None:
-    for size, found in ((6, []), (256, ["error"])):
+    for size, shift, found in ((6, 0.7, []), (256, 0.7, ["error"]), (4, 5.0, [])):
         model, batches = calibrated(normal(8, 256, 8))
-        model[1].running_mean += 0.57 * model[1].running_var.sqrt()
+        model[1].running_mean += shift * model[1].running_var.sqrt()
         few = [(x[:size], y[:size]) for x, y in batches[:2]]
         assert severities("GB201", model, few, loss=F.mse_loss) == found
+
+
+def test_an_average_that_has_just_begun_is_information() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 1))
+    model[0].weight.data.mul_(0.1)  # variances far below the initial 1
+    batches = normal(8, 64, 8)
+    gb.calibrate(model, batches)
+    with torch.no_grad():
+        pairs = [(x, model.eval()(x)) for x in batches]
+    model.train()[1].reset_running_stats()
+    for step in range(45):
+        model(batches[step % 8])
+    assert severities("GB201", model, pairs, loss=F.mse_loss) == ["info"]
+    model[1].num_batches_tracked.fill_(1000)
+    assert severities("GB201", model, pairs, loss=F.mse_loss) == ["error"]
 
 
 # GB202
@@ -150,6 +172,15 @@ def test_four_values_of_two_examples(shape: tuple[int, ...], found: list[str]) -
 def test_dependence_of_batches_follows_its_size(shift: float, found: list[str]) -> None:
     batches = [x + shift * (index % 2 * 2 - 1) for index, x in enumerate(normal(8, 32, 6))]
     assert severities("GB207", nn.BatchNorm1d(6), batches) == found
+
+
+def test_what_chance_explains_is_no_dependence() -> None:
+    torch.manual_seed(0)
+    for shape, dependent in (((4, 8, 1), False), ((8, 32, 1), True)):  # p = 0.002 of the first
+        rows = torch.randn(shape)
+        rows -= rows.mean(1, keepdim=True)
+        shifted = list(rows + 0.7 * torch.arange(float(shape[0]))[:, None, None])
+        assert (compared("features", "", shifted) is not None) == dependent
 
 
 def test_a_few_classes_for_each_batch_are_a_sampler() -> None:
@@ -249,7 +280,7 @@ def test_batches_of_one_throughout_have_no_last_one() -> None:
 
 
 def test_a_loader_with_a_batch_sampler() -> None:
-    data = TensorDataset(torch.randn(17, 8))
+    data = TensorDataset(torch.randn(81, 8))  # more than what is looked at
     model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
     for drop, found in ((False, ["error"]), (True, [])):
         sampler = BatchSampler(SequentialSampler(data), 8, drop)
