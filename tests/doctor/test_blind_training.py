@@ -254,6 +254,8 @@ def test_nearly_all_outputs_are_saturated(saturated: float, dead: float, expecte
     row = {"maximum": 1.0, "minimum": -1.0, "std": 0.9, "zeros": 0.0, "sampled": 512.0}
     rows = {("0", "activation"): {**row, "saturated": saturated, "dead": dead}}
     assert _saturated(rows, "0") is expected
+    rows["0", "activation"]["minimum"] = 0.9  # a gate that is open
+    assert _saturated(rows, "0") is False
 
 
 def test_a_dead_layer_is_named_with_its_activation(tmp_path: Path) -> None:

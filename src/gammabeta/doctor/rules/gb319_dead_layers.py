@@ -17,9 +17,10 @@ In a recorded frame, all sampled outputs of a rectifying activation are exactly 
 of the units of a sigmoid or tanh have been saturated for as long, or 98% of its outputs are. In two
 frames in a row, two steps or more apart; at the end of a run that has only one, from the first one
 on. A layer whose activation gets exactly zeros, such as a branch with a norm whose γ was
-initialized to zero, is silent; so is the network's last activation, which may well saturate. After
-updates that replace the weights the learning rate is the cause (GB314), and the verdict waits for
-it. The first dead layer in the order of the network is named first.
+initialized to zero, is silent; so is a gate that is open for every input, and the network's last
+activation, which may well saturate. After updates that replace the weights the learning rate is the
+cause (GB314), and the verdict waits for it. The first dead layer in the order of the network is
+named first.
 
 ## Fix
 
@@ -46,7 +47,7 @@ from gammabeta.doctor.training.clinic import TrainingRule, Watched
 from gammabeta.signal.attending import Recorded
 
 _DEAD, _ZEROS, _SATURATED, _SAMPLED = 0.95, 0.9, 0.98, 64
-_STEPS = 2
+_STEPS, _OPEN = 2, 0.5
 _FIX = (
     "nn.init.kaiming_normal_(layer.weight); nn.init.zeros_(layer.bias)"
     "  # and a norm before the activation"
@@ -161,6 +162,8 @@ def _saturated(rows: _Rows, name: str) -> bool:
     """Whether the sigmoid or tanh of row ``name`` is saturated in all units."""
     values = rows[name, "activation"]
     bounded = values["maximum"] <= 1 and values["minimum"] >= -1 and values["std"] > 0
+    if values["minimum"] > _OPEN:  # a gate that begins open; what it lets pass learns
+        return False
     most = values["dead"] >= _DEAD or values.get("saturated", 0.0) >= _SATURATED
     return bounded and most and values["zeros"] < values["sampled"] / 2
 
