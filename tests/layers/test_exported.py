@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import gammabeta as gb
+from gammabeta.ops.cpu import library
 
 IMAGE, ROWS = (3, 4, 5, 6), (6, 4)
 # Family → a layer, and the shapes of its inputs.
@@ -34,6 +35,14 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]]
 }
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
+# A graph goes past the native kernels: where they are in use a layer has to notice, and on torch's
+# operators there is nothing to notice. `test_transforms.py` compiles and exports on both.
+beside_kernels = pytest.mark.parametrize(
+    "kernels",
+    ["torch" if library.extension is None else pytest.param("native", marks=pytest.mark.native)],
+    indirect=True,
+)
+
 
 def made(family: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     torch.manual_seed(0)
@@ -50,6 +59,7 @@ def first(output: Any) -> Tensor:
     return found
 
 
+@beside_kernels
 @every_family
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_every_family_compiles_in_one_graph(family: str, training: bool) -> None:
@@ -69,6 +79,7 @@ def test_every_family_compiles_in_one_graph(family: str, training: bool) -> None
     torch.testing.assert_close(found, gradients, rtol=1e-4, atol=1e-4)
 
 
+@beside_kernels
 @every_family
 @pytest.mark.filterwarnings("ignore")  # of the exporter's own dependencies
 def test_onnxruntime_computes_the_same(family: str) -> None:
@@ -88,6 +99,7 @@ def test_onnxruntime_computes_the_same(family: str) -> None:
     torch.testing.assert_close(torch.from_numpy(y), expected, rtol=1e-5, atol=1e-5)
 
 
+@beside_kernels
 @pytest.mark.filterwarnings("ignore")
 def test_onnxruntime_computes_a_converted_network() -> None:
     runtime = pytest.importorskip("onnxruntime")

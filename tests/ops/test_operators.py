@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -22,6 +23,13 @@ CALLS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "rms": ("rms", (3, 5), {"normalized_shape": (5,), "eps": None}),
 }
 TAILS = [(None, False), ("relu", False), ("relu", True), ("gelu", True), (None, True)]
+# What is checked is the operator: its schema, shapes, gradients and graphs, each tail on the native
+# kernels. On torch's operators below it, only whether there is a tail makes a difference.
+CHECKED = [
+    *((kernels, *tail) for kernels, tail in itertools.product(["native"], TAILS)),
+    *((kernels, *tail) for kernels, tail in itertools.product(["torch"], TAILS[0:3:2])),
+]
+checked = pytest.mark.parametrize(("kernels", "activation", "residual"), CHECKED)
 
 
 def made(
@@ -61,9 +69,8 @@ def given(call: ops.Call) -> tuple[Any, ...]:
     return (*tensors, call.kind, list(sizes), eps, call.activation)
 
 
-@pytest.mark.parametrize(("activation", "residual"), TAILS)
+@checked
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("kernels", ["torch", "native"])
 def test_as_torch_checks_operators(
     name: str, activation: str | None, residual: bool, kernels: str
 ) -> None:
@@ -73,9 +80,8 @@ def test_as_torch_checks_operators(
         )
 
 
-@pytest.mark.parametrize(("activation", "residual"), TAILS)
+@checked
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("kernels", ["torch", "native"])
 def test_it_is_the_norm(name: str, activation: str | None, residual: bool, kernels: str) -> None:
     call, twin = made(name, activation, residual), made(name, activation, residual)
     with ops.use(kernels):
