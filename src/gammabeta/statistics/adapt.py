@@ -17,7 +17,7 @@ from torch import nn
 
 from gammabeta.statistics.adapted import AdaptedForward, Session, adapted_forward
 from gammabeta.statistics.arguments import check_bool, check_module
-from gammabeta.statistics.targets import sort_layers
+from gammabeta.statistics.targets import sort_layers, warn_of_strangers
 from gammabeta.statistics.undo import undo_all
 
 
@@ -118,6 +118,7 @@ def adapt(model: nn.Module, *, prior: float = 0, running: bool = False) -> Itera
     if not math.isfinite(prior) or prior < 0:
         raise ValueError(f"prior={prior} must be 0 or more, and finite: a number of examples")
     found = sort_layers(model)
+    warn_of_strangers(found.kept)
     session = Session(float(prior), running)
     session.names.update((layer, name) for name, layer in found.chosen.items())
     undo: list[Callable[[], object]] = []

@@ -28,7 +28,7 @@ from gammabeta.statistics.measuring import Measured, OneValueError, eagerly, mea
 from gammabeta.statistics.preserve import preserved
 from gammabeta.statistics.progress import track
 from gammabeta.statistics.report import Calibration, LayerChange
-from gammabeta.statistics.targets import Target, lend, select
+from gammabeta.statistics.targets import Target, lend, select, warn_of_strangers
 from gammabeta.statistics.undo import undo_all
 
 
@@ -134,6 +134,7 @@ def calibrate(
             f"limit={limit!r} must be at least 1, a whole number, or None for all batches"
         )
     found = select(model, method)
+    warn_of_strangers(found.kept)
     targets = found.targets
     for name, target in targets.items():
         if adapted_forward(target.layer) is not None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.nn.parameter import is_lazy
 
-from gammabeta.layers.traits import Running, lineage, running
+from gammabeta.layers.traits import Running, lineage, running, traits
 from gammabeta.statistics.contents import overlaps
 from gammabeta.statistics.estimators import Algorithm2, Estimator, MovingAverage, Pooled
 from gammabeta.statistics.freeze import is_frozen
 
 _FRESH: dict[str, Callable[[], Estimator]] = {"algorithm2": Algorithm2, "pooled": Pooled}
+
+
+_BY_HAND = "no subclass of torch's batch norms, so only its own code updates its running statistics"
 
 
 @dataclass
@@ -140,6 +145,23 @@ def select(model: nn.Module, method: str) -> Selection:
     return selection
 
 
+def warn_of_strangers(kept: Mapping[str, str]) -> None:
+    """Warn if a batch norm of another class than torch's keeps statistics that may be stale.
+
+    Args:
+        kept: name of each layer that was left alone → why.
+    """
+    names = [name or "the model itself" for name, why in kept.items() if why.endswith(_BY_HAND)]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        warnings.warn(
+            f"{', '.join(names[:3])}{more}: left alone: {_BY_HAND}; derive the class from torch's "
+            "BatchNorm to have its statistics measured",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def _refuse_lazy(model: nn.Module) -> None:
     for name, module in model.named_modules():
         own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
@@ -158,9 +180,18 @@ def _why_kept(layer: Any, its: Running) -> str:
         return f"{its.name}: fixed statistics"
     if its.of == "compiled":
         return "compiled by torch.jit"
+    if its.of == "other" and _is_strange(layer):
+        return f"{its.name}: {_BY_HAND}"
     if its.of != "batch":
         return f"{its.name}: not batch statistics"
     return "" if layer.track_running_stats else "track_running_stats=False"
+
+
+def _is_strange(layer: nn.Module) -> bool:
+    """Whether ``layer``, with running statistics, is a stranger's, and may update them."""
+    if isinstance(layer, ScriptModule) or lineage(layer) or "Frozen" in type(layer).__name__:
+        return False
+    return traits(layer).family not in ("frozen", "instance")
 
 
 def _check_writable(name: str, layer: Any) -> None:
