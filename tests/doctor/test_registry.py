@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from gammabeta.doctor import RULES, Rule
 from gammabeta.doctor.rule import Registry
@@ -133,3 +134,8 @@ print(report.notes)
     assert status == 0, printed
     assert "rules of broken could not be loaded: " in printed
     assert said in printed
+
+
+def test_watch_names_its_own_argument(tmp_path) -> None:
+    with pytest.raises(ValueError, match="^doctor='GB9' matches no rule"):
+        gb.watch(torch.nn.Linear(2, 2), tmp_path / "run", doctor=["GB9"])

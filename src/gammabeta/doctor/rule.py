@@ -96,19 +96,24 @@ class Registry:
         raise ValueError(f"code={code!r} is no rule; {self._hint(code, 'a code such as GB103')}")
 
     def chosen(
-        self, select: Iterable[str] | None = None, ignore: Iterable[str] | None = None
+        self,
+        select: Iterable[str] | None = None,
+        ignore: Iterable[str] | None = None,
+        *,
+        argument: str = "select",
     ) -> list[Rule]:
         """Return the rules whose code begins with one of ``select`` and with none of ``ignore``.
 
         Args:
             select: codes, beginnings of codes (``"GB1"``) or names; None for all.
             ignore: likewise; None for none.
+            argument: what a person calls the first, for messages.
 
         Raises:
             ValueError: one of them matches no rule.
             TypeError: one of them is no text.
         """
-        wanted = list(self) if select is None else self._matching("select", select)
+        wanted = list(self) if select is None else self._matching(argument, select)
         refused = [] if ignore is None else self._matching("ignore", ignore)
         return [rule for rule in wanted if rule not in refused]
 

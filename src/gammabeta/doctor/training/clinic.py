@@ -69,7 +69,8 @@ class Clinic:
         on_finding: Callable[[Finding], object] | None = None,
     ) -> None:
         self.watched = Watched(model, Subject(model, optimizer), optimizer)
-        rules = [rule for rule in RULES.chosen(codes) if rule.kind == "training"]
+        chosen = RULES.chosen(codes, argument="doctor")
+        rules = [rule for rule in chosen if rule.kind == "training"]
         self.verdicts = Verdicts(self.watched, rules, on_finding)
         self.notes = self.verdicts.notes
         self.throttle = Throttle()
