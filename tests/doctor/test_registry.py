@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import gammabeta as gb
 from gammabeta.doctor import RULES, Rule
 from gammabeta.doctor.rule import Registry
 from tests.doctor.rules import finds, rule
@@ -137,5 +138,5 @@ print(report.notes)
 
 
 def test_watch_names_its_own_argument(tmp_path) -> None:
-    with pytest.raises(ValueError, match="^doctor='GB9' matches no rule"):
+    with pytest.raises(ValueError, match=r"^doctor='GB9' matches no rule"):
         gb.watch(torch.nn.Linear(2, 2), tmp_path / "run", doctor=["GB9"])
