@@ -2,7 +2,6 @@
 
 import copy
 import io
-import random
 import re
 import sys
 import time
@@ -16,67 +15,15 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import gammabeta as gb
 from gammabeta.statistics import progress as progress_module
-
-METHODS = ("algorithm2", "pooled", "moving_average")
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def data(*sizes, shape=(3,), seed=0):
-    g = generator(seed)
-    return [2 + 3 * torch.randn(n, *shape, generator=g) for n in sizes]
-
-
-def seeded(make, seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make()
-
-
-class Residual(nn.Module):
-    """A small residual net with dropout, made of ``norm`` layers."""
-
-    def __init__(self, norm=nn.BatchNorm2d):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-        self.bn1 = norm(8)
-        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
-        self.bn2 = norm(8)
-        self.dropout = nn.Dropout(0.5)
-        self.head = nn.Linear(8, 2)
-
-    def forward(self, x):
-        x = torch.relu(self.bn1(self.stem(x)))
-        x = torch.relu(x + self.bn2(self.conv(self.dropout(x))))
-        return self.head(x.mean((2, 3)))
-
-
-def everything(model):
-    """All that must be as before, in a form that compares bit by bit."""
-    return {
-        "parameters": {k: (id(p), p.detach().clone()) for k, p in model.named_parameters()},
-        "grads": {k: p.requires_grad for k, p in model.named_parameters()},
-        "buffers": {k: (id(b), b.clone()) for k, b in model.named_buffers()},
-        "modes": {k: m.training for k, m in model.named_modules()},
-        "hooks": {
-            k: [dict(m._forward_pre_hooks), dict(m._forward_hooks), dict(m._backward_hooks)]
-            for k, m in model.named_modules()
-        },
-        "attributes": {k: sorted(m.__dict__) for k, m in model.named_modules()},
-        "rng": [torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()],
-    }
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
+from tests.statistics.nets import (
+    METHODS,
+    Residual,
+    data,
+    everything,
+    generator,
+    same,
+    seeded,
+)
 
 
 def expected_of(model, batches, estimate):
@@ -487,160 +434,6 @@ def test_averages_that_were_poisoned_before():
     assert model[0].running_mean.isfinite().all()
 
 
-# Restoration
-
-
-class Untidy(nn.Module):
-    """Everything a forward pass can leave behind."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = Residual()
-        self.spectral = nn.utils.spectral_norm(nn.Linear(2, 2))
-        self.instance = nn.InstanceNorm1d(3, track_running_stats=True)
-        self.untouched = nn.BatchNorm1d(3)
-        self.register_buffer("steps", torch.zeros(()))
-        self.register_buffer("replaced", torch.zeros(2))
-        self.count = 0
-        self.plain = torch.zeros(3)
-        self.fails_at = None
-
-    def forward(self, x):
-        self.steps += 1
-        self.replaced = torch.ones(2) * self.count
-        self.count += 1
-        self.plain.add_(1)
-        self.cache = x
-        random.random()
-        np.random.rand()
-        torch.rand(1)
-        self.instance(x.flatten(2))
-        y = self.spectral(self.net(x))
-        if self.count - 1 == self.fails_at:
-            raise KeyboardInterrupt if self.interrupt else RuntimeError("midway")
-        return y
-
-
-def untidy():
-    model = seeded(Untidy)
-    gb.freeze(model.untouched)
-    model.net.bn1.register_forward_hook(print)
-    model.net.bn1._forward_hooks.clear()
-    model.net.bn2.register_forward_pre_hook(lambda *_: None)
-    model.net.conv.eval()
-    return model
-
-
-def images(count=3):
-    return data(*[4] * count, shape=(3, 4, 4))
-
-
-@pytest.mark.parametrize("others", ["eval", "train"])
-@pytest.mark.parametrize("training", [True, False])
-def test_only_the_statistics_change(others, training):
-    model = untidy()
-    model.training = training
-    before = everything(model)
-    plain = model.plain.clone()
-    report = gb.calibrate(model, images(), others=others)
-    assert set(report.layers) == {"net.bn1", "net.bn2"}
-    after = everything(model)
-    changed = {k for k in before["buffers"] if not same(before["buffers"][k], after["buffers"][k])}
-    of = ("running_mean", "running_var", "num_batches_tracked")
-    assert changed == {f"net.{bn}.{what}" for bn in ("bn1", "bn2") for what in of}
-    for buffers in (before["buffers"], after["buffers"]):
-        for name in changed:
-            buffers.pop(name)
-    assert same(after, before)
-    assert torch.equal(model.plain, plain)
-    assert model.count == 0
-
-
-@pytest.mark.parametrize("interrupt", [True, False])
-@pytest.mark.parametrize("method", METHODS)
-def test_an_error_in_a_forward_pass_changes_nothing(interrupt, method):
-    model = untidy()
-    model.fails_at, model.interrupt = 1, interrupt
-    before = everything(model)
-    with pytest.raises(KeyboardInterrupt if interrupt else RuntimeError):
-        gb.calibrate(model, images(), method)
-    assert same(everything(model), before)
-
-
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_an_error_in_the_iterator_changes_nothing(error):
-    def broken():
-        yield images(1)[0]
-        torch.rand(3)
-        raise error
-
-    model = untidy()
-    before = everything(model)
-    with pytest.raises(error):
-        gb.calibrate(model, broken())
-    assert same(everything(model), before)
-
-
-def test_an_interrupt_between_two_layers_writes_neither(monkeypatch):
-    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
-    gb.calibrate(model, data(5, seed=1))  # so that the old values are not the initial ones
-    before = everything(model)
-    writes = []
-    clamp = torch.Tensor.clamp_
-
-    def interrupted(tensor, *args, **kwargs):
-        writes.append(tensor)
-        if len(writes) == 2:
-            raise KeyboardInterrupt
-        return clamp(tensor, *args, **kwargs)
-
-    monkeypatch.setattr(torch.Tensor, "clamp_", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        gb.calibrate(model, data(8, 8))  # two batches: the number tracked grows too
-    assert len(writes) == 2
-    assert same(everything(model), before)
-
-
-def test_a_shuffling_loader_leaves_the_random_state_and_a_seed_makes_it_reproducible():
-    x = data(64)[0]
-    loader = DataLoader(TensorDataset(x), batch_size=10, shuffle=True)
-    results = []
-    for _ in range(2):
-        model = nn.Sequential(nn.BatchNorm1d(3))
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            state = torch.get_rng_state()
-            gb.calibrate(model, loader)
-            assert torch.equal(torch.get_rng_state(), state)
-        results.append(model[0].running_var.clone())
-    assert torch.equal(*results)
-
-
-def test_training_goes_on_as_if_nothing_had_happened():
-    def train(calibrates):
-        model = seeded(Residual)
-        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            for batch in images(3):
-                if calibrates:
-                    gb.calibrate(model, images(2), others="train")
-                optimizer.zero_grad()
-                model(batch).square().sum().backward()
-                optimizer.step()
-        return dict(model.named_parameters())
-
-    plain, calibrated = train(False), train(True)
-    assert all(torch.equal(plain[name], calibrated[name]) for name in plain)
-
-
-def test_no_gradient_is_left():
-    model = seeded(Residual)
-    gb.calibrate(model, images())
-    assert all(p.grad is None for p in model.parameters())
-    assert torch.is_grad_enabled()
-
-
 # num_batches_tracked
 
 
@@ -733,3 +526,11 @@ def test_the_bar_goes_when_work_is_given_up(monkeypatch):
     with pytest.raises(RuntimeError, match="midway"):
         gb.calibrate(nn.BatchNorm1d(3), batches, forward=forward, progress=True)
     assert sys.stderr.getvalue().rstrip().endswith("\x1b[?25h")  # the cursor is shown again
+
+
+@pytest.mark.skipif(not hasattr(Exception, "add_note"), reason="exceptions have notes from 3.11 on")
+def test_an_error_of_the_model_says_which_batch_raised_it():
+    model = nn.Sequential(nn.Linear(3, 4), gb.BatchNorm1d(4))
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as raised:
+        gb.calibrate(model, [torch.randn(5, 3), torch.randn(5, 2)])
+    assert raised.value.__notes__ == ["raised by the model on batch 2 of batches="]

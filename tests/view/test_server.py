@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import socket
 import sqlite3
 import time
 import urllib.parse
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +19,11 @@ from numpy.typing import NDArray
 from gammabeta.signal import Record, Run
 from gammabeta.signal.columns import Columns
 from gammabeta.signal.record import Measured
-from gammabeta.view import Server, page, server, store, stream
+from gammabeta.view import Server, page, server, store
 from gammabeta.view.runs import Runs
 from tests.signal.recorded import fill, summary
+from tests.view.heard import events, listen
 from tests.view.shown import as_heights, column, counts, told
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, with something beside it that is nobody's business."""
-    folder = tmp_path_factory.mktemp("served")
-    (folder / "secret.js").write_text("secret")
-    with Record(folder / "run", "A title") as record:
-        fill(record, 40)
-    return record.path
-
-
-@pytest.fixture(scope="module")
-def site(recorded: Path) -> Iterator[str]:
-    with Server(recorded, 0) as running:
-        yield running.url
 
 
 def address(url: str) -> tuple[str, int]:
@@ -317,183 +299,6 @@ def test_it_listens_on_the_loopback_address_only(site: str) -> None:
     for elsewhere in {own, "127.0.0.2"} - {host}:
         with pytest.raises(OSError), socket.create_connection((elsewhere, port), timeout=2):  # noqa: PT011
             pass
-
-
-# Events.
-
-
-@dataclass
-class Event:
-    """One server-sent event."""
-
-    kind: str
-    id: str
-    data: Any
-
-
-def events(response: httpx.Response) -> Iterator[Event]:
-    """Read a stream as the standard says: fields by line, an event at each empty line."""
-    fields: dict[str, str] = {}
-    for line in response.iter_lines():
-        if not line:
-            if "data" in fields:
-                data = json.loads(fields["data"])
-                yield Event(fields.get("event", "message"), fields.get("id", ""), data)
-            fields = {}
-        elif not line.startswith(":"):
-            name, _, value = line.partition(":")
-            fields[name] = value.removeprefix(" ")
-
-
-def listen(url: str, after: str = "", last: str | None = None) -> list[Event]:
-    """Every event until the stream ends."""
-    headers = {} if last is None else {"Last-Event-ID": last}
-    with httpx.stream("GET", f"{url}events?after={after}", headers=headers, timeout=30) as response:
-        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-        return list(events(response))
-
-
-def rows(*messages: dict[str, Any]) -> dict[str, list[Any]]:
-    """All rows of some messages."""
-    return {
-        "frames": [f for m in messages for f in zip(*m["frames"].values(), strict=True)],
-        "scalars": sorted(
-            (s["arm"], s["name"], step, value)
-            for m in messages
-            for s in m["scalars"]
-            for step, value in zip(s["steps"], s["values"], strict=True)
-        ),
-        "marks": [mark for m in messages for mark in m["marks"]],
-        "probes": [probe for m in messages for probe in m["probes"]],
-    }
-
-
-def joined(heard: list[Event]) -> dict[str, list[Any]]:
-    """All rows of a stream's messages."""
-    return rows(*(event.data for event in heard if event.kind == "message"))
-
-
-def test_a_finished_run_is_told_and_ended(site: str, recorded: Path) -> None:
-    heard = listen(site)
-    assert joined(heard) == rows(told(recorded))
-    assert [e.kind for e in heard] == ["message", "end"]
-    assert heard[-1].data == "finished"
-    assert heard[0].id == heard[0].data["cursor"] == told(recorded)["cursor"]
-
-
-def test_one_who_has_it_all_hears_only_the_end(site: str, recorded: Path) -> None:
-    heard = listen(site, told(recorded)["cursor"])
-    assert [(e.kind, e.data) for e in heard] == [("end", "finished")]
-
-
-@pytest.mark.parametrize("way", ["after", "last-event-id"])
-def test_one_who_comes_back_hears_exactly_the_rest(
-    site: str, recorded: Path, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "_MOST_FRAMES", 32)
-    first = listen(site)[0]
-    assert len(first.data["frames"]["step"]) == 32
-    # A browser repeats the address it began with, and names the last event it had.
-    rest = listen(site, first.id) if way == "after" else listen(site, "", last=first.id)
-    assert [e.kind for e in rest] == ["message", "message", "end"]
-    assert joined([first, *rest]) == rows(told(recorded))
-
-
-@pytest.mark.parametrize("after", ["x", "1", "0:0", "a.1.2.3", "a.1.2.3.x", f"a.{10**30}.0.0.0"])
-@pytest.mark.parametrize("way", ["after", "last-event-id"])
-def test_a_bad_cursor(site: str, after: str, way: str) -> None:
-    query, headers = (after, {}) if way == "after" else ("", {"Last-Event-ID": after})
-    answer = httpx.get(f"{site}events", params={"after": query}, headers=headers)
-    assert answer.status_code == 400
-    assert answer.json() == {"error": f"after={after!r} is not a cursor of run.json"}
-
-
-@pytest.mark.parametrize("counts", ["80.80.0.99.0", "81.0.0.0.0", "80.80.0.0.9"])
-def test_a_cursor_of_another_run(site: str, recorded: Path, counts: str) -> None:
-    own = told(recorded)["cursor"].split(".")[0]
-    for epoch in ("000000000000", own):
-        (heard,) = listen(site, f"{epoch}.{counts}")
-        assert (heard.kind, heard.data) == (
-            *("trouble", "the run was begun anew or continued; reload the page"),
-        )
-
-
-def test_a_run_is_heard_as_it_is_recorded(tmp_path: Path) -> None:
-    with Record(tmp_path / "run") as record, Server(record.path, 0) as running:
-        fill(record, 1)
-        record.flush()
-        known = httpx.get(f"{running.url}run.json").json()
-        assert known["status"] == "running"
-        heard: list[Event] = []
-        address = f"{running.url}events?after={known['cursor']}"
-        with httpx.stream("GET", address, timeout=20) as response:
-            stream_ = events(response)
-            for step in range(2, 6):
-                arm = record.arm(f"arm of step {step}")
-                probe = record.probe(arm, 1, "fc", "z", None)
-                record.write(arm, step, {"loss": step / 7}, {probe: summary(step)})
-                record.mark(arm, step, "a word")
-                record.flush()
-                got: list[Event] = []  # before anything else is recorded
-                while not (got and joined(got)["marks"]):
-                    got.append(next(stream_))
-                new = joined(got)
-                assert new["frames"] == [(arm, step, 0.0)]
-                assert new["marks"] == [{"arm": arm, "step": step, "text": "a word"}]
-                assert [p["id"] for p in new["probes"]] == [probe]
-                assert got[-1].data["arms"][-1]["name"] == f"arm of step {step}"
-                heard += got
-            record.close("interrupted")
-            heard.extend(stream_)
-        assert {e.kind for e in heard[:-1]} == {"message"}
-        assert (heard[-1].kind, heard[-1].data) == ("end", "interrupted")
-        assert rows(known, *(e.data for e in heard[:-1])) == rows(told(record.path))
-
-
-def test_it_answers_a_page_while_others_listen(tmp_path: Path) -> None:
-    with Record(tmp_path / "run") as record, Server(record.path, 0) as running:
-        fill(record, 1)
-        record.flush()
-        with (
-            httpx.stream("GET", f"{running.url}events", timeout=20) as one,
-            httpx.stream("GET", f"{running.url}events", timeout=20) as two,
-        ):
-            first, second = events(one), events(two)
-            assert next(first).data == next(second).data
-            assert httpx.get(f"{running.url}run.json").status_code == 200
-            record.close()
-            assert [e.data for e in first] == [e.data for e in second] == ["finished"]
-
-
-def test_two_runs_are_heard_until_both_have_ended(tmp_path: Path) -> None:
-    with Record(tmp_path / "one") as one, Record(tmp_path / "two") as two:
-        for record in (one, two):
-            fill(record, 1, ("model",))
-            record.flush()
-        with Server([one.path, two.path], 0) as running:
-            known = httpx.get(f"{running.url}run.json").json()
-            address = f"{running.url}events?after={known['cursor']}"
-            with httpx.stream("GET", address, timeout=20) as response:
-                stream_ = events(response)
-                one.close()
-                two.write(0, 5, {"loss": 0.5}, {0: summary(5)})
-                two.flush()
-                news = next(stream_)
-                assert joined([news])["frames"] == [(1, 5, 0.0)]
-                two.close()
-                assert [e.kind for e in stream_][-1] == "end"
-
-
-def test_a_run_that_is_begun_anew_while_a_page_listens(tmp_path: Path) -> None:
-    with Record(tmp_path / "run") as record:
-        fill(record, 3)
-    with Server(record.path, 0) as running:
-        cursor = httpx.get(f"{running.url}run.json").json()["cursor"]
-        with Record(record.path, overwrite=True):
-            time.sleep(0.2)
-            (heard,) = listen(running.url, cursor)
-        assert (heard.kind, "was begun anew" in heard.data) == ("trouble", True)
-        assert httpx.get(f"{running.url}run.json").json()["frames"]["step"] == []
 
 
 # A record that goes away, or is damaged.
