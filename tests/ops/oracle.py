@@ -48,6 +48,11 @@ class Problem:
     eps: float = 1e-5
     running: tuple[Tensor, Tensor] | None = None  # given: evaluation
 
+    def told(self) -> str:
+        """Return in words which problem it is."""
+        given = [name for name in ("weight", "residual") if getattr(self, name) is not None]
+        return f"{self.x.dtype}, {tuple(self.x.shape)}, {self.activation}, {given}"
+
     def solve(self) -> dict[str, Tensor]:
         """What the kernels in use make of it: the output, and the gradients by name."""
         given = {
@@ -142,7 +147,8 @@ class Problem:
             error = (value.double() - expected[name]).abs()
             wrong = ~(error <= bound)
             worst = float((error / bound).nan_to_num(torch.inf).max()) if error.numel() else 0
-            assert not wrong.any(), f"{name}: {int(wrong.sum())} wrong, {worst:.3g} of the bound"
+            found = f"{int(wrong.sum())} wrong, {worst:.3g} of the bound"
+            assert not wrong.any(), f"{name}: {found}; {self.told()}"
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,11 +142,15 @@ def warned() -> Iterator[list[str]]:
     messages += [str(w.message) for w in said]
 
 
+_UNWATCHED: dict[Hashable, Outcome] = {}
+
+
 def unharmed(
     make: Callable[[], nn.Module],
     step: Step,
     path: Path,
     *,
+    alike: Hashable = None,
     steps: int = STEPS,
     after: Callable[[nn.Module], object] = lambda model: None,
     told: dict[str, Any] | None = None,
@@ -158,6 +162,8 @@ def unharmed(
         make: builds the model that is trained and watched.
         step: takes a step.
         path: of the record.
+        alike: the unwatched trainings of calls with the same value are the same, so that one of
+            them is enough; None if this one has no like.
         steps: how many.
         after: called with the model after the watch has begun.
         told: further arguments of ``signal.step``.
@@ -167,12 +173,16 @@ def unharmed(
         The frames, and what was warned of while the watched model was trained.
     """
     options = options or {"every": 1}
-    torch._dynamo.reset()
-    plain = make()
-    after(plain)
-    with warned():
-        expected = train(plain, step, steps=steps)
-    expected.trace = trace(plain)
+    expected = _UNWATCHED.get(alike)
+    if expected is None:
+        torch._dynamo.reset()
+        plain = make()
+        after(plain)
+        with warned():
+            expected = train(plain, step, steps=steps)
+        expected.trace = trace(plain)
+        if alike is not None:
+            _UNWATCHED[alike] = expected
     torch._dynamo.reset()
     model = make()
     with warned() as said, gb.watch(model, path, **options) as signal:
