@@ -370,7 +370,7 @@ def test_results_in_words() -> None:
     ]
     assert line(same_) == "pytorchcv:a: same, 2 of 2 norms converted, 1 fused, 2 folded"
     counts = [" ".join(text.split()) for text in counts_table(results).splitlines()]
-    assert counts[1] == "same 1 0 all checks pass"
+    assert counts[1] == "same all checks pass 1 0"
     assert counts[-1] == "all 3 1"
     ratios = [" ".join(text.split()) for text in ratios_table(results).splitlines()]
     assert ratios[1:] == ["fused training 1 2.00 2.00 2.00"]  # below 1e-6 there is no ratio

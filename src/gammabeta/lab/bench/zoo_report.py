@@ -37,11 +37,11 @@ def counts_table(results: Sequence[Result]) -> str:
     libraries = sorted({library(result) for result in results})
     counted = Counter((library(result), result.status) for result in results)
     lines = [
-        [status, *(str(counted[of, status]) for of in libraries), meaning]
+        [status, meaning, *(str(counted[of, status]) for of in libraries)]
         for status, meaning in STATUSES.items()
     ]
-    total = ["all", *(str(sum(library(r) == of for r in results)) for of in libraries), ""]
-    return table(["status", *libraries, "meaning"], [*lines, total], left=1)
+    total = ["all", "", *(str(sum(library(r) == of for r in results)) for of in libraries)]
+    return table(["status", "meaning", *libraries], [*lines, total], left=2)
 
 
 def library(result: Result) -> str:
