@@ -65,7 +65,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             layers=tuple(found),
             cause="its bias has no effect: the batch norm after it subtracts it",
             numbers={"layers": len(found)},
-            fix="bias=False",
+            fix=f"bias=False  # where {found[0] or 'it'} is made",
         )
 
 

@@ -73,7 +73,7 @@ def check(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
         layers=layers,
         cause=cause,
         numbers={"usual batch size": usual, "values per channel in the last batch": least},
-        cost=next(iter(evidence.refused.values()), ""),
+        cost=next((f"training raises: {said}" for said in evidence.refused.values()), ""),
         fix=source,
     )
 

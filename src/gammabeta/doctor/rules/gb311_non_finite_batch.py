@@ -144,7 +144,7 @@ class Rule(TrainingRule):
             layers=("", *norms),
             cause="a batch with NaN or infinite values reached it; "
             + (
-                f"the {' and '.join(what)} are not finite since"
+                f"the {' and '.join(what)} have not been finite since"
                 if what
                 else "weights and running statistics are still finite"
             ),
