@@ -55,3 +55,5 @@ def train(faulty: bool, watch: Callable[..., Any]) -> None:
         work(0, store, faulty, watch)
     finally:
         other.join(10)
+        other.kill()  # its group may wait for this process, and holds what this one has open
+        other.join()

@@ -67,7 +67,7 @@ OPTIONS = {
     ("info",): {"--help"},
     ("doctor",): {
         *("--help", "--checkpoint", "--batches", "--loss", "--select", "--ignore", "--json"),
-        *("--sarif", "--fix", "--out", "--explain"),
+        *("--sarif", "--fix", "--out", "--explain", "--list"),
     },
     ("view",): {
         *("--help", "--port", "--host", "--open", "--no-open", "--html", "--table"),

@@ -17,6 +17,9 @@ SET = Path(__file__).parents[2] / "benchmarks"
 FAULTS = scripts(SET / "faults", faults=True)
 HEALTHY = scripts(SET / "healthy", faults=False)
 
+TOLD_ANYWAY = {"gb111_head_left_out", "gb113_low_precision_buffers"}
+"""Scripts of one process, of which the doctor says, as information, that there are no others."""
+
 
 @pytest.mark.parametrize("script", FAULTS, ids=lambda script: script.name)
 def test_a_fault_is_found(script: Script) -> None:
@@ -37,7 +40,7 @@ def test_a_fault_is_found(script: Script) -> None:
 def test_its_healthy_twin_is_healthy(script: Script) -> None:
     seen = ours(script, faulty=False)
     assert ([each.text for each in seen.alarms], seen.notes) == ([], [])
-    assert not seen.of(script.code)
+    assert not seen.of(script.code) or script.name in TOLD_ANYWAY
 
 
 @pytest.mark.parametrize("script", HEALTHY, ids=lambda script: script.name)
